@@ -3,7 +3,9 @@
 use crate::arguments::{self, Input, OpenArgs, word};
 use crate::file::{self, Raised};
 use crate::work;
-use diskimg::{Caching, Convert, Durability, Error, Image, OpenOptions, Report, Sparse};
+use diskimg::{
+    Caching, Convert, DigestAlgorithm, Durability, Error, Image, OpenOptions, Report, Sparse,
+};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use std::ffi::OsString;
@@ -34,6 +36,7 @@ pub(crate) struct ConvertArgs {
     verify: bool,
     digest: Option<String>,
     verify_manifest: bool,
+    sha256: Option<String>,
     durable: bool,
     direct: bool,
     in_place: bool,
@@ -161,6 +164,9 @@ impl ConvertArgs {
             }
             if let Some(algorithm) = digest {
                 convert = convert.digest(algorithm);
+            }
+            if let Some(digest) = &self.sha256 {
+                convert = convert.source_digest(DigestAlgorithm::Sha256, digest);
             }
             if let Some(threads) = self.threads {
                 convert = convert.threads(threads);

@@ -394,6 +394,16 @@ def test_reports_contain_counts(raw: Path, tmp_path: Path, make: Callable[..., P
     json.dumps(report.to_dict())
 
 
+def test_the_digest_of_a_source_is_verified(tmp_path: Path) -> None:
+    source = tmp_path / "a.raw"
+    source.write_bytes(b"x" * 1_000_000)
+    right = hashlib.sha256(source.read_bytes()).hexdigest()
+    diskimg.convert(source, tmp_path / "b.qcow2", sha256=right)
+    with pytest.raises(diskimg.CorruptError, match=right):
+        diskimg.convert(source, tmp_path / "c.qcow2", sha256="0" * 64)
+    assert not (tmp_path / "c.qcow2").exists()
+
+
 @pytest.mark.parametrize("format", ["raw", "qcow2", "vmdk", "ova"])
 def test_an_output_is_verified_and_its_digests_are_reported(tmp_path: Path, format: str) -> None:
     disk = bytes(range(256)) * 4096

@@ -75,6 +75,7 @@ def convert(
     verify: bool = False,
     digest: Literal["sha256", "blake3"] | None = None,
     verify_manifest: bool = True,
+    sha256: str | None = None,
     strict: bool = False,
     salvage: bool = False,
     rate_limit: int | None = None,
@@ -137,6 +138,8 @@ def convert(
         digest: Compute digests of the guest's bytes and of each file that is written (which is
             read again for this): `Report.digests`.
         verify_manifest: Verify an appliance against its manifest first.
+        sha256: Require that the source, one image in one file, has this SHA-256 digest (64
+            hexadecimal digits). It is read once more for this.
         strict: Raise an exception if the manifest does not list the descriptor or the descriptor
             states a wrong file size; by default these are in `Report.warnings`.
         salvage: Replace data that cannot be read with zeros; `Report.salvaged` lists them. Opens
@@ -213,6 +216,7 @@ def convert(
         "verify": verify,
         "digest": digest,
         "verify_manifest": verify_manifest,
+        "sha256": sha256,
         "durable": durable,
         "direct": direct,
         "in_place": in_place,

@@ -80,6 +80,7 @@ class ConvertArgs(TypedDict):
     verify: bool
     digest: str | None
     verify_manifest: bool
+    sha256: str | None
     durable: bool
     direct: bool
     in_place: bool

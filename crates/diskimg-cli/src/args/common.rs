@@ -1,6 +1,6 @@
 //! Arguments that several commands share, and their parsing.
 
-use crate::args::objects;
+use crate::args::{advice, objects};
 use crate::failure::Failure;
 use crate::output::Program;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -226,7 +226,10 @@ impl Input {
 
     /// Opens the image. As qemu-img, ISO images are raw, since QEMU has no such format.
     pub(crate) fn open(&self, program: Program) -> Result<Image, Failure> {
-        Ok(self.try_open(program)?)
+        self.try_open(program).map_err(|error| match advice::of(&self.path) {
+            Some(advice) if program != Program::QemuImg => error.hint(advice).into(),
+            _ => error.into(),
+        })
     }
 
     /// Like [`open`](Self::open), but returns the library's error.

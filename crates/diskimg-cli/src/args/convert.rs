@@ -61,6 +61,9 @@ pub(crate) struct Args {
     /// Write into the existing image DST, which keeps its options
     #[arg(short = 'n', long)]
     no_create: bool,
+    /// Replace an existing DST even with several SRC
+    #[arg(long)]
+    force: bool,
     /// With -n: assume that DST reads as zeros
     #[arg(long)]
     target_is_zero: bool,
@@ -73,6 +76,9 @@ pub(crate) struct Args {
     /// Do not verify an OVA or OVF source against its manifest
     #[arg(long)]
     no_verify: bool,
+    /// Require that the file SRC has this SHA-256 digest
+    #[arg(long, value_name = "HEX")]
+    sha256: Option<String>,
     /// Maximum number of threads, 1 to 16 (default: number of processors)
     #[arg(short = 'm', long, value_name = "N", alias = "parallel")]
     threads: Option<String>,
@@ -174,6 +180,8 @@ pub(crate) struct Job {
     pub(crate) salvage: bool,
     /// False with `--no-verify`.
     pub(crate) verify_manifest: bool,
+    /// `--sha256`.
+    pub(crate) sha256: Option<String>,
     /// `--target-is-zero`.
     pub(crate) target_is_zero: bool,
     /// `-t`.
@@ -221,6 +229,18 @@ impl Args {
                 ));
             }
         };
+        if let Destination::New(path) = &output
+            && self.files.len() > 1
+            && !self.force
+            && program != Program::QemuImg
+            && std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() > 0)
+        {
+            return Err(Failure::error(format!(
+                "{} exists and would be replaced by {} images in one (--force replaces it)",
+                path.display(),
+                self.files.len()
+            )));
+        }
         let progress = ProgressMode {
             requested: self.progress,
             quiet: self.quiet,
@@ -245,6 +265,7 @@ impl Args {
                 .transpose()?,
             salvage: self.salvage,
             verify_manifest: !self.no_verify,
+            sha256: self.sha256.as_deref().map(sha256).transpose()?,
             reflink: self.reflink()?,
             recompress: self.recompress,
             trust_source: self.trust_source,
@@ -323,6 +344,13 @@ impl Args {
         let path = local_path(path).map_err(|e| e.in_file(path))?;
         common::require_device(self.output_format.as_deref(), &path)?;
         Ok(if self.no_create { Destination::Existing(path) } else { Destination::New(path) })
+    }
+}
+
+fn sha256(text: &str) -> Result<String, Failure> {
+    match text.len() == 64 && text.chars().all(|digit| digit.is_ascii_hexdigit()) {
+        true => Ok(text.to_owned()),
+        false => Err(Failure::error("--sha256: expected 64 hexadecimal digits")),
     }
 }
 

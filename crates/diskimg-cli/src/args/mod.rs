@@ -1,6 +1,7 @@
 //! Command-line arguments, in two stages: clap fills an `Args` struct for each command, and
 //! `Args::parse` validates it and returns the `Job` that the command runs.
 
+mod advice;
 pub(crate) mod check;
 pub(crate) mod common;
 pub(crate) mod compare;
@@ -235,12 +236,13 @@ pub(crate) fn parse(argv: Vec<OsString>, program: Program) -> Result<Invocation,
         Some(subcommand) if name == "iso" => format!("iso {subcommand}"),
         _ => name,
     });
+    let brief = !argv.iter().any(|arg| arg == "--help");
     let mut grammar = grammar(program);
     let args =
         grammar.try_get_matches_from_mut(argv).and_then(|matches| Args::from_arg_matches(&matches));
     let args = match args {
         Ok(args) => args,
-        Err(error) => return usage::explain(&error, command_name, program, &grammar),
+        Err(error) => return usage::explain(&error, command_name, program, &grammar, brief),
     };
     let parsed = match args.command {
         CommandArgs::Convert(args) => run(args.parse(program)?, Command::Convert),
@@ -287,13 +289,16 @@ mod tests {
         let mut grammar = grammar(Program::Diskimg);
         // Adds the global options to the commands.
         grammar.build();
+        let brief = usage::brief_help(&grammar, "convert");
+        assert!(brief.lines().count() <= 40, "{brief}");
         let iso = grammar.find_subcommand("iso").expect("iso is a command").clone();
         let iso_commands = iso.get_subcommands().cloned();
         let commands: Vec<_> = grammar.get_subcommands().cloned().chain(iso_commands).collect();
         for mut command in commands {
             let help = command.render_help().to_string();
             let lines = help.lines().count();
-            assert!(lines <= 50, "{}: {lines} lines", command.get_name());
+            let most = if command.get_name() == "convert" { 55 } else { 50 };
+            assert!(lines <= most, "{}: {lines} lines", command.get_name());
             let longest = help.lines().map(|l| l.chars().count()).max();
             assert!(longest <= Some(100), "{}: {longest:?} columns", command.get_name());
         }

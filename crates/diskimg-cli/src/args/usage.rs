@@ -8,15 +8,37 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 /// Commands of qemu-img that are not supported.
 const UNSUPPORTED: [&str; 7] = ["amend", "bench", "bitmap", "commit", "dd", "rebase", "snapshot"];
 
-/// Returns the text of a help or version request, or the error as a [`Failure`].
+/// Options of `convert` that `-h` leaves out, so that its help fits on a screen.
+const RARELY_USED: [&str; 13] = [
+    "cache",
+    "copy_range_offloading",
+    "force",
+    "ignore_cid",
+    "image_opts",
+    "no_verify",
+    "rate",
+    "recompress",
+    "sha256",
+    "source_cache",
+    "strict",
+    "target_is_zero",
+    "trust_source",
+];
+
+/// Returns the text of a help or version request, or the error as a [`Failure`]. `brief` is true for
+/// `-h`.
 pub(super) fn explain(
     error: &clap::Error,
     command_name: Option<String>,
     program: Program,
     grammar: &clap::Command,
+    brief: bool,
 ) -> Result<Invocation, Failure> {
     let command = command_name.and_then(|name| known_prefix(grammar, &name));
     let message = match error.kind() {
+        ErrorKind::DisplayHelp if brief && command.as_deref() == Some("convert") => {
+            return Ok(Invocation::Show(brief_help(grammar, "convert")));
+        }
         ErrorKind::DisplayHelp => return Ok(Invocation::Show(error.render().to_string())),
         ErrorKind::DisplayVersion => return Ok(Invocation::Show(program.version())),
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
@@ -47,6 +69,21 @@ pub(super) fn explain(
         _ => first_line(error),
     };
     Err(Failure::Usage { command, message })
+}
+
+/// Returns the help of a command without the options that are rarely used.
+pub(super) fn brief_help(grammar: &clap::Command, name: &str) -> String {
+    let mut grammar = grammar.clone();
+    grammar.build();
+    let Some(command) = grammar.find_subcommand(name) else { return String::new() };
+    let hide = |arg: clap::Arg| {
+        let is_rare = RARELY_USED.contains(&arg.get_id().as_str());
+        if is_rare { arg.hide(true) } else { arg }
+    };
+    let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let (examples, _) = examples.split_once("\n\n").unwrap_or((&examples, ""));
+    let after = format!("{examples}\n\n--help shows all options.");
+    command.clone().mut_args(hide).after_help(after).render_help().to_string()
 }
 
 /// Returns the longest prefix of a command name such as `iso ls` that exists.

@@ -8,7 +8,7 @@ use crate::output::progress::Meter;
 use crate::output::report::{self, ReportFormat};
 use crate::output::{self, Console, Program};
 use diskimg::storage::output::Destination as Found;
-use diskimg::{Convert, Format, Report};
+use diskimg::{Convert, DigestAlgorithm, Format, Report};
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -72,6 +72,9 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     }
     if let Some(algorithm) = job.digest {
         convert = convert.digest(algorithm);
+    }
+    if let Some(digest) = &job.sha256 {
+        convert = convert.source_digest(DigestAlgorithm::Sha256, digest);
     }
     let outcome = match &job.output {
         Destination::New(path) => convert.run(path),

@@ -39,6 +39,26 @@ fn unknown_options_and_commands_are_errors_that_refer_to_help() {
 }
 
 #[test]
+fn a_file_that_cannot_be_opened_may_have_another_name_or_be_a_pipe() {
+    let lab = Lab::new();
+    lab.raw("server.raw");
+    for (name, meant) in [
+        ("sever.raw", Some("'server.raw'")),
+        ("SERVER.RAW", Some("'server.raw'")),
+        ("./srever.raw", Some("'./server.raw'")),
+        ("client.raw", None),
+    ] {
+        let error = lab.line(&format!("info {name}")).fails(1);
+        assert_eq!(error.split("did you mean ").nth(1).map(|e| e.trim_end_matches("?)\n")), meant);
+    }
+    let mut bash = lab.command("bash");
+    bash.args(["-c", "\"$0\" info <(cat server.raw)", diskimg()]);
+    let output = bash.output().expect("runs");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains("standard input: '-'"), "{error}");
+}
+
+#[test]
 fn unsupported_options_are_errors_and_not_ignored() {
     let lab = Lab::new();
     lab.raw("a.raw");
@@ -148,6 +168,9 @@ fn help_and_version_are_printed_to_standard_output() {
         let help = lab.line(line).ok();
         assert!(help.contains(&format!("Usage: {usage}")), "{line}: {help}");
     }
+    let (brief, all) = (lab.line("convert -h").ok(), lab.line("convert --help").ok());
+    assert!(!brief.contains("--trust-source") && brief.contains("--help shows all options."));
+    assert!(all.contains("--trust-source"), "{all}");
     let version = format!("diskimg {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(lab.line("--version").ok(), version);
     assert_eq!(lab.line("-V").ok(), version);

@@ -262,6 +262,57 @@ fn sha256sum_checks_the_files_of_an_image_by_the_digests() {
 }
 
 #[test]
+fn the_digest_of_a_source_is_verified_before_anything_is_written() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.line("convert -O qcow2 a.raw a.qcow2").ok();
+    lab.line("convert -O ova a.raw a.ova").ok();
+    lab.line("create -q -f qcow2 -b a.qcow2 -F qcow2 over.qcow2").ok();
+    let sum = |name: &str| {
+        let output = lab.command("sha256sum").arg(name).output().expect("runs");
+        String::from_utf8(output.stdout).expect("UTF-8")[..64].to_owned()
+    };
+    for name in ["a.raw", "a.qcow2"] {
+        let right = sum(name);
+        lab.line(&format!("convert --sha256 {right} {name} b.raw")).ok();
+        lab.line(&format!("convert --sha256 {} {name} b.raw", right.to_uppercase())).ok();
+        std::fs::remove_file(lab.path("b.raw")).expect("removes");
+        let wrong = right.replace(&right[..2], "00");
+        let error = lab.line(&format!("convert --sha256 {wrong} {name} b.raw")).fails(1);
+        assert!(error.contains(name) && error.contains(&right), "{error}");
+        assert!(!lab.path("b.raw").exists(), "{name}");
+    }
+    for sources in ["a.ova", "over.qcow2", "a.raw a.qcow2"] {
+        let error =
+            lab.line(&format!("convert --sha256 {} {sources} b.raw", sum("a.ova"))).fails(1);
+        assert!(error.contains("digest"), "{error}");
+    }
+    assert!(lab.line("convert --sha256 12 a.raw b.raw").fails(1).contains("64 hexadecimal digits"));
+}
+
+#[test]
+fn several_sources_do_not_replace_an_image_unless_forced() {
+    let lab = Lab::new();
+    for name in ["a.raw", "b.raw", "c.raw"] {
+        lab.raw(name);
+    }
+    let before = lab.read("c.raw");
+    let error = lab.line("convert a.raw b.raw c.raw").fails(1);
+    assert!(error.contains("c.raw") && error.contains("--force"), "{error}");
+    assert_eq!(lab.read("c.raw"), before);
+    lab.line("convert --force a.raw b.raw c.raw").ok();
+    assert_eq!(lab.read("c.raw").len(), 2 * before.len());
+    lab.line("convert a.raw b.raw new.raw").ok();
+    lab.line("convert -n a.raw b.raw c.raw").ok();
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(crate::support::diskimg(), lab.path("qemu-img")).unwrap();
+        let mut command = lab.command(lab.path("qemu-img"));
+        assert!(command.args(["convert", "a.raw", "b.raw", "new.raw"]).status().unwrap().success());
+    }
+}
+
+#[test]
 fn a_report_as_json_has_all_messages() {
     let lab = Lab::new();
     lab.raw("a.raw");

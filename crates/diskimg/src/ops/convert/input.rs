@@ -4,8 +4,10 @@ use crate::error::{Error, Result};
 use crate::model::budget::Budgets;
 use crate::model::extent::ChainExtent;
 use crate::model::image::Image;
+use crate::open::external_files::StandIn;
 use crate::storage::source::{HostFileId, IoHints};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// One or more images as one range of guest bytes.
 #[derive(Debug)]
@@ -124,6 +126,25 @@ impl Input {
 
     pub(super) fn identities(&self) -> impl Iterator<Item = HostFileId> {
         self.images.iter().flat_map(Image::identities)
+    }
+
+    /// Returns the only file.
+    ///
+    /// # Errors
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if there are several, or it is an appliance.
+    pub(super) fn only_file(&self) -> Result<StandIn> {
+        let [image] = self.images.as_slice() else {
+            return Err(Error::invalid("the digest of several images cannot be verified"));
+        };
+        let mut layers = image.layers();
+        match (layers.next().map(|layer| layer.files()), layers.next()) {
+            (Some([file]), None) if image.format().name() != "ova" => {
+                Ok((image.name(0).into(), Arc::clone(file)))
+            }
+            _ => Err(Error::invalid(
+                "a digest can be verified only of an image in one file, without a backing file",
+            )),
+        }
     }
 
     /// Verifies the images' files against the digests that came with them.

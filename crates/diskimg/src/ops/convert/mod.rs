@@ -126,6 +126,7 @@ struct Settings<'a> {
     caching: Caching,
     target_is_zero: bool,
     verify_manifest: bool,
+    source_digest: Option<(DigestAlgorithm, String)>,
     progress: Option<Callback<'a>>,
 }
 
@@ -207,6 +208,7 @@ impl<'a> Convert<'a> {
                 caching: Caching::default(),
                 target_is_zero: false,
                 verify_manifest: true,
+                source_digest: None,
                 progress: None,
             },
         }
@@ -384,6 +386,17 @@ impl<'a> Convert<'a> {
     #[must_use]
     pub fn verify_manifest(mut self, yes: bool) -> Self {
         self.settings.verify_manifest = yes;
+        self
+    }
+
+    /// Requires that the source's file has this digest, in hexadecimal. It is read once more for
+    /// this, before the conversion starts, after its metadata was read to open it.
+    ///
+    /// The source must be one image in one file: not an appliance, whose files have digests of their
+    /// own ([`verify_manifest`](Self::verify_manifest)), and without a backing file.
+    #[must_use]
+    pub fn source_digest(mut self, algorithm: DigestAlgorithm, digest: &str) -> Self {
+        self.settings.source_digest = Some((algorithm, digest.to_ascii_lowercase()));
         self
     }
 

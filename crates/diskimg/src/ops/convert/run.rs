@@ -203,6 +203,15 @@ impl Settings<'_> {
     }
 
     fn verify_source(&self, input: &Input) -> Result<()> {
+        if let Some((algorithm, expected)) = &self.source_digest {
+            let tick = || report(self.progress, 0, input.size());
+            let file = hash::of_files(*algorithm, vec![input.only_file()?], &tick)?;
+            let digest = &file[0].digest;
+            if digest != expected {
+                let message = format!("its {algorithm} digest is {digest}; expected {expected}");
+                return Err(Error::corrupt("file", message).in_file(&file[0].path));
+            }
+        }
         match self.verify_manifest {
             true => input.verify_manifests(&mut || report(self.progress, 0, input.size())),
             false => Ok(()),
