@@ -216,6 +216,25 @@ def test_anything_but_a_binary_file_is_a_type_error(raw: Path, tmp_path: Path) -
         diskimg.open(closed)
 
 
+@pytest.mark.parametrize("data", [b"\0" * 512, b"x" * 5000, b"\0" * 1_000_000])
+def test_an_image_as_bytes_is_a_short_error_that_mentions_bytesio(
+    raw: Path, tmp_path: Path, data: bytes
+) -> None:
+    calls: list[Callable[[], Any]] = [
+        lambda: diskimg.open(data),
+        lambda: diskimg.convert(data, tmp_path / "out.raw"),
+        lambda: diskimg.convert(raw, data),
+        lambda: diskimg.resize(data, 5),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match=r"use io\.BytesIO") as caught:
+            call()
+        assert len(str(caught.value)) < 100
+    # A path can be bytes.
+    with diskimg.open(os.fsencode(raw)) as image:
+        assert image.size == raw.stat().st_size
+
+
 def test_external_files_of_an_image_in_a_file_object_are_not_opened(images: Path) -> None:
     with (images / "overlay.qcow2").open("rb") as file:
         with pytest.raises(diskimg.RefusedError):

@@ -87,6 +87,10 @@ class ConvertArgs(TypedDict):
     target_is_zero: bool
 
 
+_MAX_PATH = 4096
+"""Maximum length of a path: ``PATH_MAX`` of Linux."""
+
+
 def file_or_name(given: object) -> object:
     """Return a file name as text and the options of a node as JSON.
 
@@ -94,15 +98,19 @@ def file_or_name(given: object) -> object:
     """
     if isinstance(given, Mapping):
         return (json.dumps(dict(given)),)
-    return os.fsdecode(given) if isinstance(given, str | bytes | os.PathLike) else given
+    return name_only(given) if isinstance(given, str | bytes | os.PathLike) else given
 
 
 def name_only(given: Path) -> str:
     """Return a file name as text.
 
     Raises:
-        TypeError: ``given`` is not a file name.
+        TypeError: ``given`` is not a file name. Bytes that cannot be one are probably an image.
     """
+    if isinstance(given, bytes) and (len(given) > _MAX_PATH or b"\0" in given):
+        raise TypeError(
+            f"{len(given)} bytes are not a path; for an image in memory, use io.BytesIO"
+        )
     return os.fsdecode(given)
 
 
