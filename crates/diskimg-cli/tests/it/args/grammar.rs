@@ -281,7 +281,10 @@ fn a_name_with_a_colon_is_printed_so_that_it_can_be_used_again() {
 fn completions_and_manual_pages_are_written() {
     let lab = Lab::new();
     for shell in ["bash", "zsh", "fish"] {
-        assert!(lab.run(["completions", shell]).ok().contains("convert"), "{shell}");
+        let script = lab.run(["completions", shell]).ok();
+        for word in ["convert", "qcow2", "vmdk", "blake3", "directsync", "never", "same-dir"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
     }
     assert!(lab.line("man").ok().contains(".TH diskimg"));
     lab.line("man share/man1").ok();
