@@ -78,7 +78,7 @@ impl IsoImage {
         let primary = self.record_tree(VolumeKind::Primary, Namespace::Iso, found)?;
         match primary.as_ref().map(RecordTree::with_rock_ridge) {
             Some(Ok(names)) => {
-                trees.extend(names.map(|tree| (Namespace::RockRidge, Arc::new(tree) as _)));
+                trees.extend(names.map(|tree| named(Namespace::RockRidge, tree)));
             }
             Some(Err(error)) => found.push(not_compared(Namespace::RockRidge, error)?),
             None => {}
@@ -98,9 +98,9 @@ impl IsoImage {
             [(VolumeKind::Joliet, Namespace::Joliet), (VolumeKind::Enhanced, Namespace::Iso)]
         {
             let tree = self.record_tree(kind, namespace, found)?;
-            trees.extend(tree.map(|tree| (namespace, Arc::new(tree) as _)));
+            trees.extend(tree.map(|tree| named(namespace, tree)));
         }
-        trees.extend(primary.map(|tree| (Namespace::Iso, Arc::new(tree) as _)));
+        trees.extend(primary.map(|tree| named(Namespace::Iso, tree)));
         Ok(trees)
     }
 
@@ -123,6 +123,10 @@ impl IsoImage {
 }
 
 type Tree = (Namespace, Arc<dyn FileTree>);
+
+fn named(namespace: Namespace, tree: RecordTree) -> Tree {
+    (namespace, Arc::new(tree))
+}
 
 /// Returns an error about a tree that cannot be opened: other programs may read it.
 fn not_compared(namespace: Namespace, error: Error) -> Result<Difference> {

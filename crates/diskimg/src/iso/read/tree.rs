@@ -312,7 +312,11 @@ impl FileTree for RecordTree {
         let mut first_error = None;
         if self.is_inspected {
             let mut note = |finding: Finding| {
-                if finding.severity > Severity::Note && first_error.is_none() {
+                // Writers leave the attributes of relocated directories invalid.
+                let counts = finding.severity == Severity::Error
+                    || finding.severity == Severity::Warning
+                        && finding.code != FindingCode::RockRidge;
+                if counts && first_error.is_none() {
                     first_error = Some(finding);
                 }
             };

@@ -102,7 +102,7 @@ fn maps_of_sparse_members_are_canonical() {
 
 #[test]
 fn only_sparse_members_have_a_map() {
-    let map = b"00000000000\000000001000\0";
+    let map = b"00000000000\x0000000001000\0";
     for kind in [0, b'0', b'7', b'5'] {
         for (at, field) in [(386, &map[..]), (482, b"\x01"), (483, b"00000001000\0"), (369, b"1")] {
             let changes = [(257, &b"ustar  \0"[..]), (at, field)];

@@ -254,7 +254,9 @@ fn several_files_of_one_path_in_a_tree_are_an_error() {
         let record = &mut image[at..at + len];
         for (from, to) in [(from, to), (b"evil", b"good")] {
             let name = record.windows(from.len()).position(|found| found == from);
-            name.map(|name| record[name..name + to.len()].copy_from_slice(to));
+            if let Some(name) = name {
+                record[name..name + to.len()].copy_from_slice(to);
+            }
         }
     };
     for options in [&["-R"][..], &[], &["-J"]] {

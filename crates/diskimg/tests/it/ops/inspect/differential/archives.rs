@@ -222,7 +222,7 @@ fn sparse(pieces: &[(usize, usize)], real_size: usize) -> Member {
 fn unusual_field(random: &mut Random, member: &mut Member) {
     let len = member.content.len();
     let octal = |text: String| text.into_bytes();
-    let sparse = || b"00000000000\000000001000\0".to_vec();
+    let sparse = || b"00000000000\x0000000001000\0".to_vec();
     let change = match random.below(25) {
         0 => (345, b"sub".to_vec()),
         1 => (345, b"\0sub".to_vec()),
