@@ -82,6 +82,9 @@ impl Walk<'_> {
                 if stated.name.is_some() || stated.pax {
                     self.problem(self.at, "the archive ends with attributes of no member");
                 }
+                if (1..header.len()).contains(&len) {
+                    self.problem(self.at, "the archive ends within a block");
+                }
                 return self.end(len);
             }
             let header = Header(&header);

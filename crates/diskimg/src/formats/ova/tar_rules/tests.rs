@@ -28,7 +28,10 @@ fn problems(members: &[Vec<u8>]) -> usize {
 #[test]
 fn a_member_that_the_file_cuts_off_is_reported() {
     let whole = member(b'0', &[1; 700], &[]);
-    for (len, expected) in [(1536, 0), (1535, 1), (1212, 1), (1211, 1)] {
+    let whole = [&whole[..], &[0; 1024]].concat();
+    for (len, expected) in
+        [(1211, 1), (1212, 1), (1535, 1), (1536, 0), (1537, 1), (2047, 1), (2048, 0), (2049, 0)]
+    {
         let source = MemorySource::new(whole[..len].to_vec());
         let mut found = Inspection::new("a.ova".into(), &source);
         apply(&source, 1 << 10, &mut found).expect("reads");
