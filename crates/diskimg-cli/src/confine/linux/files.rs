@@ -8,6 +8,7 @@ use landlock::{
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 use rustix::fs::{FileType, Mode, OFlags, PROC_SUPER_MAGIC};
+use rustix::io::retry_on_intr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -82,14 +83,18 @@ fn rights(access: FileAccess) -> BitFlags<AccessFs> {
 
 /// Opens a file or directory, whose contents are not accessed.
 fn open(path: &Path) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+    open_with(path, OFlags::empty())
+}
+
+fn open_with(path: &Path, more: OFlags) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC | more;
+    Ok(retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))?)
 }
 
 /// Opens a file that will be overwritten, whose path has no symbolic links. One that has appeared
 /// meanwhile is not followed, except those of the system, which lead to open files.
 fn open_output(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = rustix::fs::open(path, flags, Mode::empty())?;
+    let file = open_with(path, OFlags::NOFOLLOW)?;
     let is_link = file_type(&file)? == FileType::Symlink;
     match is_link && rustix::fs::fstatfs(&file)?.f_type == PROC_SUPER_MAGIC {
         true => open(path),

@@ -69,7 +69,7 @@ fn no_file_that_is_read_is_replaced_or_overwritten() {
         "convert -n -O raw p.ovf p.mf",
         "convert -n -O qcow2 over.qcow2 base.qcow2",
         "convert -n -O raw a.raw hard.raw",
-        "convert -O ova a.raw base.qcow2 hard.raw",
+        "convert --force -O ova a.raw base.qcow2 hard.raw",
         "convert -O qcow2 a.raw /proc/self/fd/3 3<>a.raw",
         "convert -O raw base.qcow2 - 1<>base.qcow2",
         "convert -O raw over.qcow2 - >>base.qcow2",
