@@ -184,7 +184,7 @@ fn conclude(done: &Done, console: &Console) -> Result<(), Failure> {
         }
         // Standard output carries the image.
         (Some(digests), None) if done.format != Some(ReportFormat::Json) => {
-            console.message(report::comment(digests).trim_start_matches("# ").trim_end());
+            console.message(&report::disk_digest(digests));
         }
         _ => {}
     }

@@ -132,7 +132,7 @@ pub(crate) fn line(report: &Report, source: &str, output: &Path, took: Duration)
 /// Formats the output of `--digest` as sha256sum(1) and b3sum(1) read it with `-c`: a comment with
 /// the digest of the disk, and a line for each file written.
 pub(crate) fn digests(digests: &Digests) -> String {
-    let mut text = comment(digests);
+    let mut text = format!("# {}\n", disk_digest(digests));
     for file in &digests.files {
         let name = file.path.display().to_string();
         let escaped = name.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r");
@@ -143,9 +143,9 @@ pub(crate) fn digests(digests: &Digests) -> String {
     text
 }
 
-/// Returns a comment with the digest of the disk, whatever the format.
-pub(crate) fn comment(digests: &Digests) -> String {
-    format!("# disk {}:{}\n", digests.algorithm, digests.guest)
+/// Returns the digest of the disk, which is the same in every format.
+pub(crate) fn disk_digest(digests: &Digests) -> String {
+    format!("disk {}:{}", digests.algorithm, digests.guest)
 }
 
 /// Returns warnings about ranges that `--salvage` replaced with zeros.

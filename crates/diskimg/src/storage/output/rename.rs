@@ -90,8 +90,9 @@ fn keeps_file(error: &io::Error) -> bool {
     matches!(error.kind(), PermissionDenied | ResourceBusy | CrossesDevices)
 }
 
-/// Overwrites the file at `path` with the complete temporary file `from`, open as `sink`. If that fails after the
-/// old content was removed, the temporary file remains, under a name that ends in `.diskimg-new`.
+/// Overwrites the file at `path` with the complete temporary file `from`, open as `sink`. If that
+/// fails after the old content was removed, the temporary file remains, under a name that ends in
+/// `.diskimg-new`.
 fn overwrite(
     from: TempPath,
     sink: &FileSink,
