@@ -26,6 +26,7 @@ mod image;
 mod iso;
 mod operations;
 mod remedy;
+mod words;
 mod work;
 
 /// The module `diskimg._native`.
@@ -49,6 +50,10 @@ mod _native {
     use crate::operations::{
         compare, create, detect, formats, inspect, limits, measure_size, resize,
     };
+    #[pymodule_export]
+    use crate::words::{format_of_name, word, words};
+    #[pymodule_export]
+    use crate::work::Stop;
 
     /// The version of the library, the command and the package.
     #[pymodule_export]

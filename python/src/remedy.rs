@@ -15,9 +15,11 @@ pub(crate) fn argument(remedy: Remedy) -> Option<String> {
         Remedy::SearchParentDirectory => {
             "external_files=\"any\" searches the directory above as well"
         }
-        Remedy::NameFormat => "name the format",
-        Remedy::NameFormatRaw => "if it is a raw disk, name the format: \"raw\"",
-        Remedy::NameBackingFormat => "set backing_format",
+        Remedy::NameFormat => "name its format with format= (in convert, src_format=)",
+        Remedy::NameFormatRaw => {
+            "if it is a raw disk, say so with format=\"raw\" (in convert, src_format=\"raw\")"
+        }
+        Remedy::NameBackingFormat => "set backing_format=",
         Remedy::OpenBackingFile => "the backing file must be opened",
         Remedy::IgnoreContentId => "ignore_content_id=True opens the image anyway",
         Remedy::Salvage => "convert(…, salvage=True) reads what is left",
@@ -25,7 +27,7 @@ pub(crate) fn argument(remedy: Remedy) -> Option<String> {
         Remedy::SkipManifest => "verify_manifest=False skips the verification",
         Remedy::ForceShare => "force_share=True reads it anyway",
         Remedy::AllowShrinking => "shrink=True allows it",
-        Remedy::GiveSize => "give the size, or a backing file to take it from",
+        Remedy::GiveSize => "give size=, or backing= to take it from",
         Remedy::ListOptions => "diskimg.create_options() lists the options",
         Remedy::Compress => "compress=True compresses the output",
         Remedy::AllowCopying => "reflink=\"auto\" copies what cannot be shared",
@@ -35,12 +37,12 @@ pub(crate) fn argument(remedy: Remedy) -> Option<String> {
         Remedy::ChooseDisk => "disk= chooses one",
         Remedy::TolerateDamage => "strict=False tolerates it",
         Remedy::ChooseNamespace => "namespace= selects another tree",
-        Remedy::IsoLevel3 => "use level=3",
+        Remedy::IsoLevel3 => "level=3 allows it",
         Remedy::EnableRockRidge => "leave out rock_ridge=False",
-        Remedy::KeepDeepDirectories => "use deep_directories=True",
+        Remedy::KeepDeepDirectories => "deep_directories=True leaves them where they are",
         Remedy::KeepSymlinks => "leave out follow_symlinks=True",
-        Remedy::SetLoadSectors => "set load_sectors",
-        Remedy::MoveBootCatalog => "set boot_catalog to another path",
+        Remedy::SetLoadSectors => "set load_sectors=",
+        Remedy::MoveBootCatalog => "set boot_catalog= to another path",
         Remedy::BuildIsoImage => "diskimg.iso.create() creates one from files",
         other => return Some(other.to_string()),
     };

@@ -16,18 +16,64 @@
 //! Python runs signal handlers only in its main thread, and a callback must run in the thread that
 //! passed it. So the calling thread waits and the operation runs in another thread. The cost is one
 //! thread per call.
+//!
+//! A third thread can stop the operation with a [`Stop`], which the calling thread looks at in every
+//! tick: `diskimg.aio` does, when a task is cancelled.
 
 use crate::errors::Raise;
 use diskimg::Progress;
 use pyo3::prelude::*;
+use std::cell::RefCell;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Interval at which signals are checked and the progress callback is called.
 const TICK: Duration = Duration::from_millis(20);
+
+thread_local! {
+    /// Set if the operations of this thread are to be stopped.
+    static STOP: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
+}
+
+/// A request to stop the operations of one thread, which any thread can make.
+#[pyclass(frozen)]
+#[derive(Default)]
+pub(crate) struct Stop(Arc<AtomicBool>);
+
+#[pymethods]
+impl Stop {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+
+    /// Stops the operation in progress, and those that begin later.
+    fn request(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Calls `function` in this thread. An operation that is stopped in it raises `StoppedError`.
+    fn run<'py>(&self, function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let before = STOP.replace(Some(Arc::clone(&self.0)));
+        let outcome = function.call0();
+        STOP.set(before);
+        outcome
+    }
+}
+
+/// Returns `StoppedError` if a stop was requested in this thread.
+fn check_stop(py: Python<'_>) -> PyResult<()> {
+    let requested =
+        STOP.with_borrow(|stop| stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed)));
+    if !requested {
+        return Ok(());
+    }
+    let class = py.import("diskimg._errors")?.getattr("StoppedError")?;
+    Err(PyErr::from_value(class.call1(("the operation was stopped",))?))
+}
 
 /// State shared by the two threads.
 #[derive(Default)]
@@ -134,6 +180,7 @@ fn watch(py: Python<'_>, shared: &Shared, progress: Option<&Bound<'_, PyAny>>) -
             return Ok(());
         }
         py.check_signals()?;
+        check_stop(py)?;
         if let (Some(call), Some(Progress { done, total, .. })) = (progress, now)
             && reported != now
         {

@@ -22,12 +22,12 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import diskimg
 from tools import TESTDATA, disk_bytes
 
-LAYOUTS: list[tuple[str, dict[str, str | int], bool]] = [
+LAYOUTS: list[tuple[Any, dict[str, Any], bool]] = [
     ("raw", {}, False),
     ("qcow2", {}, False),
     ("qcow2", {"cluster_size": 4096, "compression_type": "zstd"}, True),

@@ -405,7 +405,9 @@ def test_the_digest_of_a_source_is_verified(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", ["raw", "qcow2", "vmdk", "ova"])
-def test_an_output_is_verified_and_its_digests_are_reported(tmp_path: Path, format: str) -> None:
+def test_an_output_is_verified_and_its_digests_are_reported(
+    tmp_path: Path, format: diskimg.types.Format
+) -> None:
     disk = bytes(range(256)) * 4096
     (tmp_path / "a.raw").write_bytes(disk)
     target = tmp_path / f"b.{format}"
@@ -460,7 +462,7 @@ def test_a_file_that_cannot_be_replaced_is_overwritten(raw: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("format", ["raw", "qcow2", "vmdk", "ova"])
-def test_an_output_has_a_maximum_size(tmp_path: Path, format: str) -> None:
+def test_an_output_has_a_maximum_size(tmp_path: Path, format: diskimg.types.Format) -> None:
     source, out = tmp_path / "a.raw", tmp_path / "b"
     source.write_bytes(bytes(range(256)) * 4096)
     with pytest.raises(diskimg.LimitError, match="max_size= raises the limit"):

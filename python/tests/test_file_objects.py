@@ -9,9 +9,10 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import diskimg
+import diskimg.iso
 import pytest
 from tools import qemu_img
 
@@ -68,7 +69,7 @@ def sources(path: Path, tmp_path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", sources(Path(__file__), Path(tempfile.mkdtemp())))
 @pytest.mark.parametrize("format", ["qcow2", "vmdk", "raw"])
 def test_any_binary_file_object_is_a_source(
-    kind: str, format: str, make: Callable[..., Path], raw: Path, tmp_path: Path
+    kind: str, format: diskimg.types.Format, make: Callable[..., Path], raw: Path, tmp_path: Path
 ) -> None:
     path = make(format)
     out = tmp_path / "out.qcow2"
@@ -84,7 +85,7 @@ def test_any_binary_file_object_is_a_source(
 
 @pytest.mark.parametrize("format", ["qcow2", "vmdk", "raw", "ova"])
 def test_outputs_that_seek_get_the_same_bytes_as_a_file(
-    format: str, raw: Path, tmp_path: Path
+    format: diskimg.types.Format, raw: Path, tmp_path: Path
 ) -> None:
     named = tmp_path / "image"
     options = {"subformat": "streamOptimized"} if format == "vmdk" else {}
@@ -110,7 +111,7 @@ def test_outputs_that_seek_get_the_same_bytes_as_a_file(
 
 @pytest.mark.parametrize("format", ["vmdk", "raw", "ova"])
 def test_streamable_formats_are_written_to_objects_that_cannot_seek(
-    format: str, raw: Path, tmp_path: Path
+    format: diskimg.types.Format, raw: Path, tmp_path: Path
 ) -> None:
     options = {"subformat": "streamOptimized"} if format == "vmdk" else {}
     stream = Trickle()
@@ -216,23 +217,58 @@ def test_anything_but_a_binary_file_is_a_type_error(raw: Path, tmp_path: Path) -
         diskimg.open(closed)
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 @pytest.mark.parametrize("data", [b"\0" * 512, b"x" * 5000, b"\0" * 1_000_000])
 def test_an_image_as_bytes_is_a_short_error_that_mentions_bytesio(
-    raw: Path, tmp_path: Path, data: bytes
+    raw: Path, tmp_path: Path, data: bytes, kind: Any
 ) -> None:
+    image, out = kind(data), tmp_path / "out.raw"
     calls: list[Callable[[], Any]] = [
-        lambda: diskimg.open(data),
-        lambda: diskimg.convert(data, tmp_path / "out.raw"),
-        lambda: diskimg.convert(raw, data),
-        lambda: diskimg.resize(data, 5),
+        lambda: diskimg.open(image),
+        lambda: diskimg.info(image),
+        lambda: diskimg.map(image),
+        lambda: diskimg.check(image),
+        lambda: diskimg.measure(image),
+        lambda: diskimg.compare(image, raw),
+        lambda: diskimg.compare(raw, image, a_format="raw"),
+        lambda: diskimg.convert(image, out),
+        lambda: diskimg.convert([raw, image], out),
+        lambda: diskimg.convert(raw, image),
+        lambda: diskimg.convert(raw, out, backing=image),
+        lambda: diskimg.create(image, "1M"),
+        lambda: diskimg.create(out, "1M", backing=image),
+        lambda: diskimg.resize(image, 5),
+        lambda: diskimg.iso.create(image, {}),
+        lambda: diskimg.iso.create(out, image),
+        lambda: diskimg.iso.open(diskimg.iso.nocloud("", "")).extract(image),
     ]
     for call in calls:
         with pytest.raises(TypeError, match=r"use io\.BytesIO") as caught:
             call()
-        assert len(str(caught.value)) < 100
+        assert len(str(caught.value)) < 120
     # A path can be bytes.
-    with diskimg.open(os.fsencode(raw)) as image:
-        assert image.size == raw.stat().st_size
+    with diskimg.open(os.fsencode(raw)) as opened:
+        assert opened.size == raw.stat().st_size
+
+
+@pytest.mark.parametrize("text", ["x" * 1_000_000, "QFI\0" * 250_000, "\0"])
+def test_an_image_as_text_is_a_short_error(raw: Path, tmp_path: Path, text: str) -> None:
+    calls: list[Callable[[], Any]] = [
+        lambda: diskimg.open(text),
+        lambda: diskimg.detect(text),
+        lambda: diskimg.inspect(text),
+        lambda: diskimg.convert(text, tmp_path / "out"),
+        lambda: diskimg.convert(raw, text),
+        lambda: diskimg.iso.open(text),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="not a file name") as caught:
+            call()
+        assert len(str(caught.value)) < 300
+    for word in (text, text + "2"):
+        with pytest.raises(ValueError) as caught:
+            diskimg.create_options(cast(Any, word))
+        assert len(str(caught.value)) < 300
 
 
 def test_external_files_of_an_image_in_a_file_object_are_not_opened(images: Path) -> None:
@@ -332,7 +368,7 @@ class Failing(io.BytesIO):
 
 @pytest.mark.parametrize("layout", ["qcow2", "vmdk", "vmdk -o subformat=streamOptimized", "ova"])
 def test_no_failed_read_of_a_file_object_is_ignored(
-    layout: str, make: Callable[..., Path], raw: Path, tmp_path: Path
+    layout: Any, make: Callable[..., Path], raw: Path, tmp_path: Path
 ) -> None:
     format, *more = layout.split()
     path = tmp_path / "x.ova"
@@ -341,7 +377,7 @@ def test_no_failed_read_of_a_file_object_is_ignored(
     else:
         path = make(format, *more)
     data = path.read_bytes()
-    operations: list[Callable[[Any, str], object]] = [
+    operations: list[Callable[[Any, diskimg.types.Format], object]] = [
         diskimg.info,
         diskimg.check,
         diskimg.map,

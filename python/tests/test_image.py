@@ -47,7 +47,7 @@ def open_files() -> int:
 
 @pytest.mark.parametrize("format", ["raw", "qcow2", "vmdk"])
 def test_a_cluster_refers_to_the_mapped_file(
-    format: str, make: Callable[..., Path], disk: bytes
+    format: diskimg.types.Format, make: Callable[..., Path], disk: bytes
 ) -> None:
     path = make(format)
     with diskimg.open(path, format, memory_map=True) as image:
@@ -77,7 +77,7 @@ def test_a_cluster_refers_to_the_mapped_file(
 @pytest.mark.parametrize("memory_map", [True, False])
 @pytest.mark.parametrize("layout", ["raw", "qcow2", "qcow2 -c", "vmdk"])
 def test_every_cluster_has_the_bytes_of_the_disk(
-    memory_map: bool, layout: str, make: Callable[..., Path], disk: bytes
+    memory_map: bool, layout: Any, make: Callable[..., Path], disk: bytes
 ) -> None:
     format, *more = layout.split()
     with diskimg.open(make(format, *more), format, memory_map=memory_map) as image:

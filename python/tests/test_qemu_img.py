@@ -32,7 +32,7 @@ layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=" ".join)
 
 @recent
 @layouts
-def test_info_is_what_qemu_img_prints(layout: list[str], make: Callable[..., Path]) -> None:
+def test_info_is_what_qemu_img_prints(layout: list[Any], make: Callable[..., Path]) -> None:
     path = make(*layout)
     ours = diskimg.info(path, layout[0])
     expected = qemu_json("info", "-f", layout[0], path)
@@ -44,7 +44,7 @@ def test_info_is_what_qemu_img_prints(layout: list[str], make: Callable[..., Pat
 
 @recent
 @layouts
-def test_map_is_what_qemu_img_prints(layout: list[str], make: Callable[..., Path]) -> None:
+def test_map_is_what_qemu_img_prints(layout: list[Any], make: Callable[..., Path]) -> None:
     path = make(*layout)
     ours = [extent.to_dict() for extent in diskimg.map(path, layout[0])]
     expected = qemu_json("map", "-f", layout[0], path)
@@ -67,7 +67,7 @@ def without_unallocated_offsets(extents: list[dict[str, Any]]) -> list[dict[str,
 
 
 @layouts
-def test_the_guest_data_are_read(layout: list[str], make: Callable[..., Path], disk: bytes) -> None:
+def test_the_guest_data_are_read(layout: list[Any], make: Callable[..., Path], disk: bytes) -> None:
     path = make(*layout)
     padded = disk if layout[0] == "raw" else disk + bytes(-len(disk) % 512)
     with diskimg.open(path, layout[0]) as image:
@@ -82,7 +82,7 @@ def test_the_guest_data_are_read(layout: list[str], make: Callable[..., Path], d
 @pytest.mark.parametrize("format", ["raw", "qcow2", "vmdk"])
 @pytest.mark.parametrize("compress", [False, True])
 def test_qemu_img_reads_converted_images(
-    format: str, compress: bool, tmp_path: Path, raw: Path, disk: bytes
+    format: diskimg.types.Format, compress: bool, tmp_path: Path, raw: Path, disk: bytes
 ) -> None:
     if format == "raw" and compress:
         pytest.skip("raw images are not compressed")
@@ -167,7 +167,9 @@ def test_check_agrees_with_qemu_img(make: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize("format", ["raw", "qcow2"])
-def test_measure_agrees_with_qemu_img(format: str, make: Callable[..., Path]) -> None:
+def test_measure_agrees_with_qemu_img(
+    format: diskimg.types.Format, make: Callable[..., Path]
+) -> None:
     path = make("qcow2")
     ours = diskimg.measure(path, format=format)
     assert ours.to_dict() == qemu_json("measure", "-O", format, path)
@@ -182,7 +184,7 @@ def test_measure_agrees_with_qemu_img(format: str, make: Callable[..., Path]) ->
 
 
 @pytest.mark.parametrize("format", ["raw", "qcow2", "vmdk"])
-def test_qemu_img_opens_created_images(format: str, tmp_path: Path) -> None:
+def test_qemu_img_opens_created_images(format: diskimg.types.Format, tmp_path: Path) -> None:
     path = tmp_path / f"new.{format}"
     created = diskimg.create(path, "64M")
     assert (created.format, created.size, created.filename) == (format, 64 << 20, str(path))

@@ -7,6 +7,7 @@ one key: ``progress``, ``part``, ``result`` or ``error``. A long list is sent in
 
 from __future__ import annotations
 
+import difflib  # noqa: F401  # For messages: nothing can be imported in the sandbox.
 import json
 import os
 import signal

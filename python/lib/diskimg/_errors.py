@@ -77,6 +77,10 @@ class IoError(Error, OSError):
         return self.message
 
 
+class StoppedError(Error):
+    """Another thread has stopped the operation; `diskimg.aio` handles this."""
+
+
 class TransientError(IoError):
     """The storage could not be reached, was busy, or took too long.
 

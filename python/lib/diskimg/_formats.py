@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import cast
 
 from diskimg import _native
-from diskimg._errors import InvalidError
+from diskimg._words import choice
+from diskimg.types import Format
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +27,11 @@ class CreateOption:
 
 
 _OPTIONS = {
-    format: tuple(CreateOption(*option) for option in options)
+    cast(Format, format): tuple(CreateOption(*option) for option in options)
     for format, options in _native.formats()
 }
 
-FORMATS: tuple[str, ...] = tuple(_OPTIONS)
+FORMATS: tuple[Format, ...] = tuple(_OPTIONS)
 """The names of all formats, in the order in which they are probed."""
 
 LIMITS: Mapping[str, int] = MappingProxyType({n: value for n, value, _ in _native.limits()})
@@ -37,13 +39,18 @@ LIMITS: Mapping[str, int] = MappingProxyType({n: value for n, value, _ in _nativ
 ``diskimg info --limit help`` describes each of them."""
 
 
-def create_options(format: str) -> tuple[CreateOption, ...]:
+def create_options(format: Format) -> tuple[CreateOption, ...]:
     """Return the create options of ``format`` (``qemu-img create -f FORMAT -o help``).
+
+    >>> [option.name for option in diskimg.create_options("raw")]
+    ['nocow', 'size', 'preallocation', 'extent_size_hint']
 
     Raises:
         InvalidError: The format is unknown.
     """
-    try:
-        return _OPTIONS[format]
-    except KeyError:
-        raise InvalidError(f"Unknown format '{format}' (one of: {', '.join(FORMATS)})") from None
+    return _OPTIONS[cast(Format, choice("Format", "format", format))]
+
+
+def option_names(format: str) -> list[str]:
+    """Return the names of the create options of a format."""
+    return [option.name for option in create_options(cast(Format, format))]

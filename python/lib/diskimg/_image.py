@@ -11,17 +11,9 @@ from diskimg import _native
 from diskimg._errors import UnsupportedError
 from diskimg._file import ImageFile
 from diskimg._results import CheckReport, Extent, Finding, Info, Measure, Snapshot
-from diskimg._types import (
-    BinaryReader,
-    ExternalFiles,
-    Node,
-    OptionValue,
-    Path,
-    amount,
-    file_or_name,
-    open_args,
-    option_pairs,
-)
+from diskimg._types import amount, file_or_name, open_args, option_pairs
+from diskimg._words import choice
+from diskimg.types import BinaryReader, ExternalFiles, Format, Node, OptionValue, Path
 
 _EXTENTS = 4096
 """Maximum number of extents requested from the native module at a time."""
@@ -33,7 +25,7 @@ copy stays in the CPU cache."""
 
 def open(
     file: Path | BinaryReader | Node,
-    format: str | None = None,
+    format: Format | None = None,
     *,
     snapshot: str | None = None,
     disk: str | int | None = None,
@@ -150,7 +142,7 @@ class Image:
         return self._native.name
 
     @property
-    def format(self) -> str:
+    def format(self) -> Format:
         """The image's format: one of `FORMATS`."""
         return self._native.format
 
@@ -292,7 +284,7 @@ class Image:
         )
 
     def measure(
-        self, format: str = "raw", options: Mapping[str, OptionValue] | None = None
+        self, format: Format = "raw", options: Mapping[str, OptionValue] | None = None
     ) -> Measure:
         """Calculate the space that the image would take in ``format``. No guest data is read.
 
@@ -300,4 +292,6 @@ class Image:
             UnsupportedError: The size of an image in that format cannot be calculated.
             InvalidError: The format does not have one of the options.
         """
-        return Measure._from_json(json.loads(self._native.measure(format, option_pairs(options))))
+        chosen = choice("Format", "format", format)
+        pairs = option_pairs(options, chosen)
+        return Measure._from_json(json.loads(self._native.measure(chosen, pairs)))

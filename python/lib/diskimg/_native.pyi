@@ -1,14 +1,14 @@
 # Stubs of the native module (src/). Not part of the public API.
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, Literal, TypeAlias, TypeVar, final
 
 from diskimg._errors import Error
 from diskimg._types import ConvertArgs, OpenArgs
 from diskimg.iso._create import Addition, CreateArgs
 from diskimg.iso._image import ExtractArgs
 from diskimg.iso._remaster import RemasterArgs
-from diskimg.iso._results import Namespace
+from diskimg.types import DigestAlgorithm, Format, Namespace
 
 __all__ = [
     "VERSION",
@@ -16,11 +16,13 @@ __all__ = [
     "Iso",
     "IsoContents",
     "IsoWalk",
+    "Stop",
     "compare",
     "confine",
     "convert",
     "create",
     "detect",
+    "format_of_name",
     "formats",
     "inspect",
     "iso_bytes",
@@ -32,13 +34,30 @@ __all__ = [
     "release",
     "resize",
     "run_command",
+    "word",
+    "words",
 ]
+
+_T = TypeVar("_T")
 
 VERSION: str
 
 # Code, severity and message.
 _CheckFinding: TypeAlias = tuple[
     Literal["corruption", "leak", "check-error"], Literal["error", "warning"], str
+]
+
+# The fields of `Report`.
+ReportFields: TypeAlias = tuple[
+    int,
+    int,
+    int,
+    int,
+    tuple[list[tuple[int, int, str]], int],
+    list[str],
+    list[str],
+    bool,
+    tuple[DigestAlgorithm, str, list[tuple[str, str]]] | None,
 ]
 
 @final
@@ -51,7 +70,7 @@ class Image:
     @property
     def name(self) -> str: ...
     @property
-    def format(self) -> str: ...
+    def format(self) -> Format: ...
     @property
     def size(self) -> int: ...
     @property
@@ -113,6 +132,15 @@ class IsoContents:
     def read_at(self, offset: int, len: int) -> bytes: ...
     def readinto_at(self, offset: int, buffer: memoryview) -> None: ...
 
+@final
+class Stop:
+    def __new__(cls) -> Stop: ...
+    def request(self) -> None: ...
+    def run(self, function: Callable[[], _T]) -> _T: ...
+
+def word(name: str, text: str) -> str | None: ...
+def words() -> list[tuple[str, list[str]]]: ...
+def format_of_name(name: str) -> Format: ...
 def iso_bytes(how: CreateArgs, additions: Sequence[Addition]) -> bytes: ...
 def iso_create(
     destination: object,
@@ -134,17 +162,7 @@ def convert(
     destination: object,
     how: ConvertArgs,
     progress: Callable[[int, int], object] | None,
-) -> tuple[
-    int,
-    int,
-    int,
-    int,
-    tuple[list[tuple[int, int, str]], int],
-    list[str],
-    list[str],
-    bool,
-    tuple[str, str, list[tuple[str, str]]] | None,
-]: ...
+) -> ReportFields: ...
 def create(
     path: str,
     format: str,
@@ -172,7 +190,7 @@ def compare(
     progress: Callable[[int, int], object] | None,
 ) -> tuple[Literal["identical", "content", "size", "status"], int | None]: ...
 def measure_size(format: str, pairs: list[tuple[str, str]], size: int) -> str: ...
-def detect(file: object) -> str: ...
+def detect(file: object) -> Format: ...
 def limits() -> list[tuple[str, int, str]]: ...
 def inspect(
     file: object,

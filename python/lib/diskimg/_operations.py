@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, cast, overload
 
-from diskimg import _native
+from diskimg import _log, _native
 from diskimg._errors import InvalidError, RefusedError
 from diskimg._image import Image, open
-from diskimg._progress import Progress, progress_callback
+from diskimg._progress import progress_callback
 from diskimg._results import (
     CheckReport,
     Comparison,
@@ -29,13 +29,7 @@ from diskimg._results import (
     Salvaged,
 )
 from diskimg._types import (
-    BinaryReader,
-    BinaryWriter,
     ConvertArgs,
-    ExternalFiles,
-    Node,
-    OptionValue,
-    Path,
     amount,
     file_or_name,
     format_of,
@@ -43,6 +37,20 @@ from diskimg._types import (
     name_only,
     open_args,
     option_pairs,
+)
+from diskimg._words import choice, optional
+from diskimg.types import (
+    BinaryReader,
+    BinaryWriter,
+    DigestAlgorithm,
+    ExternalFiles,
+    Format,
+    Node,
+    OptionValue,
+    Path,
+    Preallocation,
+    Progress,
+    Reflink,
 )
 
 _BLOCK = 4096
@@ -53,8 +61,8 @@ def convert(
     src: Path | BinaryReader | Node | Sequence[Path | BinaryReader | Node],
     dst: Path | BinaryWriter,
     *,
-    format: str | None = None,
-    src_format: str | None = None,
+    format: Format | None = None,
+    src_format: Format | None = None,
     options: Mapping[str, OptionValue] | None = None,
     compress: bool = False,
     snapshot: str | None = None,
@@ -68,12 +76,12 @@ def convert(
     limits: Mapping[str, int] | None = None,
     ignore_content_id: bool = False,
     force_share: bool = False,
-    reflink: Literal["auto", "always", "never"] = "auto",
+    reflink: Reflink = "auto",
     offload: bool = False,
     recompress: bool = False,
     trust_source: bool = False,
     verify: bool = False,
-    digest: Literal["sha256", "blake3"] | None = None,
+    digest: DigestAlgorithm | None = None,
     verify_manifest: bool = True,
     sha256: str | None = None,
     strict: bool = False,
@@ -167,9 +175,10 @@ def convert(
             replaced by the complete output if it was just being renamed.
         Exception: An exception raised by a file object or by ``progress``, unchanged.
     """
-    sources = [src] if isinstance(src, str | bytes | os.PathLike) else src
-    if not isinstance(sources, Sequence):
-        sources = [sources]
+    several = isinstance(src, Sequence) and not isinstance(
+        src, str | bytes | bytearray | memoryview | os.PathLike
+    )
+    sources = cast(Sequence[Any], src) if several else [src]
     if not sources:
         raise InvalidError("there is no image to convert")
     how = open_args(
@@ -184,6 +193,7 @@ def convert(
         force_share=force_share,
         direct=direct,
         secrets=secrets,
+        argument="src_format",
     )
     if any(source is dst for source in sources) and not isinstance(dst, str | bytes | os.PathLike):
         raise RefusedError("the output is one of the source's own files")
@@ -195,26 +205,27 @@ def convert(
         raise InvalidError("rate_limit must be at least 1")
     if in_place and not isinstance(dst, str | bytes | os.PathLike):
         raise InvalidError("in_place=True needs a file name, not a file object")
+    chosen = format_of(dst, format)
     conversion: ConvertArgs = {
-        "format": format_of(dst, format),
-        "options": option_pairs(options),
+        "format": chosen,
+        "options": option_pairs(options, chosen),
         "compress": compress,
         "backing": None if backing is None else name_only(backing),
         "backing_format": backing_format,
-        "external_files": external_files,
-        "limits": limit_pairs(limits),
+        "external_files": how["external_files"],
+        "limits": how["limits"],
         "force_share": force_share,
         "sparse": _sparse(sparse),
         "threads": None if threads is None else _threads(threads),
         "rate_limit": None if rate_limit is None else amount("rate_limit", rate_limit),
         "max_size": None if max_size is None else amount("max_size", max_size),
         "salvage": salvage,
-        "reflink": reflink,
+        "reflink": choice("Reflink", "reflink", reflink),
         "offload": offload,
         "recompress": recompress,
         "trust_source": trust_source,
         "verify": verify,
-        "digest": digest,
+        "digest": optional("DigestAlgorithm", "digest", digest),
         "verify_manifest": verify_manifest,
         "sha256": sha256,
         "durable": durable,
@@ -222,13 +233,21 @@ def convert(
         "in_place": in_place,
         "target_is_zero": target_is_zero,
     }
-    with progress_callback(progress, "convert") as callback:
-        fields = _native.convert(
-            [(file_or_name(source), how) for source in sources],
-            file_or_name(dst),
-            conversion,
-            callback,
-        )
+    given = [(file_or_name(source), how) for source in sources]
+    output = file_or_name(dst)
+    with (
+        _log.operation("convert", src, dst) as details,
+        progress_callback(progress, "convert") as callback,
+    ):
+        report = _report(_native.convert(given, output, conversion, callback))
+        details.append(f"{report.stored_bytes} bytes stored of {report.guest_bytes}")
+    _log.warnings("convert", src, report.warnings)
+    _log.warnings("convert", dst, report.notes)
+    _log.warnings("convert", src, (f"replaced with zeros: {lost}" for lost in report.salvaged))
+    return report
+
+
+def _report(fields: _native.ReportFields) -> Report:
     guest, stored, shared, passed, salvaged, warnings, notes, verified, digested = fields
     listed, lost_bytes = salvaged
     lost = tuple(Salvaged(*extent) for extent in listed)
@@ -265,7 +284,7 @@ def _threads(threads: int) -> int:
 @overload
 def info(
     file: Path | BinaryReader | Node,
-    format: str | None = None,
+    format: Format | None = None,
     *,
     disk: str | int | None = None,
     external_files: ExternalFiles = "same-dir",
@@ -277,7 +296,7 @@ def info(
 @overload
 def info(
     file: Path | BinaryReader | Node,
-    format: str | None = None,
+    format: Format | None = None,
     *,
     disk: str | int | None = None,
     external_files: ExternalFiles = "same-dir",
@@ -289,7 +308,7 @@ def info(
 @overload
 def info(
     file: Path | BinaryReader | Node,
-    format: str | None = None,
+    format: Format | None = None,
     *,
     disk: str | int | None = None,
     external_files: ExternalFiles = "same-dir",
@@ -300,7 +319,7 @@ def info(
 ) -> Info | list[Info]: ...
 def info(
     file: Path | BinaryReader | Node,
-    format: str | None = None,
+    format: Format | None = None,
     *,
     disk: str | int | None = None,
     external_files: ExternalFiles = "same-dir",
@@ -346,7 +365,7 @@ def info(
 
 def map(
     file: Path | BinaryReader,
-    format: str | None = None,
+    format: Format | None = None,
     *,
     start: int = 0,
     length: int | None = None,
@@ -394,7 +413,7 @@ def create(
     path: Path,
     size: int | str | None = None,
     *,
-    format: str | None = None,
+    format: Format | None = None,
     options: Mapping[str, OptionValue] | None = None,
     backing: Path | None = None,
     backing_format: str | None = None,
@@ -431,22 +450,27 @@ def create(
     if size is not None and "size" in (options or {}):
         raise InvalidError("the size is given both as an argument and as an option")
     name, chosen = name_only(path), format_of(path, format)
-    given = option_pairs(options)
+    given = option_pairs(options, chosen)
     if isinstance(size, str):
         given.append(("size", size))
-    with progress_callback(progress, "create") as callback:
+    with (
+        _log.operation("create", name) as details,
+        progress_callback(progress, "create") as callback,
+    ):
         created, in_effect, notes = _native.create(
             name,
             chosen,
             None if size is None or isinstance(size, str) else amount("size", size),
             given,
             None if backing is None else (name_only(backing), backing_format),
-            external_files,
+            choice("ExternalFiles", "external_files", external_files),
             limit_pairs(limits),
             force_share,
             None if max_size is None else amount("max_size", max_size),
             callback,
         )
+        details.append(f"{created} bytes")
+    _log.warnings("create", name, notes)
     return Created(name, chosen, created, dict(in_effect), tuple(notes))
 
 
@@ -454,9 +478,9 @@ def resize(
     path: Path,
     size: int | str,
     *,
-    format: str | None = None,
+    format: Format | None = None,
     shrink: bool = False,
-    preallocation: Literal["off", "falloc", "full"] = "off",
+    preallocation: Preallocation = "off",
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     force_share: bool = False,
@@ -485,13 +509,13 @@ def resize(
         InvalidError: The format cannot have this size; also a `ValueError`.
         Error: As `open`.
     """
-    old, new = _native.resize(
-        name_only(path),
-        size if isinstance(size, str) else str(amount("size", size)),
-        open_args(format, external_files=external_files, limits=limits, force_share=force_share),
-        shrink,
-        preallocation,
-    )
+    name = name_only(path)
+    wanted = size if isinstance(size, str) else str(amount("size", size))
+    how = open_args(format, external_files=external_files, limits=limits, force_share=force_share)
+    how_allocated = choice("Preallocation", "preallocation", preallocation)
+    with _log.operation("resize", name) as details:
+        old, new = _native.resize(name, wanted, how, shrink, how_allocated)
+        details.append(f"{old} bytes before, {new} now")
     return Resized(old, new)
 
 
@@ -499,8 +523,8 @@ def compare(
     a: Path | BinaryReader | Image,
     b: Path | BinaryReader | Image,
     *,
-    a_format: str | None = None,
-    b_format: str | None = None,
+    a_format: Format | None = None,
+    b_format: Format | None = None,
     strict: bool = False,
     threads: int | None = None,
     progress: Progress = None,
@@ -530,23 +554,25 @@ def compare(
     """
 
     @contextmanager
-    def opened(image: Any, format: str | None) -> Iterator[Image]:
+    def opened(image: Any, format: Format | None, argument: str) -> Iterator[Image]:
         if isinstance(image, Image):
             yield image
-        else:
-            with open(
-                image,
-                format,
-                external_files=external_files,
-                limits=limits,
-                ignore_content_id=ignore_content_id,
-                force_share=force_share,
-            ) as fresh:
-                yield fresh
+            return
+        how = open_args(
+            format,
+            external_files=external_files,
+            limits=limits,
+            ignore_content_id=ignore_content_id,
+            force_share=force_share,
+            argument=argument,
+        )
+        with Image(_native.Image.open(file_or_name(image), how, False, False)) as fresh:
+            yield fresh
 
     with (
-        opened(a, a_format) as first,
-        opened(b, b_format) as second,
+        opened(a, a_format, "a_format") as first,
+        opened(b, b_format, "b_format") as second,
+        _log.operation("compare", a, b) as details,
         progress_callback(progress, "compare") as callback,
     ):
         result, offset = _native.compare(
@@ -556,6 +582,7 @@ def compare(
             None if threads is None else _threads(threads),
             callback,
         )
+        details.append(f"result: {result}")
         return Comparison(result, offset, first.size != second.size)
 
 
@@ -563,9 +590,9 @@ def measure(
     file: Path | BinaryReader | None = None,
     *,
     size: int | None = None,
-    format: str = "raw",
+    format: Format = "raw",
     options: Mapping[str, OptionValue] | None = None,
-    src_format: str | None = None,
+    src_format: Format | None = None,
     snapshot: str | None = None,
     disk: str | int | None = None,
     external_files: ExternalFiles = "same-dir",
@@ -597,7 +624,9 @@ def measure(
     if (file is None) == (size is None):
         raise InvalidError("measure needs either an image or a size")
     if file is None:
-        facts = _native.measure_size(format, option_pairs(options), amount("size", cast(int, size)))
+        chosen = choice("Format", "format", format)
+        pairs = option_pairs(options, chosen)
+        facts = _native.measure_size(chosen, pairs, amount("size", cast(int, size)))
         return Measure._from_json(json.loads(facts))
     with open(
         file,
@@ -614,7 +643,7 @@ def measure(
 
 def check(
     file: Path | BinaryReader,
-    format: str | None = None,
+    format: Format | None = None,
     *,
     disk: str | int | None = None,
     external_files: ExternalFiles = "same-dir",
@@ -647,8 +676,10 @@ def check(
         True,
         False,
     )
-    with Image(native) as image:
-        return image.check()
+    with _log.operation("check", file), Image(native) as image:
+        report = image.check()
+    _log.warnings("check", file, (finding.message for finding in report.findings))
+    return report
 
 
 def detect(file: Path | BinaryReader | bytes | bytearray | memoryview) -> Detection:
@@ -712,7 +743,16 @@ def inspect(
     maxima = [None if bound is None else amount(what, bound) for what, bound in sizes.items()]
     if isinstance(allow, str):
         raise TypeError("allow must be a collection of codes, not a str")
-    inspection = _native.inspect(
-        given, format, (maxima[0], maxima[1], maxima[2]), list(allow), limit_pairs(limits)
+    if format is not None and not isinstance(format, str):
+        raise TypeError(f"format must be a str, not {type(format).__name__}")
+    facts = _native.inspect(
+        given,
+        None if format is None else format.lower(),
+        (maxima[0], maxima[1], maxima[2]),
+        list(allow),
+        limit_pairs(limits),
     )
-    return Inspection._from_json(json.loads(inspection))
+    inspection = Inspection._from_json(json.loads(facts))
+    found = (f"{one.code}: {one.message}" for one in inspection.findings if one.severity != "note")
+    _log.warnings("inspect", inspection.filename, found)
+    return inspection

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
 
-Callback: TypeAlias = Callable[[int, int], object]
-"""Called with the number of bytes done and the total number of bytes."""
-
-Progress: TypeAlias = Callback | bool | None
-"""A callable, or `True` for a progress bar on standard error."""
+from diskimg.types import Callback, Progress
 
 
 @contextmanager

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from diskimg.types import DigestAlgorithm, Format, Severity
+
 Json: TypeAlias = dict[str, Any]
 """A JSON object, as `json.dumps` accepts it."""
 
@@ -106,7 +108,7 @@ class Info:
 
     filename: str
     """The name that the image was opened with."""
-    format: str
+    format: Format
     """The image's format: one of `FORMATS`."""
     virtual_size: int
     """Size of the virtual disk in bytes."""
@@ -228,7 +230,7 @@ class Detection:
 
     filename: str | None
     """The file's name; `None` for bytes."""
-    format: str
+    format: Format
     """One of `FORMATS`; ``raw`` if no signature matched."""
 
     def to_dict(self) -> Json:
@@ -258,7 +260,7 @@ class InspectionFinding:
 
     code: str
     """A stable identifier such as ``backing-file``; SECURITY.md lists them."""
-    severity: Literal["error", "warning", "note"]
+    severity: Severity
     """Its effect on the verdict: a single ``error`` makes the image unsafe."""
     message: str
     """Description, one line. It may quote the image."""
@@ -394,7 +396,7 @@ class CheckReport:
 
     filename: str
     """The name that the image was opened with."""
-    format: str
+    format: Format
     """The image's format."""
     check_errors: int
     """Number of structures that could not be checked."""
@@ -492,7 +494,7 @@ class Created:
 
     filename: str
     """The image's file name."""
-    format: str
+    format: Format
     """The image's format."""
     size: int
     """Size of the virtual disk in bytes."""
@@ -546,7 +548,7 @@ class FileDigest:
 class Digests:
     """Digests of what a conversion read and wrote."""
 
-    algorithm: str
+    algorithm: DigestAlgorithm
     """``sha256`` or ``blake3``."""
     guest: str
     """Digest of the guest's bytes, zeros included, in lower-case hexadecimal."""

@@ -1,4 +1,4 @@
-"""Types of arguments, and their conversion for the native module."""
+"""Conversion of arguments for the native module."""
 
 from __future__ import annotations
 
@@ -6,36 +6,12 @@ import json
 import operator
 import os
 from collections.abc import Mapping
-from pathlib import PurePath
-from typing import Any, Literal, Protocol, SupportsIndex, TypeAlias, TypedDict
+from typing import SupportsIndex, TypedDict, cast, get_args
 
-
-class BinaryReader(Protocol):
-    """A binary file object that can be read."""
-
-    def read(self, size: int, /) -> bytes: ...
-
-
-class BinaryWriter(Protocol):
-    """A binary file object that can be written."""
-
-    def write(self, data: bytes, /) -> Any: ...
-
-
-Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
-"""A file name."""
-
-Node: TypeAlias = Mapping[str, Any]
-"""An image that is described by options, as QEMU's ``json:`` names are."""
-
-ExternalFiles: TypeAlias = Literal["none", "same-dir", "any"]
-"""Which other files an image may refer to: none, those in its own directory or below, any."""
-
-OptionValue: TypeAlias = str | int | bool
-"""The value of a create option; `True` means ``on``, `False` means ``off``."""
-
-SUFFIXES = {".qcow2": "qcow2", ".vmdk": "vmdk", ".ova": "ova", ".ovf": "ova"}
-"""The formats of new images, by file name suffix."""
+from diskimg import _native
+from diskimg._formats import LIMITS, option_names
+from diskimg._words import choice, optional, shown, unknown
+from diskimg.types import ExternalFiles, Format, OptionValue, Path, VmdkSubformat
 
 _MAX_AMOUNT = (1 << 63) - 1
 
@@ -95,10 +71,14 @@ def file_or_name(given: object) -> object:
     """Return a file name as text and the options of a node as JSON.
 
     Any other object is returned unchanged (it should be a file object).
+
+    Raises:
+        TypeError: ``given`` is bytes that are an image, and not a file name.
     """
     if isinstance(given, Mapping):
         return (json.dumps(dict(given)),)
-    return name_only(given) if isinstance(given, str | bytes | os.PathLike) else given
+    named = isinstance(given, str | bytes | bytearray | memoryview | os.PathLike)
+    return name_only(cast(Path, given)) if named else given
 
 
 def name_only(given: Path) -> str:
@@ -106,20 +86,35 @@ def name_only(given: Path) -> str:
 
     Raises:
         TypeError: ``given`` is not a file name. Bytes that cannot be one are probably an image.
+        ValueError: A text that cannot be a file name.
     """
-    if isinstance(given, bytes) and (len(given) > _MAX_PATH or b"\0" in given):
-        raise TypeError(
-            f"{len(given)} bytes are not a path; for an image in memory, use io.BytesIO"
-        )
-    return os.fsdecode(given)
+    if isinstance(given, bytearray | memoryview):
+        raise _not_a_name(given)
+    name = os.fspath(given)
+    if isinstance(name, bytes) and (len(name) > _MAX_PATH or b"\0" in name):
+        raise _not_a_name(name)
+    if isinstance(name, str) and "\0" in name:
+        raise ValueError(f"a text with null characters is not a file name: {shown(name)}")
+    text = os.fsdecode(name)
+    if len(text) > _MAX_PATH and not text.startswith("json:"):
+        raise ValueError(f"{len(text)} characters are not a file name: {shown(text)}")
+    return text
 
 
-def format_of(destination: object, format: str | None) -> str:
+def _not_a_name(given: bytes | bytearray | memoryview) -> TypeError:
+    size = memoryview(given).nbytes
+    return TypeError(
+        f"{type(given).__name__} object of {size} bytes is not a file name; for an image in "
+        "memory, use io.BytesIO"
+    )
+
+
+def format_of(destination: object, format: str | None) -> Format:
     """Return the requested format, or the one that the name's suffix implies; else raw."""
     if format is not None:
-        return format
+        return cast(Format, choice("Format", "format", format))
     name = file_or_name(destination)
-    return SUFFIXES.get(PurePath(name).suffix.lower(), "raw") if isinstance(name, str) else "raw"
+    return _native.format_of_name(name) if isinstance(name, str) else "raw"
 
 
 def amount(what: str, given: SupportsIndex) -> int:
@@ -135,15 +130,29 @@ def amount(what: str, given: SupportsIndex) -> int:
     return number
 
 
-def option_pairs(options: Mapping[str, OptionValue] | None) -> list[tuple[str, str]]:
-    """Return create options as text, as in ``-o NAME=VALUE``."""
-    return [(name, _text(value)) for name, value in dict(options or {}).items()]
+def option_pairs(options: Mapping[str, OptionValue] | None, format: str) -> list[tuple[str, str]]:
+    """Return create options of a format as text, as in ``-o NAME=VALUE``.
+
+    Raises:
+        InvalidError: The format does not have one of the options.
+    """
+    pairs = [(name, _text(name, value)) for name, value in dict(options or {}).items()]
+    names = option_names(format)
+    for name, _ in pairs:
+        if name not in names:
+            what = f"the format {format} has no option {shown(name)}; its options are"
+            raise unknown(what, name, names)
+    return pairs
 
 
-def _text(value: OptionValue) -> str:
+_SUBFORMATS = {word.lower(): word for word in get_args(VmdkSubformat)}
+
+
+def _text(name: str, value: OptionValue) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
-    return str(value)
+    text = str(value)
+    return _SUBFORMATS.get(text.lower(), text) if name == "subformat" else text
 
 
 def limit_pairs(limits: Mapping[str, int] | None) -> list[tuple[str, int]]:
@@ -151,8 +160,11 @@ def limit_pairs(limits: Mapping[str, int] | None) -> list[tuple[str, int]]:
 
     Raises:
         TypeError: A value is not an integer.
-        ValueError: A value is negative or too large.
+        ValueError: A value is negative or too large, or there is no such limit.
     """
+    for name in limits or {}:
+        if name not in LIMITS:
+            raise unknown(f"unknown limit {shown(name)}; the limits are", name, LIMITS)
     return [(name, amount(f"limits[{name!r}]", value)) for name, value in (limits or {}).items()]
 
 
@@ -184,11 +196,15 @@ def open_args(
     direct: bool = False,
     memory_map: bool = False,
     secrets: Mapping[str, bytes] | None = None,
+    argument: str = "format",
 ) -> OpenArgs:
-    """Collect the arguments that say how an image is opened."""
+    """Collect the arguments that say how an image is opened.
+
+    ``argument`` is the caller's name for ``format``.
+    """
     return {
-        "format": format,
-        "external_files": external_files,
+        "format": optional("Format", argument, format),
+        "external_files": choice("ExternalFiles", "external_files", external_files),
         "limits": limit_pairs(limits),
         "snapshot": snapshot,
         "disk": None if disk is None else str(disk),

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | regular file, buffered or not | the file itself, reopened | the same |
 //! | seekable | [`source::ObjectSource`] | [`sink::ObjectSink`] |
+//! | of `diskimg.fsspec` | [`source::RemoteSource`], with a cache | — |
 //! | not seekable | a stream, spooled to a temporary file | a stream |
 //!
 //! Two locks are involved: the object's own, which protects its position, and the GIL. The object's
@@ -14,7 +15,7 @@ mod sink;
 mod source;
 
 use diskimg::Output;
-use diskimg::storage::source::{FileSource, HostFileId, Source, spool};
+use diskimg::storage::source::{Cached, FileSource, HostFileId, Source, spool};
 use pyo3::exceptions::{
     PyConnectionError, PyOSError, PyRuntimeError, PyTimeoutError, PyTypeError, PyValueError,
 };
@@ -157,6 +158,11 @@ pub(crate) fn input(object: &Bound<'_, PyAny>, raised: Raised) -> PyResult<Input
     }
     if let Some(file) = regular_file(object, OpenOptions::new().read(true))? {
         return Ok(InputFile::Seekable(Arc::new(FileSource::from_file(file)?)));
+    }
+    if let Some(read) = object.getattr_opt("_read_ranges")? {
+        let len = object.getattr("size")?.extract()?;
+        let remote = Arc::new(source::RemoteSource::new(read, len, raised));
+        return Ok(InputFile::Seekable(Arc::new(Cached::new(remote))));
     }
     Ok(InputFile::Seekable(Arc::new(source::ObjectSource::new(object, raised)?)))
 }

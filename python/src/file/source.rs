@@ -1,8 +1,8 @@
 //! File objects as sources.
 
 use super::{Raised, Seekable};
-use diskimg::storage::source::{Source, SourceError};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use diskimg::storage::source::{IoHints, Source, SourceError};
+use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::fmt;
@@ -61,6 +61,74 @@ impl Source for ObjectSource {
             }
         }
         Ok(())
+    }
+}
+
+/// A file behind a network, which several threads can read at any offset at once: a
+/// `diskimg.fsspec.RemoteFile`.
+pub(crate) struct RemoteSource {
+    /// The file's method `_read_ranges`.
+    read: Py<PyAny>,
+    len: u64,
+    raised: Raised,
+}
+
+impl RemoteSource {
+    /// Reads a file with `read`, which returns the `bytes` of each pair of offset and length in a
+    /// list.
+    pub(super) fn new(read: Bound<'_, PyAny>, len: u64, raised: Raised) -> Self {
+        Self { read: read.unbind(), len, raised }
+    }
+}
+
+impl fmt::Debug for RemoteSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RemoteSource({} bytes)", self.len)
+    }
+}
+
+impl Source for RemoteSource {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError> {
+        self.read_ranges(&mut [(offset, buf)])
+    }
+
+    fn read_ranges(&self, ranges: &mut [(u64, &mut [u8])]) -> Result<(), SourceError> {
+        for (offset, buf) in ranges.iter() {
+            let len = buf.len() as u64;
+            if offset.checked_add(len).is_none_or(|end| end > self.len) {
+                return Err(SourceError::OutOfRange { offset: *offset, len, source_len: self.len });
+            }
+        }
+        let wanted: Vec<_> = ranges.iter().map(|(offset, buf)| (*offset, buf.len())).collect();
+        self.raised.record(|py| {
+            let answers: Vec<Bound<'_, PyBytes>> =
+                self.read.bind(py).call1((wanted,))?.extract()?;
+            if answers.len() != ranges.len() {
+                return Err(PyValueError::new_err("the remote file returned too few ranges"));
+            }
+            for ((_, buf), bytes) in ranges.iter_mut().zip(&answers) {
+                let bytes = bytes.as_bytes();
+                if bytes.len() != buf.len() {
+                    let message = format!(
+                        "the remote file returned {} bytes instead of {}; has it changed?",
+                        bytes.len(),
+                        buf.len()
+                    );
+                    return Err(PyOSError::new_err(message));
+                }
+                buf.copy_from_slice(bytes);
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    fn io(&self) -> IoHints {
+        IoHints::remote()
     }
 }
 

@@ -23,7 +23,7 @@ from diskimg.iso._create import (
     nocloud,
 )
 from diskimg.iso._image import EXTRACT_LIMIT, READ_LIMIT, File, Iso, open
-from diskimg.iso._remaster import Droppable, remaster
+from diskimg.iso._remaster import remaster
 from diskimg.iso._results import (
     Boot,
     BootEntry,
@@ -38,6 +38,7 @@ from diskimg.iso._results import (
     Session,
     Volume,
 )
+from diskimg.types import Droppable
 
 __all__ = [
     "EXTRACT_LIMIT",

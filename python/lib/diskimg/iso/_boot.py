@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict, TypeVar
 
 from diskimg._errors import InvalidError
-from diskimg._types import Path
+from diskimg._words import choice
+from diskimg.types import CylinderAlignment, Emulation, Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class BootImage:
     """The file's path in the image, or the number of an appended partition (see `Hybrid`)."""
     platform: Literal["bios", "efi"] | int = "bios"
     """The firmware that the entry is for, or its El Torito platform ID."""
-    emulation: Literal["none", "floppy", "hard-disk"] = "none"
+    emulation: Emulation = "none"
     """The drive that the BIOS emulates from the boot image, if any."""
     load_segment: int = 0
     """The segment at which a BIOS loads the boot image; 0 means 0x7C0."""
@@ -78,7 +79,7 @@ class Hybrid:
     """Heads per cylinder in the MBR; 0 means 64."""
     sectors_per_track: int = 0
     """Sectors per track in the MBR; 0 means 32."""
-    cylinder_alignment: Literal["auto", "on", "all", "off"] = "auto"
+    cylinder_alignment: CylinderAlignment = "auto"
     """Whether the image consists of whole cylinders: with an isohybrid MBR (``auto``), or with any
     MBR of a single volume (``on``), including the appended partitions (``all``), or not."""
     appended: Sequence[AppendedPartition] = ()
@@ -155,7 +156,9 @@ def boot_args(
         "volume_kind": hybrid.volume_kind,
         "heads": hybrid.heads,
         "sectors_per_track": hybrid.sectors_per_track,
-        "cylinder_alignment": hybrid.cylinder_alignment,
+        "cylinder_alignment": choice(
+            "CylinderAlignment", "cylinder_alignment", hybrid.cylinder_alignment
+        ),
         "appended": [(p.number, p.kind, p.gpt_kind, os.fsdecode(p.file)) for p in hybrid.appended],
         "appended_as_gpt": hybrid.appended_as_gpt,
         "appended_as_apm": hybrid.appended_as_apm,
@@ -167,13 +170,13 @@ def boot_args(
 def _entry(image: BootImage) -> BootEntry:
     platform = image.platform
     if not isinstance(platform, int):
-        if platform not in _PLATFORMS:
+        if platform.lower() not in _PLATFORMS:
             raise InvalidError(f"platform={platform!r} must be bios, efi or a number")
-        platform = _PLATFORMS[platform]
+        platform = _PLATFORMS[platform.lower()]
     return {
         "path": _path(image.path),
         "platform": platform,
-        "emulation": image.emulation,
+        "emulation": choice("Emulation", "emulation", image.emulation),
         "load_segment": image.load_segment,
         "load_sectors": image.load_sectors,
         "info_table": image.info_table,

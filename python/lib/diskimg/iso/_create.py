@@ -8,12 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, TypeAlias, TypedDict
 
-from diskimg import _native
+from diskimg import _log, _native
 from diskimg._errors import InvalidError
-from diskimg._progress import Progress, progress_callback
-from diskimg._types import BinaryWriter, Path, file_or_name
+from diskimg._progress import progress_callback
+from diskimg._types import file_or_name, name_only
+from diskimg._words import WORDS, choice, shown, unknown
 from diskimg.iso._boot import BootArgs, BootImage, Hybrid, boot_args
 from diskimg.iso._results import Created, encode_path
+from diskimg.types import BinaryWriter, Hide, JolietMode, Path, Progress, RockRidgeMode
 
 Content: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str] | os.PathLike[bytes]
 """Contents of a file: its bytes, its text (`str`, encoded as UTF-8), or a path object
@@ -80,8 +82,8 @@ def create(
     publisher: str = "",
     preparer: str = "",
     application: str = "",
-    rock_ridge: bool | Literal["rationalized", "preserved"] = True,
-    joliet: bool | Literal["standard", "long"] = True,
+    rock_ridge: bool | RockRidgeMode = True,
+    joliet: bool | JolietMode = True,
     udf: bool = False,
     level: Literal[1, 2, 3, 4] = 3,
     strict_names: bool = False,
@@ -92,7 +94,7 @@ def create(
     deep_directories: bool = True,
     follow_symlinks: bool = False,
     exclude: Sequence[str] = (),
-    hide: Sequence[tuple[str, Literal["primary", "joliet", "udf", "flag"]]] = (),
+    hide: Sequence[tuple[str, Hide]] = (),
     weights: Mapping[str, int] | None = None,
     translation_tables: bool | str = False,
     charset: str = "utf-8",
@@ -186,8 +188,8 @@ def create(
         application=application,
         level=level,
         strict_names=strict_names or level == 1,
-        rock_ridge=_choice(rock_ridge, "rationalized"),
-        joliet=_choice(joliet, "standard"),
+        rock_ridge=_mode("RockRidgeMode", "rock_ridge", rock_ridge),
+        joliet=_mode("JolietMode", "joliet", joliet),
         udf=udf,
         uid=uid,
         gid=gid,
@@ -199,17 +201,23 @@ def create(
         padding=padding,
         alignment=alignment,
         exclude=[exclude] if isinstance(exclude, str) else list(exclude),
-        hide=hide,
+        hide=[(pattern, choice("Hide", "hide", how)) for pattern, how in hide],
         weights=weights,
         translation_tables="TRANS.TBL" if translation_tables is True else translation_tables,
         charset=charset,
         boot=boot_args(boot, boot_catalog, hybrid),
     )
     added: Sequence[Addition] = (
-        additions(tree) if isinstance(tree, Mapping) else [(b"", os.fsdecode(tree))]
+        additions(tree) if isinstance(tree, Mapping) else [(b"", name_only(tree))]
     )
-    with progress_callback(progress, "create") as callback:
-        size, warnings = _native.iso_create(file_or_name(output), how, added, durable, callback)
+    given = file_or_name(output)
+    with (
+        _log.operation("iso.create", output) as details,
+        progress_callback(progress, "create") as callback,
+    ):
+        size, warnings = _native.iso_create(given, how, added, durable, callback)
+        details.append(f"{size} bytes")
+    _log.warnings("iso.create", output, warnings)
     return Created(size, tuple(warnings))
 
 
@@ -405,12 +413,17 @@ def _seconds(time: Time | None) -> int | None:
 
 
 def _label(profile: str | None, volume_id: str | None) -> str:
-    if profile is not None and profile not in _LABELS:
-        raise InvalidError(f"profile={profile!r} must be one of: {', '.join(_LABELS)}")
+    if profile is not None and not isinstance(profile, str):
+        raise TypeError(f"profile must be a str, not {type(profile).__name__}")
+    if profile is not None and profile.lower() not in _LABELS:
+        raise unknown(f"profile={shown(profile)} is not one of", profile, _LABELS)
     if volume_id is not None:
         return volume_id
-    return "CDROM" if profile is None else _LABELS[profile]
+    return "CDROM" if profile is None else _LABELS[profile.lower()]
 
 
-def _choice(chosen: bool | str, default: str) -> str | None:
-    return (default if chosen else None) if isinstance(chosen, bool) else chosen
+def _mode(enumeration: str, argument: str, chosen: bool | str) -> str | None:
+    """Return the word for a mode; `True` is the first one of the enumeration."""
+    if isinstance(chosen, bool):
+        return WORDS[enumeration][0] if chosen else None
+    return choice(enumeration, argument, chosen)

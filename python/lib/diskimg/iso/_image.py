@@ -8,19 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import ClassVar, Literal, NoReturn, SupportsIndex, TypedDict
 
-from diskimg import _native
+from diskimg import _log, _native
 from diskimg._errors import Error, LimitError
 from diskimg._file import PositionedFile
-from diskimg._progress import Progress, progress_callback
-from diskimg._types import (
-    BinaryReader,
-    ExternalFiles,
-    Path,
-    amount,
-    file_or_name,
-    name_only,
-    open_args,
-)
+from diskimg._progress import progress_callback
+from diskimg._types import amount, file_or_name, name_only, open_args
+from diskimg._words import choice
 from diskimg.iso._results import (
     Boot,
     Entry,
@@ -29,9 +22,17 @@ from diskimg.iso._results import (
     FileExtent,
     Finding,
     Info,
-    Namespace,
     Session,
     encode_path,
+)
+from diskimg.types import (
+    BinaryReader,
+    ExternalFiles,
+    Format,
+    Namespace,
+    NamespaceChoice,
+    Path,
+    Progress,
 )
 
 _ENTRIES = 1024
@@ -61,10 +62,10 @@ class ExtractArgs(TypedDict):
 def open(
     source: Path | bytes | bytearray | memoryview | BinaryReader,
     *,
-    format: str | None = None,
+    format: Format | None = None,
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
-    namespace: Literal["auto"] | Namespace = "auto",
+    namespace: NamespaceChoice = "auto",
     session: Literal["last", "first"] | int = "last",
     strict: bool = False,
 ) -> Iso:
@@ -95,7 +96,8 @@ def open(
         source = bytes(source)
     given = source if isinstance(source, bytes) else file_or_name(source)
     how = open_args(format, external_files=external_files, limits=limits)
-    return Iso(_native.Iso.open(given, how, namespace, session, strict))
+    shown = choice("NamespaceChoice", "namespace", namespace)
+    return Iso(_native.Iso.open(given, how, shown, session, strict))
 
 
 class File(PositionedFile):
@@ -367,11 +369,17 @@ class Iso:
             "devices": devices,
             "limit": amount("limit", limit),
         }
-        with progress_callback(progress, "extract") as callback:
+        inside, outside = encode_path(path), name_only(dest)
+        with (
+            _log.operation("iso.extract", self, dest) as details,
+            progress_callback(progress, "extract") as callback,
+        ):
             files, directories, size, left_out, failed, failures = self._native.extract(
-                encode_path(path), name_only(dest), how, callback
+                inside, outside, how, callback
             )
+            details.append(f"{files} files, {size} bytes, {failed} failures")
         reported = tuple(Failure(*failure) for failure in failures)
+        _log.warnings("iso.extract", self, (f"{one.path}: {one.error}" for one in reported))
         return Extracted(files, directories, size, left_out, failed, reported)
 
     def verify(self) -> builtins.list[Finding]:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias, TypedDict, overload
+from typing import TypeAlias, TypedDict, overload
 
-from diskimg import _native
+from diskimg import _log, _native
 from diskimg._errors import RefusedError
-from diskimg._progress import Progress, progress_callback
-from diskimg._types import BinaryReader, BinaryWriter, ExternalFiles, Path, file_or_name
+from diskimg._progress import progress_callback
+from diskimg._types import file_or_name
+from diskimg._words import choice
 from diskimg.iso._create import Addition, Content, Time, Times, Tree, additions, times
 from diskimg.iso._image import Iso, open
 from diskimg.iso._results import Created, encode_path
+from diskimg.types import (
+    BinaryReader,
+    BinaryWriter,
+    Droppable,
+    ExternalFiles,
+    Format,
+    Path,
+    Progress,
+)
 
 Source: TypeAlias = Path | bytes | bytearray | memoryview | BinaryReader | Iso
-
-
-Droppable: TypeAlias = Literal["hfsplus", "partitions", "system-area"]
-"""A part of an image that cannot be kept in a modified copy: HFS+ file systems, partitions that
-contain neither a boot image nor an appended partition, or boot code in the system area whose
-addresses are not known."""
 
 
 class RemasterArgs(TypedDict):
@@ -41,7 +45,7 @@ def remaster(
     *,
     volume_id: str | None = None,
     drop: Sequence[Droppable] = (),
-    format: str | None = None,
+    format: Format | None = None,
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     source_date_epoch: Time | None = None,
@@ -56,7 +60,7 @@ def remaster(
     *,
     volume_id: str | None = None,
     drop: Sequence[Droppable] = (),
-    format: str | None = None,
+    format: Format | None = None,
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     source_date_epoch: Time | None = None,
@@ -71,7 +75,7 @@ def remaster(
     *,
     volume_id: str | None = None,
     drop: Sequence[Droppable] = (),
-    format: str | None = None,
+    format: Format | None = None,
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     source_date_epoch: Time | None = None,
@@ -85,7 +89,7 @@ def remaster(
     *,
     volume_id: str | None = None,
     drop: Sequence[Droppable] = (),
-    format: str | None = None,
+    format: Format | None = None,
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     source_date_epoch: Time | None = None,
@@ -120,7 +124,7 @@ def remaster(
         raise RefusedError("the output is one of the source's own files")
     how: RemasterArgs = {
         "volume_id": volume_id,
-        "drop": list(drop),
+        "drop": [choice("Droppable", "drop", one) for one in drop],
         "times": times(source_date_epoch),
         "removed": [encode_path(path) for path, content in changes.items() if content is None],
         "added": additions({p: c for p, c in changes.items() if c is not None}),
@@ -140,8 +144,12 @@ def _remaster(
 ) -> bytes | Created:
     if output is None:
         return _native.iso_remaster_bytes(image._native, how)
-    with progress_callback(progress, "remaster") as callback:
-        size, warnings = _native.iso_remaster(
-            image._native, how, file_or_name(output), durable, callback
-        )
+    given = file_or_name(output)
+    with (
+        _log.operation("iso.remaster", image, output) as details,
+        progress_callback(progress, "remaster") as callback,
+    ):
+        size, warnings = _native.iso_remaster(image._native, how, given, durable, callback)
+        details.append(f"{size} bytes")
+    _log.warnings("iso.remaster", image, warnings)
     return Created(size, tuple(warnings))

@@ -11,14 +11,12 @@ from typing import Any, Literal, TypeAlias
 
 from diskimg._errors import Error
 from diskimg._results import Json, _fields
+from diskimg.types import Namespace, Severity
 
 Kind: TypeAlias = Literal[
     "file", "directory", "symlink", "block-device", "char-device", "fifo", "socket"
 ]
 """The type of a file."""
-
-Namespace: TypeAlias = Literal["rock-ridge", "joliet", "iso", "udf"]
-"""A namespace: one of the directory trees that an image can have for the same files."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -148,7 +146,7 @@ class Finding:
 
     code: str
     """A stable identifier: ``directory-loop``, ``path-table``, …"""
-    severity: Literal["note", "warning", "error"]
+    severity: Severity
     """``note``: violates the specification, but every reader accepts it. ``warning``: some
     readers fail. ``error``: something cannot be read or is read wrongly."""
     message: str
