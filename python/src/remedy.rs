@@ -15,9 +15,9 @@ pub(crate) fn argument(remedy: Remedy) -> Option<String> {
         Remedy::SearchParentDirectory => {
             "external_files=\"any\" searches the directory above as well"
         }
-        Remedy::NameFormat => "name its format with format= (in convert, src_format=)",
+        Remedy::NameFormat => "name its format with format=, or src_format= in convert",
         Remedy::NameFormatRaw => {
-            "if it is a raw disk, say so with format=\"raw\" (in convert, src_format=\"raw\")"
+            "if it is a raw disk, say so with format=\"raw\", or src_format=\"raw\" in convert"
         }
         Remedy::NameBackingFormat => "set backing_format=",
         Remedy::OpenBackingFile => "the backing file must be opened",

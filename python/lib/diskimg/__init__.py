@@ -1,10 +1,12 @@
 """Disk images: read, write and convert qcow2, VMDK, OVA and raw, without qemu-img.
 
 >>> import diskimg
->>> report = diskimg.convert("disk.vmdk", "disk.qcow2", compress=True)   # doctest: +SKIP
->>> with diskimg.open("disk.qcow2") as image:                            # doctest: +SKIP
+>>> diskimg.create("disk.vmdk", "8M").size
+8388608
+>>> report = diskimg.convert("disk.vmdk", "disk.qcow2", compress=True)
+>>> with diskimg.open("disk.qcow2") as image:
 ...     image.size, image.read_at(510, 2)
-(8388608, b'U\\xaa')
+(8388608, b'\\x00\\x00')
 
 All sizes and offsets are in bytes. Offsets are guest offsets (what the virtual machine sees)
 unless they are called host offsets.

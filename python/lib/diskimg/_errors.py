@@ -21,6 +21,12 @@ from __future__ import annotations
 class Error(Exception):
     """Base class of all errors in images and requests.
 
+    >>> try:
+    ...     diskimg.open("missing.qcow2")
+    ... except diskimg.Error as error:
+    ...     print(error, error.path, error.structure, sep="; ")
+    missing.qcow2: cannot open it: No such file or directory; missing.qcow2; None
+
     ``str()`` returns one line for people: file, structure, offset, what was found and what to
     do about it.
     """
@@ -34,15 +40,37 @@ class Error(Exception):
 
 
 class CorruptError(Error):
-    """The image is inconsistent, truncated or violates its format's specification."""
+    """The image is inconsistent, truncated or violates its format's specification.
+
+    >>> try:
+    ...     diskimg.open(io.BytesIO(b"QFI\\xfb" + bytes(4)), "qcow2")
+    ... except diskimg.CorruptError as error:
+    ...     print(error.structure)
+    header
+    """
 
 
 class UnsupportedError(Error):
-    """The image or the request is valid but needs a feature that is not supported."""
+    """The image or the request is valid but needs a feature that is not supported.
+
+    >>> try:
+    ...     diskimg.open(io.BytesIO(b"vhdxfile" + bytes(4088)))
+    ... except diskimg.UnsupportedError as error:
+    ...     print("VHDX" in str(error))
+    True
+    """
 
 
 class RefusedError(Error):
     """A policy forbids the operation.
+
+    >>> diskimg.create("disk.qcow2", "1G").size
+    1073741824
+    >>> try:
+    ...     diskimg.resize("disk.qcow2", "512M")
+    ... except diskimg.RefusedError as error:
+    ...     print("shrink=True" in str(error))
+    True
 
     The image refers to a file that ``external_files`` does not allow to be opened, or the output
     would overwrite one of the source's files.
@@ -50,28 +78,58 @@ class RefusedError(Error):
 
 
 class LockedError(Error):
-    """Another process uses the image: a virtual machine that writes to it, for example."""
+    """Another process uses the image: a virtual machine that writes to it, for example.
+
+    >>> try:
+    ...     diskimg.create("disk.qcow2", "1G").size
+    ... except diskimg.LockedError:
+    ...     print("a virtual machine is running")
+    1073741824
+    """
 
 
 class LimitError(Error):
-    """The image exceeds a resource limit."""
+    """The image exceeds a resource limit.
+
+    >>> diskimg.create("disk.qcow2", "1G").size
+    1073741824
+    >>> try:
+    ...     diskimg.open("disk.qcow2", limits={"table_bytes": 1})
+    ... except diskimg.LimitError as error:
+    ...     print(error.limit)
+    table_bytes
+    """
 
     limit: str | None = None
     """The name of the limit if ``limits=`` can raise it."""
 
 
 class InvalidError(Error, ValueError):
-    """The arguments are invalid: an unknown option, a range beyond the end of the disk."""
+    """The arguments are invalid: an unknown option, a range beyond the end of the disk.
+
+    >>> try:
+    ...     diskimg.create("disk.qcow2", "1G", options={"cluster_sise": "1M"})
+    ... except ValueError as error:
+    ...     print(str(error)[-28:])
+    did you mean 'cluster_size'?
+    """
 
 
 class IoError(Error, OSError):
     """An operating system error, with ``errno`` and ``filename``.
+
+    >>> try:
+    ...     diskimg.open("missing.qcow2")
+    ... except OSError as error:
+    ...     print(isinstance(error, FileNotFoundError), error.errno, error.filename)
+    True 2 missing.qcow2
 
     Where Python has a more specific exception (`FileNotFoundError`, `PermissionError`, …), the
     error is also an instance of that.
     """
 
     message: str = ""
+    """What ``str()`` returns."""
 
     def __str__(self) -> str:
         return self.message
@@ -83,6 +141,9 @@ class StoppedError(Error):
 
 class TransientError(IoError):
     """The storage could not be reached, was busy, or took too long.
+
+    >>> issubclass(diskimg.TransientError, (diskimg.Error, OSError))
+    True
 
     Trying again later may succeed.
     """

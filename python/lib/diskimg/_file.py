@@ -162,6 +162,11 @@ class PositionedFile(io.RawIOBase):
 class ImageFile(PositionedFile):
     """The virtual disk as a read-only, seekable binary file.
 
+    >>> with diskimg.open(io.BytesIO(b"first line\\nsecond".ljust(512)), "raw") as image:
+    ...     with image.as_file() as disk:
+    ...         disk.readline(), disk.tell(), disk.seek(-1, io.SEEK_END)
+    (b'first line\\n', 11, 511)
+
     Returned by `Image.as_file`. It is unbuffered: wrap it in `io.BufferedReader` for many small
     reads. Closing it does not close the image.
     """

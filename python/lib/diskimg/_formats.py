@@ -14,7 +14,12 @@ from diskimg.types import Format
 
 @dataclass(frozen=True, slots=True)
 class CreateOption:
-    """A create option of a format."""
+    """A create option of a format.
+
+    >>> [option] = [o for o in diskimg.create_options("qcow2") if o.name == "cluster_size"]
+    >>> option.kind, option.default
+    ('<size>', '65536')
+    """
 
     name: str
     """Name of the option, as in ``options``."""
@@ -43,7 +48,7 @@ def create_options(format: Format) -> tuple[CreateOption, ...]:
     """Return the create options of ``format`` (``qemu-img create -f FORMAT -o help``).
 
     >>> [option.name for option in diskimg.create_options("raw")]
-    ['nocow', 'size', 'preallocation', 'extent_size_hint']
+    ['size', 'nocow', 'preallocation', 'extent_size_hint']
 
     Raises:
         InvalidError: The format is unknown.

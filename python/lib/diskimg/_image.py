@@ -40,6 +40,12 @@ def open(
 ) -> Image:
     """Open an image and its backing chain for reading.
 
+    >>> Path("disk.raw").write_bytes(bytes(510) + b"\\x55\\xaa")
+    512
+    >>> with diskimg.open("disk.raw", "raw") as image:
+    ...     image.size, image.read_at(510, 2)
+    (512, b'U\\xaa')
+
     Args:
         file: A file name or a binary file object. A name may refer to a block device, or end
             in ``:2`` to select the second disk of an appliance. A seekable file object is read
@@ -94,6 +100,14 @@ def open(
 
 class Image:
     """An open disk image with its backing chain.
+
+    >>> diskimg.create("disk.qcow2", "1G").size
+    1073741824
+    >>> with diskimg.open("disk.qcow2") as image:
+    ...     print(image)
+    ...     print(image.layers, image.snapshots, [extent.zero for extent in image.extents()])
+    <diskimg.Image name='disk.qcow2' format='qcow2' size=1073741824>
+    1 () [True]
 
     Returned by `open`. Use it in a ``with`` statement or call `close`; after that, its methods
     raise `ValueError`. Any number of threads may use it at once.

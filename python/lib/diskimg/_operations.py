@@ -96,6 +96,14 @@ def convert(
 ) -> Report:
     """Convert an image to another format.
 
+    >>> Path("disk.raw").write_bytes(b"data" + bytes(1 << 20))
+    1048580
+    >>> report = diskimg.convert("disk.raw", "disk.qcow2", compress=True)
+    >>> report.guest_bytes, report.stored_bytes < 1000
+    (1049088, True)
+    >>> diskimg.convert("disk.qcow2", "disk.vmdk", compress=True).warnings
+    ()
+
     A file ``dst`` appears under its name only when it is complete and on stable storage. After
     an exception, Ctrl-C or a full disk, an existing file of that name is unchanged. (Devices and
     file objects, images with ``in_place``, and files that cannot be replaced, of which
@@ -330,6 +338,15 @@ def info(
 ) -> Info | list[Info]:
     """Return information about an image. Its backing file and data file are not opened.
 
+    >>> diskimg.create("base.qcow2", "1G").size
+    1073741824
+    >>> diskimg.create("disk.qcow2", backing="base.qcow2", backing_format="qcow2").size
+    1073741824
+    >>> diskimg.info("disk.qcow2").backing_filename
+    'base.qcow2'
+    >>> [layer.filename for layer in diskimg.info("disk.qcow2", chain=True)]
+    ['disk.qcow2', 'base.qcow2']
+
     Args:
         file: A file name or a binary file object, as for `open`.
         format: The image's format; by default it is detected.
@@ -378,6 +395,11 @@ def map(
 ) -> list[Extent]:
     """Return the extents of an image: where each range of guest bytes is stored.
 
+    >>> diskimg.create("disk.qcow2", "1G").size
+    1073741824
+    >>> [(extent.length, extent.present) for extent in diskimg.map("disk.qcow2")]
+    [(1073741824, False)]
+
     `Image.extents` yields them one by one, which suits large images.
 
     Args:
@@ -424,6 +446,11 @@ def create(
     progress: Progress = None,
 ) -> Created:
     """Create an empty image. An existing file is replaced once the new one is complete.
+
+    >>> diskimg.create("base.qcow2", "10G").size
+    10737418240
+    >>> diskimg.create("disk.qcow2", backing="base.qcow2", backing_format="qcow2").size
+    10737418240
 
     Args:
         path: The new image's file name.
@@ -487,6 +514,15 @@ def resize(
 ) -> Resized:
     """Change the size of a disk in place. Added bytes read as zeros.
 
+    >>> diskimg.create("disk.qcow2", "1G").size
+    1073741824
+    >>> diskimg.resize("disk.qcow2", "+1G").new_size
+    2147483648
+    >>> diskimg.create("disk.raw", "1G").size
+    1073741824
+    >>> diskimg.resize("disk.raw", "512M", format="raw", shrink=True).new_size
+    536870912
+
     If the process is killed or power is lost, the disk has its old or its new size, and all its
     bytes are intact. Partition tables and file systems are not changed.
 
@@ -534,6 +570,13 @@ def compare(
     force_share: bool = False,
 ) -> Comparison:
     """Compare the guest bytes of two images.
+
+    >>> Path("disk.raw").write_bytes(b"data" + bytes(1 << 20))
+    1048580
+    >>> diskimg.convert("disk.raw", "disk.qcow2").guest_bytes
+    1049088
+    >>> bool(diskimg.compare("disk.raw", "disk.qcow2", a_format="raw"))
+    True
 
     Args:
         a: A file name, a binary file object or an open `Image`.
@@ -602,6 +645,11 @@ def measure(
 ) -> Measure:
     """Calculate the space that a new image would take. No guest data is read.
 
+    >>> diskimg.measure(size=1 << 30, format="qcow2").required
+    393216
+    >>> diskimg.measure(io.BytesIO(bytes(512)), format="raw", src_format="raw").required
+    512
+
     Args:
         file: The image to be converted, as for `open`. Mutually exclusive with ``size``.
         size: Size in bytes of an empty disk to be created.
@@ -652,6 +700,11 @@ def check(
 ) -> CheckReport:
     """Check the consistency of an image's metadata. Its backing files are not opened.
 
+    >>> diskimg.create("disk.qcow2", "1G").size
+    1073741824
+    >>> diskimg.check("disk.qcow2").clean
+    True
+
     Args:
         file: A file name or a binary file object, as for `open`.
         format: The image's format; by default it is detected.
@@ -685,6 +738,13 @@ def check(
 def detect(file: Path | BinaryReader | bytes | bytearray | memoryview) -> Detection:
     """Detect the format of a file or of bytes by its signature.
 
+    >>> diskimg.create("disk.img", "1G", format="qcow2").size
+    1073741824
+    >>> diskimg.detect("disk.img").format
+    'qcow2'
+    >>> diskimg.detect(b"no signature").format
+    'raw'
+
     A file without a known signature is ``raw``. A guest can write any header to its raw disk, so
     the result is only what the file *claims* to be.
 
@@ -714,6 +774,14 @@ def inspect(
     limits: Mapping[str, int] | None = None,
 ) -> Inspection:
     """Decide whether an untrusted image is safe to accept.
+
+    >>> diskimg.create("upload.qcow2", "1G").size
+    1073741824
+    >>> if diskimg.inspect("upload.qcow2", format="qcow2", max_virtual_size=100 << 30):
+    ...     print("accepted")
+    accepted
+    >>> [finding.code for finding in diskimg.inspect("upload.qcow2", format="vmdk").findings]
+    ['format-mismatch']
 
     Only this file is opened, a bounded amount of it is read, and files that it refers to are not
     opened. There is a verdict whatever the file contains.

@@ -26,7 +26,13 @@ def _fields(facts: Json) -> Json:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """An internal snapshot of a qcow2 image."""
+    """An internal snapshot of a qcow2 image.
+
+    >>> diskimg.create("disk.qcow2", "1G").size
+    1073741824
+    >>> [snapshot.name for snapshot in diskimg.info("disk.qcow2").snapshots]
+    []
+    """
 
     id: str
     """Unique identifier."""
@@ -65,7 +71,13 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A file that is part of an image."""
+    """A file that is part of an image.
+
+    >>> diskimg.create("disk.vmdk", "1G", options={"subformat": "monolithicFlat"}).size
+    1073741824
+    >>> [child.filename for child in diskimg.info("disk.vmdk").children]
+    ['disk-flat.vmdk', 'disk.vmdk']
+    """
 
     name: str
     """Role of the file: ``file``, ``data-file``, ``extents.0``, …"""
@@ -104,7 +116,16 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """Information about an image or a layer of its backing chain."""
+    """Information about an image or a layer of its backing chain.
+
+    >>> diskimg.create("disk.qcow2", "1G").size
+    1073741824
+    >>> info = diskimg.info("disk.qcow2")
+    >>> info.format, info.virtual_size, info.cluster_size, info.backing_filename
+    ('qcow2', 1073741824, 65536, None)
+    >>> sorted(info.to_dict())[:4]
+    ['actual-size', 'children', 'cluster-size', 'dirty-flag']
+    """
 
     filename: str
     """The name that the image was opened with."""
@@ -184,7 +205,15 @@ class Info:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """A range of guest bytes that one layer stores in the same way."""
+    """A range of guest bytes that one layer stores in the same way.
+
+    >>> Path("disk.raw").write_bytes(b"data".ljust(4096, b"\\1") + bytes(4096))
+    8192
+    >>> diskimg.convert("disk.raw", "disk.qcow2", options={"cluster_size": 4096}).stored_bytes
+    4096
+    >>> [(extent.start, extent.end, extent.zero) for extent in diskimg.map("disk.qcow2")]
+    [(0, 4096, False), (4096, 8192, True)]
+    """
 
     start: int
     """Guest offset in bytes."""
@@ -226,7 +255,11 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """The format of a file by its signature."""
+    """The format of a file by its signature.
+
+    >>> diskimg.detect(b"QFI\\xfb\\0\\0\\0\\3" + bytes(504))
+    Detection(filename=None, format='qcow2')
+    """
 
     filename: str | None
     """The file's name; `None` for bytes."""
@@ -240,7 +273,15 @@ class Detection:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A file that an image refers to. It was not opened, and may not exist."""
+    """A file that an image refers to. It was not opened, and may not exist.
+
+    >>> diskimg.create("base.qcow2", "1G").size
+    1073741824
+    >>> diskimg.create("disk.qcow2", backing="base.qcow2", backing_format="qcow2").size
+    1073741824
+    >>> diskimg.inspect("disk.qcow2").references
+    (Reference(role='backing-file', name='base.qcow2', format='qcow2'),)
+    """
 
     role: Literal["backing-file", "data-file", "extent", "parent", "file"]
     """Role of the file."""
@@ -256,7 +297,11 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class InspectionFinding:
-    """A finding about an untrusted image."""
+    """A finding about an untrusted image.
+
+    >>> [finding.code for finding in diskimg.inspect(bytes(512), format="qcow2").findings]
+    ['format-mismatch']
+    """
 
     code: str
     """A stable identifier such as ``backing-file``; SECURITY.md lists them."""
@@ -282,7 +327,14 @@ class InspectionFinding:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """Verdict on an untrusted image. True if the image is safe to accept."""
+    """Verdict on an untrusted image. True if the image is safe to accept.
+
+    >>> diskimg.create("upload.qcow2", "1G").size
+    1073741824
+    >>> inspection = diskimg.inspect("upload.qcow2", format="qcow2", max_virtual_size=1 << 20)
+    >>> bool(inspection), inspection.verdict, inspection.virtual_size
+    (False, 'unsafe', 1073741824)
+    """
 
     filename: str
     """The name that the image was opened with."""
@@ -349,7 +401,12 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Result of a comparison. True if the images are identical."""
+    """Result of a comparison. True if the images are identical.
+
+    >>> comparison = diskimg.compare(io.BytesIO(bytes(512)), io.BytesIO(bytes(511) + b"x"))
+    >>> bool(comparison), comparison.result, comparison.offset
+    (False, 'content', 511)
+    """
 
     result: Literal["identical", "content", "size", "status"]
     """``identical``, or what differs: the ``content`` or, in strict mode only, the ``size`` or the
@@ -375,7 +432,11 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A problem found by a check."""
+    """A problem found by a check.
+
+    >>> diskimg.Finding("leak", "warning", "cluster 7 is allocated but not used").to_dict()["code"]
+    'leak'
+    """
 
     code: Literal["corruption", "leak", "check-error"]
     """``corruption``: data are wrong or may become wrong. ``leak``: space is wasted.
@@ -392,7 +453,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """Result of a consistency check of an image."""
+    """Result of a consistency check of an image.
+
+    >>> diskimg.create("disk.qcow2", "1G").size
+    1073741824
+    >>> report = diskimg.check("disk.qcow2")
+    >>> report.clean, report.corruptions, report.leaks, report.findings
+    (True, 0, 0, ())
+    """
 
     filename: str
     """The name that the image was opened with."""
@@ -453,7 +521,11 @@ class CheckReport:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Space that a new image would take, in bytes."""
+    """Space that a new image would take, in bytes.
+
+    >>> diskimg.measure(size=1 << 30, format="qcow2")
+    Measure(required=393216, fully_allocated=1074135040, bitmaps=None)
+    """
 
     required: int
     """File length with only the source's data allocated."""
@@ -476,7 +548,13 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Resized:
-    """The sizes of a disk before and after `resize`."""
+    """The sizes of a disk before and after `resize`.
+
+    >>> diskimg.create("disk.qcow2", "1G").size
+    1073741824
+    >>> diskimg.resize("disk.qcow2", "+1G")
+    Resized(old_size=1073741824, new_size=2147483648)
+    """
 
     old_size: int
     """Size before, in bytes."""
@@ -490,7 +568,12 @@ class Resized:
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """Description of a newly created image."""
+    """Description of a newly created image.
+
+    >>> created = diskimg.create("disk.qcow2", "1G", options={"cluster_size": "1M"})
+    >>> created.format, created.size, created.options["cluster_size"]
+    ('qcow2', 1073741824, '1048576')
+    """
 
     filename: str
     """The image's file name."""
@@ -516,7 +599,11 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Salvaged:
-    """A range of guest bytes that could not be read and was replaced with zeros."""
+    """A range of guest bytes that could not be read and was replaced with zeros.
+
+    >>> diskimg.Salvaged(0, 65536, "the grain at 128 is damaged").to_dict()["end"]
+    65536
+    """
 
     start: int
     """Guest offset of the first byte."""
@@ -532,7 +619,12 @@ class Salvaged:
 
 @dataclass(frozen=True, slots=True)
 class FileDigest:
-    """The digest of a file that was written."""
+    """The digest of a file that was written.
+
+    >>> report = diskimg.convert(io.BytesIO(bytes(512)), "disk.qcow2", digest="sha256")
+    >>> [(file.path, len(file.digest)) for file in report.digests.files]
+    [('disk.qcow2', 64)]
+    """
 
     path: str
     """The file's name."""
@@ -546,7 +638,12 @@ class FileDigest:
 
 @dataclass(frozen=True, slots=True)
 class Digests:
-    """Digests of what a conversion read and wrote."""
+    """Digests of what a conversion read and wrote.
+
+    >>> report = diskimg.convert(io.BytesIO(bytes(512)), "disk.qcow2", digest="sha256")
+    >>> report.digests.guest == hashlib.sha256(bytes(512)).hexdigest()
+    True
+    """
 
     algorithm: DigestAlgorithm
     """``sha256`` or ``blake3``."""
@@ -566,7 +663,12 @@ class Digests:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Summary of a conversion."""
+    """Summary of a conversion.
+
+    >>> report = diskimg.convert(io.BytesIO(b"data" + bytes(1 << 20)), "disk.qcow2", verify=True)
+    >>> report.guest_bytes, report.stored_bytes, report.verified
+    (1049088, 65536, True)
+    """
 
     guest_bytes: int
     """Size of the virtual disk in bytes; of several disks, including the gaps between them."""

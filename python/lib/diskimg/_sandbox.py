@@ -62,6 +62,12 @@ def _method(operation: Callable[P, R]) -> Callable[Concatenate[Sandbox, P], R]:
 class Sandbox:
     """Runs operations in confined child processes; see `sandboxed`.
 
+    >>> diskimg.create("disk.qcow2", "1G").size
+    1073741824
+    >>> with diskimg.sandboxed(require=False) as box:
+    ...     box.info("disk.qcow2").virtual_size
+    1073741824
+
     The methods are the functions of the package. Images are given by file name.
     """
 
@@ -311,9 +317,12 @@ def sandboxed(
 ) -> Sandbox:
     """Run operations on untrusted images in confined child processes.
 
-    >>> with diskimg.sandboxed(memory=2 << 30, timeout=600) as box:      # doctest: +SKIP
+    >>> diskimg.create("upload.img", "1G", format="qcow2").size
+    1073741824
+    >>> with diskimg.sandboxed(memory=2 << 30, timeout=600, require=False) as box:
     ...     if box.inspect("upload.img", format="qcow2"):
-    ...         box.convert("upload.img", "disk.raw", src_format="qcow2")
+    ...         box.convert("upload.img", "disk.raw", src_format="qcow2").guest_bytes
+    1073741824
 
     Each call starts a Python process, which gives up everything that the operation does not need
     before it opens an image: see "Confinement" in SECURITY.md. Results and exceptions are those of

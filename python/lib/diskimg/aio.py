@@ -348,8 +348,10 @@ class Opening:
 
     >>> async def size() -> int:
     ...     image = await aio.open(io.BytesIO(bytes(512)), format="raw")
-    ...     await image.close()
-    ...     return image.size
+    ...     try:
+    ...         return image.size
+    ...     finally:
+    ...         await image.close()
     >>> import io
     >>> asyncio.run(size())
     512

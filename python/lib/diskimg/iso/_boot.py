@@ -14,7 +14,14 @@ from diskimg.types import CylinderAlignment, Emulation, Path
 
 @dataclass(frozen=True, slots=True)
 class BootImage:
-    """A boot catalog entry of a new image: an image that firmware boots from a disc."""
+    """A boot catalog entry of a new image: an image that firmware boots from a disc.
+
+    >>> boot = iso.BootImage("boot/efi.img", platform="efi")
+    >>> iso.create("boot.iso", {"boot/efi.img": bytes(512)}, boot=[boot]).warnings
+    ()
+    >>> [entry.platform for entry in iso.open("boot.iso").boot.entries]
+    ['efi']
+    """
 
     path: str | int
     """The file's path in the image, or the number of an appended partition (see `Hybrid`)."""
@@ -44,7 +51,16 @@ class BootImage:
 
 @dataclass(frozen=True, slots=True)
 class AppendedPartition:
-    """A partition after the file system, with the contents of a file."""
+    """A partition after the file system, with the contents of a file.
+
+    >>> Path("efi.img").write_bytes(bytes(4096))
+    4096
+    >>> partition = iso.AppendedPartition(2, "efi.img")
+    >>> iso.create("disk.iso", {}, hybrid=iso.Hybrid(appended=[partition])).size > 0
+    True
+    >>> [one.table for one in iso.open("disk.iso").boot.partitions]
+    ['mbr', 'mbr']
+    """
 
     number: int
     """Partition number: 1 to 4 in an MBR."""
@@ -58,7 +74,13 @@ class AppendedPartition:
 
 @dataclass(frozen=True, slots=True)
 class Hybrid:
-    """What makes a new image bootable from a disk as well (isohybrid)."""
+    """What makes a new image bootable from a disk as well (isohybrid).
+
+    >>> iso.create("disk.iso", {}, hybrid=iso.Hybrid(protective_label=True)).size > 0
+    True
+    >>> len(iso.open("disk.iso").boot.partitions)
+    1
+    """
 
     isohybrid_mbr: bytes | None = None
     """MBR code of isohybrid: the contents of syslinux's ``isohdpfx.bin``."""

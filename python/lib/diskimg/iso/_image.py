@@ -71,6 +71,10 @@ def open(
 ) -> Iso:
     """Open an ISO image as a file system: ISO 9660, Rock Ridge, Joliet, UDF.
 
+    >>> with iso.open(iso.nocloud("x: y", "instance-id: i")) as image:
+    ...     image.label, image.namespace, image.read("user-data")
+    ('cidata', 'rock-ridge', b'x: y')
+
     Args:
         source: A file name, the image's bytes or a binary file object, as for `diskimg.open`
             (except that `bytes` are the image itself, not its name). A disk image of any other
@@ -103,6 +107,10 @@ def open(
 class File(PositionedFile):
     """A file in an ISO image as a read-only, seekable binary file.
 
+    >>> with iso.open(iso.nocloud("x: y", "")) as image, image.open("user-data") as file:
+    ...     file.seek(3), file.read()
+    (3, b'y')
+
     Returned by `Iso.open`. It is unbuffered: wrap it in `io.BufferedReader` for many small reads.
     It can be read as long as its image is open.
     """
@@ -115,6 +123,12 @@ class File(PositionedFile):
 
 class Iso:
     """An open ISO image, seen through one of its namespaces.
+
+    >>> iso.create("new.iso", {"dir/hello.txt": "hello\\n"}).warnings
+    ()
+    >>> with iso.open("new.iso") as image:
+    ...     image.exists("dir"), image.stat("dir/hello.txt").size, image.read("dir/hello.txt")
+    (True, 6, b'hello\\n')
 
     Returned by `diskimg.iso.open`. Use it in a ``with`` statement or call `close`; after that,
     its methods and files raise `ValueError`. Any number of threads may use it at once.

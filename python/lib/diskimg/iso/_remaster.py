@@ -99,6 +99,12 @@ def remaster(
     """Create a modified copy of an image. Everything else is kept, including the label, the boot
     images, the boot code and the partitions.
 
+    >>> iso.create("old.iso", {"a": "old", "b": "kept", "c": "removed"}).warnings
+    ()
+    >>> with iso.open(iso.remaster("old.iso", {"a": "new", "c": None})) as image:
+    ...     [(entry.path, image.read(entry.path)) for entry in image.walk()]
+    [('a', b'new'), ('b', b'kept')]
+
     Args:
         source: The image, as for `open`, or an open one.
         changes: New contents by path, as for `create`; `None` removes a file, or a directory

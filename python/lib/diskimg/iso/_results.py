@@ -56,7 +56,12 @@ def _parsed(text: str | None) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file or directory in an image, with the attributes that the namespace records."""
+    """A file or directory in an image, with the attributes that the namespace records.
+
+    >>> entry = iso.open(iso.nocloud("x: y", "")).stat("user-data")
+    >>> entry.kind, entry.path, entry.size
+    ('file', 'user-data', 4)
+    """
 
     path: str
     """Path: names separated by ``/``, without a leading slash. Decoded as UTF-8 with
@@ -128,7 +133,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class FileExtent:
-    """A contiguous part of a file and its location."""
+    """A contiguous part of a file and its location.
+
+    >>> [extent.length for extent in iso.open(iso.nocloud("x: y", "")).extents("user-data")]
+    [4]
+    """
 
     offset: int | None
     """Offset in the image in bytes; `None` for a hole, which reads as zeros."""
@@ -142,7 +151,11 @@ class FileExtent:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A problem found in an image."""
+    """A problem found in an image.
+
+    >>> [finding.message for finding in iso.open(iso.nocloud("x: y", "")).verify()]
+    []
+    """
 
     code: str
     """A stable identifier: ``directory-loop``, ``path-table``, …"""
@@ -164,7 +177,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An entry that could not be extracted."""
+    """An entry that could not be extracted.
+
+    >>> Path("out").mkdir()
+    >>> Path("out/user-data").write_bytes(b"existing")
+    8
+    >>> extracted = iso.open(iso.nocloud("x: y", "")).extract("out")
+    >>> [(failure.path, type(failure.error).__name__) for failure in extracted.failures]
+    [('user-data', 'ExistsError')]
+    """
 
     path: str
     """Path below the destination; empty if it is unknown."""
@@ -178,7 +199,12 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """Summary of an extraction. True if nothing failed."""
+    """Summary of an extraction. True if nothing failed.
+
+    >>> extracted = iso.open(iso.nocloud("x: y", "instance-id: i")).extract("out")
+    >>> bool(extracted), extracted.files
+    (True, 2)
+    """
 
     files: int
     """Number of files, links and devices extracted."""
@@ -204,7 +230,12 @@ class Extracted:
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """Summary of a newly created image."""
+    """Summary of a newly created image.
+
+    >>> created = iso.create("new.iso", {"hello.txt": "hello"})
+    >>> created.size == Path("new.iso").stat().st_size, created.warnings
+    (True, ())
+    """
 
     size: int
     """Size of the image in bytes."""
@@ -218,7 +249,11 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A volume descriptor: a directory tree and the attributes of the volume."""
+    """A volume descriptor: a directory tree and the attributes of the volume.
+
+    >>> [volume.kind for volume in iso.open(iso.nocloud("x: y", "")).info().volumes]
+    ['primary', 'joliet']
+    """
 
     kind: Literal["primary", "joliet", "enhanced", "other"]
     """Type of the descriptor."""
@@ -254,7 +289,14 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class BootEntry:
-    """An entry of the El Torito boot catalog."""
+    """An entry of the El Torito boot catalog.
+
+    >>> boot = iso.BootImage("boot.img", load_sectors=4)
+    >>> iso.create("boot.iso", {"boot.img": bytes(2048)}, boot=[boot]).warnings
+    ()
+    >>> [entry.platform for entry in iso.open("boot.iso").boot.entries]
+    ['bios']
+    """
 
     platform: str
     """The firmware that the entry is for: ``bios``, ``efi``, …"""
@@ -277,7 +319,13 @@ class BootEntry:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """A partition listed in the image's partition tables."""
+    """A partition listed in the image's partition tables.
+
+    >>> iso.create("disk.iso", {}, hybrid=iso.Hybrid(protective_label=True)).size > 0
+    True
+    >>> [partition.table for partition in iso.open("disk.iso").boot.partitions]
+    ['mbr']
+    """
 
     table: Literal["mbr", "gpt", "apm"]
     """The table that lists it: MBR, GPT or Apple Partition Map."""
@@ -323,7 +371,12 @@ def _number(kind: int | str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """Boot information of an image. True if it has a boot catalog entry."""
+    """Boot information of an image. True if it has a boot catalog entry.
+
+    >>> boot = iso.open(iso.nocloud("x: y", "")).boot
+    >>> boot.entries, boot.partitions
+    ((), ())
+    """
 
     entries: tuple[BootEntry, ...]
     """The boot catalog's entries, for booting from a disc."""
@@ -351,7 +404,11 @@ class Boot:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A session of a multi-session disc."""
+    """A session of a multi-session disc.
+
+    >>> len(iso.open(iso.nocloud("x: y", "")).sessions)
+    1
+    """
 
     start_sector: int
     """First sector (of 2048 bytes), which `open` accepts as ``session``."""
@@ -370,7 +427,12 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """Information about an ISO image."""
+    """Information about an ISO image.
+
+    >>> info = iso.open(iso.nocloud("x: y", "")).info()
+    >>> info.label
+    'cidata'
+    """
 
     label: str
     """The volume label."""
