@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
+mod examples;
 mod formats;
 mod growth;
 mod iso;
