@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
-"""A preprocessor of mdBook. Files outside docs/, which pages include, have links relative to the
-project's directory, and pages refer to those files. In the book, each of them is a page."""
+"""A preprocessor of mdBook. Files outside docs/, which pages include, have links relative to their
+own directory, and pages refer to those files. In the book, each of them is a page. Other files
+outside docs/, such as examples, are not in the book: links to them become text."""
 
 import json
 import re
 import sys
+from pathlib import Path
 from posixpath import dirname, join, normpath, relpath
 from typing import Any
+
+PROJECT = Path(__file__).resolve().parent.parent
 
 PAGES = {
     "ARCHITECTURE.md": "docs/architecture.md",
@@ -20,20 +24,24 @@ PAGES = {
 def rewrite(text: str, page: str) -> str:
     """Return the text of a page of docs/ with the links that the book needs."""
     sources = [file for file, included in PAGES.items() if included == page]
-    base = dirname(sources[0] if sources else page)
+    bases = [dirname(file) for file in (*sources, page)]
 
     def link(match: re.Match[str]) -> str:
-        target, hash_, heading = match[1].partition("#")
+        target, hash_, heading = match[2].partition("#")
         if not target or "://" in target:
             return match[0]
-        target = normpath(join(base, target))
+        # A page may have links besides those of the file that it includes.
+        targets = [normpath(join(base, target)) for base in bases]
+        target = next((one for one in targets if (PROJECT / one).exists()), targets[0])
+        if target not in PAGES and not target.startswith("docs/"):
+            return match[1]
         target = PAGES.get(target, target)
         # mdBook renames these pages, but not the links to them.
         if target.startswith("docs/"):
             target = re.sub(r"/README\.md$", "/index.md", target)
-        return f"]({relpath(target, dirname(page))}{hash_}{heading})"
+        return f"[{match[1]}]({relpath(target, dirname(page))}{hash_}{heading})"
 
-    return re.sub(r"\]\(([^)\s]+)\)", link, text)
+    return re.sub(r"\[([^\]]*)\]\(([^)\s]+)\)", link, text)
 
 
 def visit(items: list[Any]) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -33,6 +34,8 @@ def run(readme: Path) -> None:
     """Run the examples in a README one after the other in the current directory."""
     names: dict[str, object] = {}
     for block in blocks(readme):
+        if "fsspec" in block and find_spec("fsspec") is None:
+            continue  # the wheel alone
         exec(compile(block, str(readme), "exec"), names)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import diskimg
 from diskimg import iso
 
-from examples import PACKAGE
+from examples import PACKAGE, PROJECT
 
 EXAMPLES = PACKAGE / "examples"
 
@@ -25,12 +25,14 @@ def run(name: str, *arguments: str | Path, code: int = 0) -> str:
 
 
 def test_every_example_has_a_test_and_is_in_the_documentation() -> None:
-    text = (PACKAGE / "README.md").read_text()
     tests = Path(__file__).read_text()
+    for folder, page in [("python", "python.md"), ("crates/diskimg", "rust.md")]:
+        text = (PROJECT / "docs" / page).read_text()
+        linked = re.findall(rf"\(\.\./({folder}/examples/[^)]+)\)", text)
+        there = (PROJECT / folder / "examples").glob("*.*")
+        assert sorted(linked) == sorted(str(file.relative_to(PROJECT)) for file in there)
     for example in EXAMPLES.glob("*.py"):
-        assert f"(python/examples/{example.name})" in text, example
         assert f'run("{example.stem}"' in tests
-    assert len(list(EXAMPLES.iterdir())) == len(re.findall(r"\(python/examples/", text))
 
 
 def test_check_upload(images: Path) -> None:
