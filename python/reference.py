@@ -86,9 +86,10 @@ def _defined(node: ast.stmt) -> list[str]:
     return []
 
 
-def _docstring(node: ast.AST) -> str:
-    documented = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module
-    return (ast.get_docstring(node) or "") if isinstance(node, documented) else ""
+def _docstring(node: ast.stmt | ast.Module) -> str:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
+        return ast.get_docstring(node) or ""
+    return ""
 
 
 def _text_after(nodes: list[ast.stmt]) -> str:

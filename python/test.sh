@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds the wheel, installs it into an environment of its own, and tests that one:
-# pytest (which gets the arguments), mypy, stubtest; and the READMEs' examples with the
+# pytest (which gets the arguments), mypy, pyright, stubtest; and the READMEs' examples with the
 # wheel alone. PYTHON names the interpreter.
 set -eu
 cd "$(dirname "$0")"
@@ -22,7 +22,11 @@ $pip install --force-reinstall --no-deps "$wheels"/*.whl
 
 "$tools/bin/ruff" check .
 "$tools/bin/ruff" format --check .
-"$tools/bin/mypy" tests
+"$tools/bin/python" tests/examples.py --print >"$target/readme_examples.py"
+"$tools/bin/mypy" tests examples reference.py
+"$tools/bin/mypy" --allow-redefinition "$target/readme_examples.py"
+"$tools/bin/pyright" --pythonpath "$tools/bin/python" \
+    examples reference.py "$target/readme_examples.py"
 "$tools/bin/python" -m mypy.stubtest --mypy-config-file pyproject.toml \
     --allowlist tests/stubtest-allow.txt diskimg
 "$tools/bin/pytest" --quiet "$@"

@@ -1,11 +1,13 @@
 """Runs the examples in the READMEs: ``python tests/examples.py``.
 
-Only the wheel is required.
+Only the wheel is required. ``python tests/examples.py --print`` prints those of the package
+instead, for type checkers.
 """
 
 import os
 import re
 import shutil
+import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +42,9 @@ def run(readme: Path) -> None:
 
 
 def main() -> None:
+    if sys.argv[1:] == ["--print"]:
+        print("\n\n".join(blocks(READMES[0])))
+        return
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder))
         os.chdir(folder)

@@ -48,7 +48,7 @@ _CheckFinding: TypeAlias = tuple[
 ]
 
 # The fields of `Report`.
-ReportFields: TypeAlias = tuple[
+_ReportFields: TypeAlias = tuple[
     int,
     int,
     int,
@@ -162,7 +162,7 @@ def convert(
     destination: object,
     how: ConvertArgs,
     progress: Callable[[int, int], object] | None,
-) -> ReportFields: ...
+) -> _ReportFields: ...
 def create(
     path: str,
     format: str,

@@ -255,7 +255,7 @@ def convert(
     return report
 
 
-def _report(fields: _native.ReportFields) -> Report:
+def _report(fields: _native._ReportFields) -> Report:
     guest, stored, shared, passed, salvaged, warnings, notes, verified, digested = fields
     listed, lost_bytes = salvaged
     lost = tuple(Salvaged(*extent) for extent in listed)

@@ -82,20 +82,32 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-@functools.cache
+_pools: dict[str, ThreadPoolExecutor] = {}
+"""The threads, by their names."""
+
+_pools_lock = threading.Lock()
+
+
 def _operations_pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(MAX_OPERATIONS, "diskimg")
+    return _pool("diskimg", MAX_OPERATIONS)
 
 
-@functools.cache
 def _reads_pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(MAX_READS, "diskimg-read")
+    return _pool("diskimg-read", MAX_READS)
+
+
+def _pool(name: str, threads: int) -> ThreadPoolExecutor:
+    with _pools_lock:
+        if name not in _pools:
+            _pools[name] = ThreadPoolExecutor(threads, name)
+        return _pools[name]
 
 
 def _forget_pools() -> None:
-    """After a fork, the child has no threads."""
-    _operations_pool.cache_clear()
-    _reads_pool.cache_clear()
+    """After a fork, the child has no threads, and the lock may have been held."""
+    global _pools_lock
+    _pools.clear()
+    _pools_lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -211,7 +223,7 @@ async def run(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) ->
     """
     stop = _native.Stop()
     relay: _Relay | None = None
-    given = kwargs.get("progress")
+    given: Any = kwargs.get("progress")
     if _inspect.iscoroutinefunction(given):
         raise TypeError("progress must be a function, not a coroutine function")
     if callable(given):

@@ -27,6 +27,7 @@ class BinaryReader(Protocol):
 
     def read(self, size: int, /) -> bytes:
         """Return at most ``size`` bytes; none at the end."""
+        ...
 
 
 class BinaryWriter(Protocol):
@@ -40,6 +41,7 @@ class BinaryWriter(Protocol):
 
     def write(self, data: bytes, /) -> Any:
         """Write ``data`` and return how many bytes were written; `None` means all."""
+        ...
 
 
 Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
