@@ -140,6 +140,16 @@ def server(tmp_path: Path) -> Iterator[str]:
     Handler.ranges = True
 
 
+def test_a_password_and_a_signature_are_not_part_of_the_name(server: str, raw: Path) -> None:
+    url = f"{server}/disk.raw?token=secret".replace("://", "://me:secret@")
+    source = remote.source(url)
+    assert source.name == f"{server}/disk.raw"
+    assert "secret" not in repr(source)
+    with diskimg.open(source, "raw") as image:
+        assert "secret" not in image.name + repr(image)
+        image.read_at(0, 512)
+
+
 def test_an_image_is_read_over_http(server: str, raw: Path, disk: bytes, tmp_path: Path) -> None:
     import asyncio
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -54,6 +55,11 @@ def _file_system(url: str, storage_options: Mapping[str, Any] | None) -> tuple[A
     return fs, path
 
 
+def _without_secrets(url: str) -> str:
+    """Return a URL for messages: without a password, and a query, which may be a signature."""
+    return re.sub(r"(?<=://)[^/@]*@|\?.*", "", url)
+
+
 class _Remote:
     """A file of an fsspec file system, which is read at any offset."""
 
@@ -66,7 +72,7 @@ class _Remote:
         if facts.get("type") == "directory":
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         if facts["size"] is None or facts.get("partial") is False:
-            raise UnsupportedError(f"{path}: {_NO_PARTS}")
+            raise UnsupportedError(f"{_without_secrets(path)}: {_NO_PARTS}")
         self.size = int(facts["size"])
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -86,7 +92,8 @@ class _Remote:
             if len(answer) != length:
                 short = f"{len(answer)} bytes were read instead of {length}"
                 reason = "has the file changed?" if len(answer) < length else _NO_PARTS
-                raise OSError(errno.EIO, f"{short}: {reason}", self._path)
+                name = _without_secrets(self._path)
+                raise OSError(errno.EIO, f"{short}: {reason}", name)
         return found
 
     def read_at(self, offset: int, size: int, /) -> bytes:
@@ -149,8 +156,7 @@ def source(url: str, *, storage_options: Mapping[str, Any] | None = None) -> Rem
         OSError: The file does not exist or cannot be read, as the file system raises it.
     """
     fs, path = _file_system(url, storage_options)
-    # Without a password in the URL: the name is part of messages.
-    return RemoteFile(fs, path, fs.unstrip_protocol(path) if "@" in url else url)
+    return RemoteFile(fs, path, _without_secrets(url))
 
 
 @contextlib.contextmanager
