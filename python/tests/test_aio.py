@@ -281,8 +281,18 @@ def test_operations_wait_for_their_turn_and_can_be_cancelled_while_they_wait(
     asyncio.run(main())
 
 
-def test_an_image_whose_opening_was_cancelled_is_closed(raw: Path) -> None:
+def test_an_image_whose_opening_was_cancelled_is_closed(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     entered, go_on = threading.Event(), threading.Event()
+    closed: list[bool] = []
+    close = diskimg.Image.close
+
+    def recorded(image: diskimg.Image) -> None:
+        close(image)
+        closed.append(image.closed)
+
+    monkeypatch.setattr(diskimg.Image, "close", recorded)
 
     class Blocking(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
@@ -307,7 +317,7 @@ def test_an_image_whose_opening_was_cancelled_is_closed(raw: Path) -> None:
             await task
 
     asyncio.run(main())
-    assert sys.getrefcount(source) == 2
+    assert closed == [True] and sys.getrefcount(source) == 2
 
 
 def test_a_program_that_ends_stops_its_conversions(raw: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, cast
 
 import diskimg
 import fsspec
+import fsspec.core
 import fsspec.implementations.memory
 import pytest
 from diskimg import aio, iso
@@ -188,7 +189,7 @@ def test_an_output_appears_when_it_is_complete(
     raw: Path, tmp_path: Path, memory: dict[str, Any]
 ) -> None:
     for url in ("memory://out/disk.qcow2", f"file://{tmp_path}/out.qcow2"):
-        there = fsspec.url_to_fs(url)[0].exists
+        there = fsspec.core.url_to_fs(url)[0].exists
         with remote.output(url) as file:
             report = diskimg.convert(raw, file, src_format="raw", format="qcow2")
             assert not there(url)
@@ -214,7 +215,7 @@ def test_after_an_error_nothing_appears_and_an_old_file_is_unchanged(
 
     for url in ("memory://disk.qcow2", f"file://{tmp_path}/out/disk.qcow2"):
         (tmp_path / "out").mkdir(exist_ok=True)
-        fs = fsspec.url_to_fs(url)[0]
+        fs = fsspec.core.url_to_fs(url)[0]
         for old in (None, b"old"):
             if old is not None:
                 fs.pipe(url, old)
