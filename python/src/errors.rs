@@ -29,7 +29,10 @@ fn build(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
     let transient = error.kind() == ErrorKind::Transient;
     let os_error = error.io_error().filter(|_| transient || error.kind() == ErrorKind::Io);
     let errors = py.import("diskimg._errors")?;
-    let text = error.describe(remedy::argument);
+    let mut text = error.describe(remedy::argument);
+    if error.kind() == ErrorKind::Unsupported && text.contains("Unknown protocol '") {
+        text += "; diskimg.fsspec opens URLs";
+    }
     let path = error.path().map(|path| path.as_os_str().to_owned());
     let exception = match os_error {
         Some(os_error) => {

@@ -1,6 +1,7 @@
 //! The enumerations of the library as Python sees them: arguments and results that are one of
 //! several words. `_types.py` lists the words for type checkers; a test compares the two.
 
+use diskimg::inspection::Code;
 use diskimg::iso::write::{CylinderAlignment, Emulation, Hide, Joliet, RockRidge};
 use diskimg::iso::{Droppable, Namespace};
 use diskimg::{DigestAlgorithm, Error, ExternalFiles, Format, Preallocation, Reflink, Severity};
@@ -40,6 +41,7 @@ const ENUMERATIONS: &[Enumeration] = enumerations! {
     "CylinderAlignment" = CylinderAlignment,
     "Droppable" = Droppable,
     "Emulation" = Emulation,
+    "FindingCode" = Code,
     "Hide" = Hide,
     "JolietMode" = Joliet,
     "NamespaceChoice" = Namespace,

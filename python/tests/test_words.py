@@ -12,6 +12,7 @@ import diskimg.iso
 import diskimg.types
 import pytest
 from diskimg import _native
+
 from examples import PROJECT
 
 LITERALS = {
@@ -57,6 +58,8 @@ def calls(raw: Path, out: Path) -> Iterator[tuple[str, tuple[str, ...], Callable
     yield "format", formats[:2], lambda w: diskimg.create(out, "1M", format=w)
     yield "format", formats, lambda w: diskimg.create_options(w)
     yield "format", ("raw", "qcow2"), lambda w: diskimg.inspect(raw, format=w)
+    codes = LITERALS["FindingCode"]
+    yield "allow", codes, lambda w: diskimg.inspect(raw, allow=[w])
     yield "a_format", ("raw",), lambda w: diskimg.compare(raw, raw, a_format=w, b_format="raw")
     yield "b_format", ("raw",), lambda w: diskimg.compare(raw, raw, a_format="raw", b_format=w)
     policies = LITERALS["ExternalFiles"]
@@ -110,6 +113,14 @@ def test_misspelled_options_and_limits_are_errors_with_a_suggestion(raw: Path) -
     assert "the format qcow2 has no option 'cluster_sise'" in str(caught.value)
     with pytest.raises(diskimg.InvalidError, match=r"unknown limit .* mean 'table_bytes'"):
         diskimg.open(raw, limits={"tablebytes": 1})
+
+
+def test_a_digest_that_is_none_is_an_invalid_argument(raw: Path, tmp_path: Path) -> None:
+    for digest in ("", "zz" * 32, "0" * 63):
+        with pytest.raises(diskimg.InvalidError, match="64 hexadecimal digits"):
+            diskimg.convert(raw, tmp_path / "out", src_format="raw", sha256=digest)
+    with pytest.raises(diskimg.CorruptError):
+        diskimg.convert(raw, tmp_path / "out", src_format="raw", sha256="0" * 64)
 
 
 def test_the_format_of_a_new_image_follows_from_its_name(tmp_path: Path) -> None:

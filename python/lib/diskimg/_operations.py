@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, cast, overload
@@ -38,12 +39,13 @@ from diskimg._types import (
     open_args,
     option_pairs,
 )
-from diskimg._words import choice, optional
+from diskimg._words import choice, optional, shown
 from diskimg.types import (
     BinaryReader,
     BinaryWriter,
     DigestAlgorithm,
     ExternalFiles,
+    FindingCode,
     Format,
     Node,
     OptionValue,
@@ -235,7 +237,7 @@ def convert(
         "verify": verify,
         "digest": optional("DigestAlgorithm", "digest", digest),
         "verify_manifest": verify_manifest,
-        "sha256": sha256,
+        "sha256": None if sha256 is None else _sha256(sha256),
         "durable": durable,
         "direct": direct,
         "in_place": in_place,
@@ -281,6 +283,14 @@ def _sparse(sparse: bool | int) -> int | None:
     if sparse is False:
         return None
     return _BLOCK if sparse is True else amount("sparse", sparse)
+
+
+def _sha256(digest: str) -> str:
+    if not isinstance(digest, str):
+        raise TypeError(f"sha256 must be a str, not {type(digest).__name__}")
+    if not re.fullmatch("[0-9a-fA-F]{64}", digest):
+        raise InvalidError(f"sha256={shown(digest)} is not a digest of 64 hexadecimal digits")
+    return digest
 
 
 def _threads(threads: int) -> int:
@@ -770,7 +780,7 @@ def inspect(
     max_size: int | None = None,
     max_virtual_size: int | None = None,
     max_ratio: int | None = None,
-    allow: Collection[str] = (),
+    allow: Collection[FindingCode] = (),
     limits: Mapping[str, int] | None = None,
 ) -> Inspection:
     """Decide whether an untrusted image is safe to accept.
@@ -817,7 +827,7 @@ def inspect(
         given,
         None if format is None else format.lower(),
         (maxima[0], maxima[1], maxima[2]),
-        list(allow),
+        [choice("FindingCode", "allow", code) for code in allow],
         limit_pairs(limits),
     )
     inspection = Inspection._from_json(json.loads(facts))

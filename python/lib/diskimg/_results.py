@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from diskimg.types import DigestAlgorithm, Format, Severity
+from diskimg.types import DigestAlgorithm, FindingCode, Format, Severity
 
 Json: TypeAlias = dict[str, Any]
 """A JSON object, as `json.dumps` accepts it."""
@@ -303,7 +303,7 @@ class InspectionFinding:
     ['format-mismatch']
     """
 
-    code: str
+    code: FindingCode
     """A stable identifier such as ``backing-file``; SECURITY.md lists them."""
     severity: Severity
     """Its effect on the verdict: a single ``error`` makes the image unsafe."""

@@ -88,6 +88,48 @@ Preallocation: TypeAlias = Literal["off", "falloc", "full"]
 Severity: TypeAlias = Literal["note", "warning", "error"]
 """The severity of a finding."""
 
+FindingCode: TypeAlias = Literal[
+    "several-formats",
+    "format-mismatch",
+    "format-not-read",
+    "unreadable",
+    "unknown-version",
+    "unknown-features",
+    "extended-l2",
+    "backing-file",
+    "data-file",
+    "parent",
+    "extents",
+    "encrypted",
+    "marked-corrupt",
+    "subformat",
+    "descriptor",
+    "footer",
+    "partition-table",
+    "table-outside",
+    "tables-overlap",
+    "copies-differ",
+    "capacity-mismatch",
+    "trees-differ",
+    "ambiguous-archive",
+    "packed",
+    "file-too-large",
+    "disk-too-large",
+    "ratio-too-large",
+    "unlisted-image",
+    "dirty",
+    "partitions",
+    "truncated",
+    "hybrid-iso",
+    "unknown-compatible-features",
+    "raw-sectors",
+    "snapshots",
+    "partial-sector",
+    "archive",
+    "empty",
+]
+"""The code of a finding of `inspect`; SECURITY.md describes them."""
+
 Namespace: TypeAlias = Literal["rock-ridge", "joliet", "iso", "udf"]
 """One of the directory trees that an ISO image can have for the same files."""
 
