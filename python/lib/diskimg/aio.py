@@ -364,7 +364,6 @@ class Opening:
     ...         return image.size
     ...     finally:
     ...         await image.close()
-    >>> import io
     >>> asyncio.run(size())
     512
     """
