@@ -15,9 +15,18 @@ const STEP: f64 = 1.0;
 
 /// Creates the image.
 pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
-    output::require_streams(Some(&job.path), !job.quiet)?;
+    output::require_streams(Some(&job.path), !job.quiet || job.dry_run)?;
     let rules = Rules::new().allow_cpu_count();
     confine::restrict_files(&rules.allow_create(&job.path, &job.options, job.external_files))?;
+    if job.dry_run {
+        let plan = Create::new(job.format)
+            .size(job.size)
+            .options(job.options)
+            .backing_options(job.backing_options)
+            .unsafe_backing(job.unsafe_backing)
+            .plan(&job.path)?;
+        return super::convert::show_plan(&plan, None, false, None, console);
+    }
     let mode = ProgressMode { requested: None, quiet: job.quiet, stdout_taken: false };
     let meter = Meter::start(mode, STEP);
     let name = job.path.display().to_string();

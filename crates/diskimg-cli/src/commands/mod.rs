@@ -2,6 +2,7 @@
 
 mod check;
 mod compare;
+mod config;
 mod convert;
 mod create;
 mod info;
@@ -23,11 +24,13 @@ use crate::output::Console;
 /// Returns the system calls of a command.
 pub(crate) fn calls(command: &Command) -> Calls {
     match command {
+        Command::Convert(job) if job.dry_run => Calls::modify().and_spool(),
         Command::Convert(job) => match &job.output {
             Destination::New(path) => Calls::create(path).and_options(&job.options).and_spool(),
             Destination::Existing(_) => Calls::modify().and_spool(),
             Destination::Stdout => Calls::write_stdout().and_spool(),
         },
+        Command::Create(job) if job.dry_run => Calls::read(),
         Command::Create(job) => Calls::create(&job.path).and_options(&job.options),
         Command::Resize(_) => Calls::modify(),
         Command::IsoExtract(job) => Calls::extract(Extract {
@@ -42,7 +45,7 @@ pub(crate) fn calls(command: &Command) -> Calls {
         Command::IsoCat(_) => Calls::write_stdout().and_spool(),
         // Files in a directory, which is made.
         Command::Man(Some(_)) => Calls { create: true, ..Calls::extract(Extract::default()) },
-        Command::Man(None) | Command::Completions(_) => Calls::read(),
+        Command::Man(None) | Command::Completions(_) | Command::Config(_) => Calls::read(),
         Command::Info(_)
         | Command::Inspect(_)
         | Command::Map(_)
@@ -85,6 +88,7 @@ pub(crate) fn run(command: Command, console: &Console) -> Result<u8, Failure> {
         Command::IsoRemaster(job) => iso::remaster::run(&job, console),
         Command::IsoCreate(recipe) => iso::build::run(*recipe, console),
         Command::Xorriso(job) => xorriso::run(&job, console),
+        Command::Config(settings) => config::run(&settings, console),
         Command::Completions(shell) => manual::completions(shell, console),
         Command::Man(dir) => manual::man(dir.as_deref(), console),
     }

@@ -31,6 +31,13 @@ pub(crate) struct ProgressMode {
     pub(crate) stdout_taken: bool,
 }
 
+impl ProgressMode {
+    /// Shows nothing.
+    pub(crate) fn silent() -> Self {
+        Self { requested: None, quiet: true, stdout_taken: false }
+    }
+}
+
 /// Shows progress and reports interruption to the operation.
 #[derive(Debug)]
 pub(crate) struct Meter {
