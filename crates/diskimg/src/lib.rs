@@ -100,8 +100,8 @@ pub use open::secrets::Secrets;
 pub use open::{OpenOptions, SnapshotSelector};
 pub use ops::{
     Callback, Compare, CompareError, CompareStage, Comparison, Convert, Create, Created,
-    DigestAlgorithm, Digests, FileDigest, MapEntries, MapEntry, NewSize, Plan, Progress, Reflink, Report,
-    Resize, Resized, Salvaged, Sparse, map, measure, measure_size,
+    DigestAlgorithm, Digests, FileDigest, MapEntries, MapEntry, NewSize, Plan, Progress, Reflink,
+    Report, Resize, Resized, Salvaged, Sparse, map, measure, measure_size,
 };
 #[cfg(feature = "inspect")]
 pub use ops::{InspectOptions, inspect, inspect_source};

@@ -72,13 +72,7 @@ words!(
 words!(Reflink, "reflink mode", Auto = "auto", Always = "always", Never = "never");
 words!(Caching, "caching mode", Buffered = "buffered", Direct = "direct");
 words!(Durability, "durability", Flushed = "flushed", Cached = "cached");
-words!(
-    FileAction,
-    "action",
-    Create = "create",
-    Replace = "replace",
-    Overwrite = "overwrite"
-);
+words!(FileAction, "action", Create = "create", Replace = "replace", Overwrite = "overwrite");
 words!(Severity, "severity", Note = "note", Warning = "warning", Error = "error");
 #[cfg(feature = "iso")]
 words!(

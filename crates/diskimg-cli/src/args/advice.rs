@@ -8,10 +8,10 @@ const MAX_FILES: usize = 10_000;
 
 /// Returns what to do if `path` cannot be opened: the name that may have been meant, or how to read
 /// a pipe.
-pub(super) fn of(path: &Path) -> Option<String> {
+pub(crate) fn of(path: &Path) -> Option<String> {
     match fs::metadata(path) {
         Ok(metadata) if is_pipe(&metadata) => {
-            Some("a pipe is read as standard input: '-' and '< FILE'".to_owned())
+            Some("a pipe is read as standard input: COMMAND | diskimg ... -".to_owned())
         }
         Ok(_) => None,
         Err(_) => Some(format!("did you mean '{}'?", nearest(path)?.display())),

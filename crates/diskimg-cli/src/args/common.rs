@@ -27,20 +27,20 @@ pub(crate) enum OutputFormat {
 /// Options of every command that reads an image.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImageArgs {
-    /// Read images even while another process writes them
+    /// Read images even while they are written
     #[arg(short = 'U', long)]
     force_share: bool,
-    /// Files an image may name: none, same-dir, any (default)
+    /// Files to follow: none, same-dir, any
     #[arg(long, alias = "references", value_name = "WHICH", default_value = "any")]
     #[arg(value_parser = words(ExternalFiles::ALL))]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     external_files: ExternalFiles,
-    /// Open a VMDK even if its parent was modified
+    /// Open a VMDK whose parent has changed
     #[arg(long)]
     ignore_cid: bool,
     #[command(flatten)]
     limits: LimitArgs,
-    /// Describe images by options (driver=qcow2,...)
+    /// Describe images by driver=qcow2,...
     #[arg(long, alias = "source-image-opts")]
     image_opts: bool,
     /// Define an object of QEMU: secret,id=ID,data=TEXT or file=FILE; repeatable
@@ -51,7 +51,7 @@ pub(crate) struct ImageArgs {
 /// `--limit`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LimitArgs {
-    /// Set a resource limit ('help' lists them); repeatable
+    /// Set a resource limit ('help': a list)
     #[arg(long = "limit", value_name = "NAME=VALUE", action = clap::ArgAction::Append)]
     limits: Vec<String>,
     /// The limits of the configuration, which are the default value.
@@ -145,11 +145,13 @@ impl LimitArgs {
                     "--limit {text}: expected NAME=VALUE, where VALUE may end in k, M, G or T"
                 ))
             })?;
-            limits.set(name, bound).map_err(|e| match advice::suggestion(name, Limits::names()) {
-                Some(meant) => {
-                    Failure::error(format!("--limit {text}: unknown limit '{name}' ({meant})"))
+            limits.set(name, bound).map_err(|e| {
+                match advice::suggestion(name, Limits::names()) {
+                    Some(meant) => {
+                        Failure::error(format!("--limit {text}: unknown limit '{name}' ({meant})"))
+                    }
+                    None => Failure::error(format!("--limit {text}: {e}")),
                 }
-                None => Failure::error(format!("--limit {text}: {e}")),
             })?;
         }
         Ok(limits)

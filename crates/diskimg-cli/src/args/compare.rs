@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// Accepted for compatibility; has no effect
     #[arg(short = 'T', long, value_name = "MODE")]
     cache: Option<String>,
-    /// Print percentages; =json: to standard error
+    /// Print percentages, or JSON (=json)
     #[arg(short, long, value_name = "FORMAT", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "text", hide_possible_values = true)]
     progress: Option<ProgressFormat>,

@@ -21,8 +21,10 @@ Examples:
   diskimg convert -O qcow2 appliance.ova:2 disk.qcow2
   diskimg convert -O ova -o name=web,memory=4G a.qcow2 b.vmdk web.ova
 
-Several SRC are concatenated or, with -O ova, become one disk each. FILE.ova:N is disk N of an
+Several SRC are joined or, with -O ova, become one disk each. FILE.ova:N is disk N of an
 appliance. DST is created or replaced when it is complete. '-' is standard input or output.
+Summaries, and progress as JSON, are written to standard error. --digest prints the digests of the
+disk and of each file, for sha256sum -c.
 Sizes may end in k, M, G or T. -S is 4k by default. Data is shared with SRC (--reflink=auto) where
 the file system supports it, except with -S or --salvage; --reflink=always makes it an error if
 that is not possible. Cache modes: none and directsync use direct I/O, unsafe does not wait for the
@@ -41,10 +43,10 @@ pub(crate) struct Args {
     /// Format of SRC (default: probed)
     #[arg(short = 'f', long, value_name = "FMT", alias = "format")]
     source_format: Option<String>,
-    /// Format of DST (default: from its extension)
+    /// Format of DST (default: by extension)
     #[arg(short = 'O', long, value_name = "FMT", alias = "target-format")]
     output_format: Option<String>,
-    /// Options of the format ('help' lists them)
+    /// Options of the format ('help': a list)
     #[arg(short, long, value_name = "NAME=VALUE,...", alias = "target-options")]
     options: Vec<String>,
     /// Compress the output
@@ -53,19 +55,19 @@ pub(crate) struct Args {
     /// Write only what differs from FILE
     #[arg(short = 'B', long, value_name = "FILE")]
     backing: Option<String>,
-    /// Format of the backing file; required with -B
+    /// Format of the backing file (with -B)
     #[arg(short = 'F', long, value_name = "FMT")]
     backing_format: Option<String>,
-    /// Convert this internal snapshot of SRC
+    /// Convert this snapshot of SRC
     #[arg(short = 'l', long, value_name = "SNAPSHOT", alias = "source-snapshot")]
     snapshot: Option<String>,
-    /// Minimum run of zeros stored as a hole; 0: none
+    /// Shortest hole (default: 4k); 0: none
     #[arg(short = 'S', long, value_name = "SIZE")]
     sparse_size: Option<String>,
     /// Write into the existing image DST
     #[arg(short = 'n', long)]
     no_create: bool,
-    /// Check everything, say what would be written, and stop
+    /// Check all, say what would be written
     #[arg(long)]
     dry_run: bool,
     /// Replace an existing DST by several SRC
@@ -74,59 +76,59 @@ pub(crate) struct Args {
     /// With -n: assume that DST reads as zeros
     #[arg(long)]
     target_is_zero: bool,
-    /// Replace unreadable data with zeros and continue
+    /// Replace unreadable data with zeros
     #[arg(long)]
     salvage: bool,
-    /// Contradictions in an OVA or OVF are errors
+    /// Contradictions in an OVA are errors
     #[arg(long)]
     strict: bool,
-    /// Do not verify the manifest of an OVA or OVF
+    /// Do not verify the manifest of an OVA
     #[arg(long)]
     no_verify: bool,
-    /// Fail unless SRC has this SHA-256 digest
+    /// Fail unless SRC has this digest
     #[arg(long, value_name = "HEX")]
     sha256: Option<String>,
-    /// Threads, 1 to 16 (default: one per processor)
+    /// Threads, 1 to 16 (default: all CPUs)
     #[arg(short = 'm', long, value_name = "N", alias = "parallel")]
     threads: Option<String>,
     /// Write at most BYTES per second
     #[arg(short, long, value_name = "BYTES")]
     rate: Option<String>,
-    /// Write at most SIZE bytes to all files of DST
+    /// Write at most SIZE bytes
     #[arg(long, value_name = "SIZE")]
     max_size: Option<String>,
-    /// Of DST: none (direct I/O), unsafe (no flush), ...
+    /// Cache mode of DST
     #[arg(short = 't', long, value_name = "MODE", alias = "target-cache")]
     cache: Option<String>,
-    /// Of SRC, as for -t
+    /// Cache mode of SRC
     #[arg(short = 'T', long, value_name = "MODE")]
     source_cache: Option<String>,
     /// Share blocks with SRC: auto, always, never
     #[arg(long, value_name = "WHEN")]
     reflink: Option<String>,
-    /// Copy with copy_file_range; keep zeros in data
+    /// Copy data in the kernel, with its zeros
     #[arg(short = 'C', long)]
     copy_range_offloading: bool,
-    /// Do not copy clusters in compressed form
+    /// Do not copy compressed clusters as is
     #[arg(long)]
     recompress: bool,
-    /// Do not verify clusters that are copied
+    /// Do not verify clusters copied as is
     #[arg(long)]
     trust_source: bool,
     /// Read DST back and compare it with SRC
     #[arg(long)]
     verify: bool,
-    /// Print digests of the output: sha256, blake3
+    /// Print digests: sha256, blake3
     #[arg(long, value_name = "ALGORITHM")]
     digest: Option<String>,
-    /// Print a summary (=json) to standard error
+    /// Print a summary, or JSON (=json)
     #[arg(long, value_name = "FORMAT", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "text", hide_possible_values = true)]
     report: Option<ReportFormat>,
     /// Accepted for compatibility; has no effect
     #[arg(short = 'W', long, hide = true)]
     oob_writes: bool,
-    /// Print percentages; =json: to standard error
+    /// Print percentages, or JSON (=json)
     #[arg(short, long, value_name = "FORMAT", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "text", hide_possible_values = true)]
     progress: Option<ProgressFormat>,

@@ -23,10 +23,10 @@ pub(crate) struct Args {
     /// The new image and its virtual size.
     #[arg(value_name = "FILE [SIZE]", value_hint = clap::ValueHint::FilePath)]
     operands: Vec<OsString>,
-    /// Format of FILE (default: from its extension)
+    /// Format of FILE (default: by extension)
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
-    /// Options of the format ('help' lists them)
+    /// Options of the format ('help': a list)
     #[arg(short, long, value_name = "NAME=VALUE,...")]
     options: Vec<String>,
     /// Use BASE as the backing file
@@ -41,7 +41,7 @@ pub(crate) struct Args {
     /// Write at most SIZE bytes, with reserved space
     #[arg(long, value_name = "SIZE")]
     max_size: Option<String>,
-    /// Check everything, say what would be written, and stop
+    /// Check all, say what would be written
     #[arg(long)]
     dry_run: bool,
     /// Print only errors

@@ -27,10 +27,10 @@ pub(crate) struct Args {
     /// Format of the new image (default: raw)
     #[arg(short = 'O', long, value_name = "FMT", alias = "output-format")]
     target_format: Option<String>,
-    /// Options of the format ('help' lists them)
+    /// Options of the format ('help': a list)
     #[arg(short, long, value_name = "NAME=VALUE,...")]
     options: Vec<String>,
-    /// Measure this internal snapshot of FILE
+    /// Measure this snapshot of FILE
     #[arg(short = 'l', long, value_name = "SNAPSHOT")]
     snapshot: Option<String>,
     /// Output format (default: human)

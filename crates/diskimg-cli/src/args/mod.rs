@@ -41,8 +41,6 @@ Example:
 const EXAMPLES: &str = "\
 Examples:
   diskimg convert -O qcow2 -c disk.vmdk disk.qcow2
-  diskimg info --output=json disk.qcow2
-  diskimg compare a.raw b.qcow2
 
 Options and output are compatible with qemu-img. When run as qemu-img, diskimg uses that name in
 messages and in --version. See 'diskimg COMMAND --help' for the options of a command.";
@@ -56,11 +54,11 @@ struct Args {
     #[arg(long, value_name = "MODE", default_value = "on", global = true)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     sandbox: Sandbox,
-    /// Color messages and help: auto (default), always, never
+    /// Use colors: auto (default), always, never
     #[arg(long, value_name = "WHEN", default_value = "auto", global = true)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     color: When,
-    /// Ignore the configuration file and its variables
+    /// Ignore config file and variables
     #[arg(long, global = true)]
     no_config: bool,
     #[command(subcommand)]
@@ -87,7 +85,7 @@ enum CommandArgs {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Create, change and extract ISO images; takes the commands of xorriso.
+    /// Work with ISO images; takes the commands of xorriso.
     #[command(alias = "osirrox", disable_help_flag = true)]
     Xorriso {
         /// Commands of xorriso (see -help)
@@ -190,16 +188,18 @@ const HEADINGS: [(&str, &str); 2] = [
 /// Returns the clap command, with the name the program was run as in usage and examples.
 pub(crate) fn grammar(program: Program) -> clap::Command {
     let name = program.name();
-    rename_examples(Args::command(), name).name(name).bin_name(name).mut_subcommands(|command| {
-        match command.get_name() {
-            "iso" => rename_examples(command, name).mut_subcommands(|command| {
+    let usage = format!("{name} [OPTIONS] <COMMAND>");
+    let grammar = rename_examples(Args::command(), name).name(name).bin_name(name);
+    grammar.override_usage(usage).mut_subcommands(|command| match command.get_name() {
+        "iso" => rename_examples(command, name)
+            .override_usage(format!("{name} iso [OPTIONS] <COMMAND>"))
+            .mut_subcommands(|command| {
                 let operands = iso::operands(command.get_name());
                 with_usage(command, name, "iso ", operands)
             }),
-            other => {
-                let operands = operands(other);
-                with_usage(command, name, "", operands)
-            }
+        other => {
+            let operands = operands(other);
+            with_usage(command, name, "", operands)
         }
     })
 }
@@ -381,11 +381,17 @@ mod tests {
             let shown = |help: &str, long: &str| {
                 help.split([' ', '=', '[', '\n']).any(|word| word == format!("--{long}"))
             };
-            for long in command.get_arguments().filter(|a| !a.is_hide_set()).filter_map(|a| a.get_long()) {
+            for long in
+                command.get_arguments().filter(|a| !a.is_hide_set()).filter_map(|a| a.get_long())
+            {
                 assert!(shown(&all, long), "{name} --help: --{long}\n{all}");
                 hidden += usize::from(!shown(&brief, long));
             }
-            assert_eq!(brief.contains("--help shows all options"), brief.len() < all.len(), "{name}");
+            assert_eq!(
+                brief.contains("--help shows all options"),
+                brief.len() < all.len(),
+                "{name}"
+            );
             assert!(all.lines().all(|line| line.chars().count() <= 100), "{name}: {all}");
         }
         assert!(hidden > 20, "only {hidden} options are left out of brief help");

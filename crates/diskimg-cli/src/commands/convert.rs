@@ -9,7 +9,7 @@ use crate::output::progress::{Meter, ProgressMode};
 use crate::output::report::{self, ReportFormat};
 use crate::output::{self, Console, Program};
 use diskimg::storage::output::Destination as Found;
-use diskimg::{Convert, DigestAlgorithm, Format, Plan, Report};
+use diskimg::{Convert, DigestAlgorithm, Format, Plan, Report, printable};
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -205,13 +205,26 @@ fn conclude(done: &Done, console: &Console) -> Result<(), Failure> {
     match (done.format, &done.output) {
         (Some(ReportFormat::Text), _) => console.message(&report::text(report)),
         (None, Some(output)) if done.at_terminal => {
-            console.stderr(&report::line(report, &done.source, output, *took));
+            let (names, result) = report::summary(report, &done.source, output, *took);
+            let width = terminal_size::terminal_size_of(io::stderr()).map(|(width, _)| width.0);
+            let line = format!("{names}: {result}");
+            if width.is_some_and(|width| line.chars().count() > usize::from(width)) {
+                console.stderr(&names);
+                console.stderr(&format!("  {result}"));
+            } else {
+                console.stderr(&line);
+            }
         }
         _ => {}
     }
     match (&report.digests, &done.output) {
         (Some(digests), Some(_)) => {
-            console.print_after(&report::digests(digests), "the output is complete")?;
+            let mut text = report::digests(digests);
+            if io::stdout().is_terminal() {
+                // Nobody reads it with `sha256sum -c`.
+                text = text.lines().map(|line| format!("{}\n", printable(line))).collect();
+            }
+            console.print_after(&text, "the output is complete")?;
         }
         // Standard output carries the image.
         (Some(digests), None) if done.format != Some(ReportFormat::Json) => {

@@ -5,7 +5,7 @@ use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::progress::{Meter, ProgressMode};
 use crate::output::{self, Console};
-use diskimg::{Create, Created, Options};
+use diskimg::{Create, Created, Options, printable};
 use std::fmt::Write;
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
@@ -65,10 +65,10 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
 /// Returns the message that qemu-img prints: `Formatting 'a.vmdk', fmt=vmdk size=1048576
 /// compat6=off hwversion=undefined`.
 fn announcement(name: &str, format: &str, options: &Options) -> String {
-    let mut line = format!("Formatting '{name}', fmt={format}");
+    let mut line = format!("Formatting '{}', fmt={format}", printable(name));
     for (name, value) in options.iter() {
         // Commas in values are doubled, as in `-o`.
-        let _ = write!(line, " {name}={}", value.replace(',', ",,"));
+        let _ = write!(line, " {name}={}", printable(value).replace(',', ",,"));
     }
     line.push('\n');
     line

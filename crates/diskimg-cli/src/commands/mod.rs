@@ -30,7 +30,7 @@ pub(crate) fn calls(command: &Command) -> Calls {
             Destination::Existing(_) => Calls::modify().and_spool(),
             Destination::Stdout => Calls::write_stdout().and_spool(),
         },
-        Command::Create(job) if job.dry_run => Calls::read(),
+        Command::Create(job) if job.dry_run => Calls::modify(),
         Command::Create(job) => Calls::create(&job.path).and_options(&job.options),
         Command::Resize(_) => Calls::modify(),
         Command::IsoExtract(job) => Calls::extract(Extract {

@@ -20,9 +20,9 @@ pub(crate) fn text(plan: &Plan, source: Option<&str>, compress: bool) -> String 
         true => format!("at most {}, before compression", human::size(plan.required_bytes)),
         false => format!("at most {}", human::size(plan.required_bytes)),
     };
-    line("file size", &most);
+    line("space", &most);
     if let Some(free) = plan.free_bytes {
-        line("free space", &human::size(free));
+        line("free", &human::size(free));
     }
     if let Some(backing) = &plan.backing {
         line("backing file", backing);

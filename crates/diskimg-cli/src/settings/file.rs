@@ -26,12 +26,9 @@ pub(super) fn path() -> Result<Option<PathBuf>, Failure> {
         Some(name) if name.is_empty() => Ok(None),
         Some(name) => {
             let path = PathBuf::from(name);
-            match path.try_exists() {
-                Ok(true) => Ok(Some(path)),
-                outcome => {
-                    let error = outcome.err().unwrap_or_else(|| io::ErrorKind::NotFound.into());
-                    Err(Failure::error(format!("{VARIABLE}: {}: {error}", path.display())))
-                }
+            match path.metadata() {
+                Ok(_) => Ok(Some(path)),
+                Err(e) => Err(Failure::error(format!("{VARIABLE}: {}: {e}", path.display()))),
             }
         }
         None => {
@@ -171,13 +168,14 @@ mod tests {
 
     #[test]
     fn settings_have_the_position_of_their_keys() {
-        let text = "# comment\nthreads = 4\nexternal-files = \"none\"\n[limits]\n  extents = \"1k\"\n";
+        let text =
+            "# comment\nthreads = 4\nexternal-files = \"none\"\n[limits]\n  bitmaps = \"1k\"\n";
         let found = parse(text, "f").expect("parses");
         let shown: Vec<_> = found.iter().map(|s| (&*s.key, &*s.value, &*s.origin)).collect();
         for wanted in [
             ("threads", "4", "f:2:1"),
             ("external-files", "none", "f:3:1"),
-            ("limits.extents", "1k", "f:5:3"),
+            ("limits.bitmaps", "1k", "f:5:3"),
         ] {
             assert!(shown.contains(&wanted), "{shown:?}");
         }
@@ -194,8 +192,8 @@ mod tests {
             ("sandbox = \"off\"", "f:1:11: the sandbox is switched off on the command line only"),
             ("color = \"é\"", "f:1:9: invalid value 'é' for color (one of: auto, always, never)"),
             ("limits = 4", "f:1:10: limits: expected a table"),
-            ("[limits]\nextent = 4", "f:2:1: unknown limit 'extent' (did you mean 'extents'?)"),
-            ("[limits]\nextents = \"x\"", "f:2:11: 'x' is not a number"),
+            ("[limits]\nbitmap = 4", "f:2:1: unknown limit 'bitmap' (did you mean 'bitmaps'?)"),
+            ("[limits]\nbitmaps = \"x\"", "f:2:11: 'x' is not a number"),
             ("threads = 4\nthreads = 5", "f:2:1: duplicate key"),
             ("threads =", "f:1:10: "),
             ("threads = 4 5", "f:1:"),

@@ -164,7 +164,9 @@ fn check(key: &str, value: &str) -> Result<(), String> {
     };
     match key {
         "color" => one_of(&["auto", "always", "never"]),
-        "external-files" => one_of(&ExternalFiles::ALL.iter().map(|v| v.name()).collect::<Vec<_>>()),
+        "external-files" => {
+            one_of(&ExternalFiles::ALL.iter().map(|v| v.name()).collect::<Vec<_>>())
+        }
         "sandbox" if value == "off" => {
             Err("the sandbox is switched off on the command line only: --sandbox=off".to_owned())
         }
@@ -200,7 +202,7 @@ mod tests {
             origin: String::new(),
         };
         let values = vec![
-            setting("limits.extents", "1"),
+            setting("limits.bitmaps", "1"),
             setting("threads", "2"),
             setting("limits.snapshots", "3"),
             setting("threads", "4"),

@@ -15,7 +15,7 @@ use super::{Durability, directory_of, existing_identity};
 use crate::storage::locking::{Lock, require_unlocked};
 use crate::storage::os;
 use crate::storage::sink::Sink;
-use crate::storage::source::{HostFileId, Source, FileSource};
+use crate::storage::source::{FileSource, HostFileId, Source};
 use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -80,7 +80,8 @@ impl Planned {
         if metadata.is_file() && found.open_file.is_none() {
             return Ok(Self::of(plan_file(&found.path)?, Discard::new_file(), true));
         }
-        let file = PlannedFile { path: path.to_owned(), action: FileAction::Overwrite, reason: None };
+        let file =
+            PlannedFile { path: path.to_owned(), action: FileAction::Overwrite, reason: None };
         if !os::is_seekable(&metadata) {
             // A pipe is not opened, which would end when it is closed.
             return Ok(Self::of(file, Discard::pipe(), false));
@@ -89,12 +90,17 @@ impl Planned {
         require_unlocked(&opened, Lock::WRITE)?;
         let fixed_len = (!metadata.is_file()).then(|| FileSource::open(&found.path)).transpose()?;
         let fixed_len = fixed_len.map(|device| device.len());
-        Ok(Self::of(file, Discard { sequential: false, is_zeroed: false, fixed_len }, metadata.is_file()))
+        Ok(Self::of(
+            file,
+            Discard { sequential: false, is_zeroed: false, fixed_len },
+            metadata.is_file(),
+        ))
     }
 
     /// Plans an existing image or device that is written in place.
     pub(crate) fn in_place(path: &Path) -> Self {
-        let file = PlannedFile { path: path.to_owned(), action: FileAction::Overwrite, reason: None };
+        let file =
+            PlannedFile { path: path.to_owned(), action: FileAction::Overwrite, reason: None };
         Self::of(file, Discard { is_zeroed: false, ..Discard::new_file() }, false)
     }
 
@@ -216,7 +222,7 @@ impl Publish for Planned {
         match self.sink.sequential {
             false => Ok(()),
             true => {
-                let message = "a pipe cannot be read back";
+                let message = "data written to a pipe cannot be read again";
                 let error = io::Error::new(io::ErrorKind::Unsupported, message);
                 Err(OutputError::new(self.path.clone(), error))
             }
