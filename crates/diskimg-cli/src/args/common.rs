@@ -28,19 +28,23 @@ pub(crate) enum OutputFormat {
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImageArgs {
     /// Read images even while they are written
+    #[arg(long_help = "Read images even if another process is writing to them")]
     #[arg(short = 'U', long)]
     force_share: bool,
     /// Files to follow: none, same-dir, any
+    #[arg(long_help = "Files an image may refer to: none, same-dir, any (default: any)")]
     #[arg(long, alias = "references", value_name = "WHICH", default_value = "any")]
     #[arg(value_parser = words(ExternalFiles::ALL))]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     external_files: ExternalFiles,
     /// Open a VMDK whose parent has changed
+    #[arg(long_help = "Open a VMDK even if its parent was modified (content ID mismatch)")]
     #[arg(long)]
     ignore_cid: bool,
     #[command(flatten)]
     limits: LimitArgs,
     /// Describe images by driver=qcow2,...
+    #[arg(long_help = "Describe images by options: driver=qcow2,file.filename=FILE")]
     #[arg(long, alias = "source-image-opts")]
     image_opts: bool,
     /// Define an object of QEMU: secret,id=ID,data=TEXT or file=FILE; repeatable
@@ -52,6 +56,7 @@ pub(crate) struct ImageArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct LimitArgs {
     /// Set a resource limit ('help': a list)
+    #[arg(long_help = "Set a resource limit; repeatable; 'help' lists the limits")]
     #[arg(long = "limit", value_name = "NAME=VALUE", action = clap::ArgAction::Append)]
     limits: Vec<String>,
     /// The limits of the configuration, which are the default value.
@@ -236,10 +241,15 @@ impl Input {
 
     /// Opens the image. As qemu-img, ISO images are raw, since QEMU has no such format.
     pub(crate) fn open(&self, program: Program) -> Result<Image, Failure> {
-        self.try_open(program).map_err(|error| match advice::of(&self.path) {
-            Some(advice) if program != Program::QemuImg => error.hint(advice).into(),
-            _ => error.into(),
-        })
+        self.try_open(program).map_err(|error| self.with_advice(error, program).into())
+    }
+
+    /// Adds to the error of opening the image what may have been meant.
+    pub(crate) fn with_advice(&self, error: Error, program: Program) -> Error {
+        match advice::of(&self.path) {
+            Some(advice) if program != Program::QemuImg => error.hint(advice),
+            _ => error,
+        }
     }
 
     /// Like [`open`](Self::open), but returns the library's error.

@@ -24,9 +24,11 @@ pub(crate) struct Args {
     #[arg(value_name = "FILE [SIZE]", value_hint = clap::ValueHint::FilePath)]
     operands: Vec<OsString>,
     /// Format of FILE (default: by extension)
+    #[arg(long_help = "Format of FILE (default: from its extension, else raw)")]
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
     /// Options of the format ('help': a list)
+    #[arg(long_help = "Set options of the format, which 'help' lists; repeatable")]
     #[arg(short, long, value_name = "NAME=VALUE,...")]
     options: Vec<String>,
     /// Use BASE as the backing file
@@ -42,6 +44,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SIZE")]
     max_size: Option<String>,
     /// Check all, say what would be written
+    #[arg(long_help = "Check everything, say what would be written, and change nothing")]
     #[arg(long)]
     dry_run: bool,
     /// Print only errors

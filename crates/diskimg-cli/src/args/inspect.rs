@@ -26,18 +26,24 @@ pub(crate) struct Args {
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
     /// Unsafe if the format is not FMT
+    #[arg(long_help = "Report an image as unsafe if its format is not FMT")]
     #[arg(short = 'f', long, value_name = "FMT", alias = "format")]
     claimed: Option<String>,
     /// Maximum size of the file
     #[arg(long, value_name = "SIZE")]
     max_size: Option<String>,
     /// Maximum virtual size, which must be known
+    #[arg(long_help = "Maximum virtual size; an image whose virtual size is unknown is unsafe")]
     #[arg(long, value_name = "SIZE")]
     max_virtual_size: Option<String>,
     /// Maximum ratio of virtual size to file size
+    #[arg(
+        long_help = "Maximum ratio of the virtual size to the file size; an unknown virtual size is unsafe"
+    )]
     #[arg(long, value_name = "N")]
     max_ratio: Option<String>,
     /// Accept the finding CODE; repeatable
+    #[arg(long_help = "Treat the finding CODE as a warning; repeatable")]
     #[arg(long, value_name = "CODE")]
     allow: Vec<String>,
     #[command(flatten)]
@@ -47,6 +53,7 @@ pub(crate) struct Args {
     #[arg(hide_default_value = true, hide_possible_values = true)]
     output: OutputFormat,
     /// Print only errors; use the exit code
+    #[arg(long_help = "Print only errors; report through the exit code")]
     #[arg(short, long)]
     quiet: bool,
 }

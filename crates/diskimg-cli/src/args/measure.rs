@@ -19,18 +19,22 @@ pub(crate) struct Args {
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
     /// Measure an empty image of SIZE bytes
+    #[arg(long_help = "Measure an empty image of SIZE bytes instead of FILE")]
     #[arg(long, value_name = "SIZE")]
     size: Option<String>,
     /// Format of FILE (default: probed)
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
     /// Format of the new image (default: raw)
+    #[arg(long_help = "Format of the new image: raw, qcow2, iso (default: raw)")]
     #[arg(short = 'O', long, value_name = "FMT", alias = "output-format")]
     target_format: Option<String>,
     /// Options of the format ('help': a list)
+    #[arg(long_help = "Set options of the new image, which 'help' lists; repeatable")]
     #[arg(short, long, value_name = "NAME=VALUE,...")]
     options: Vec<String>,
     /// Measure this snapshot of FILE
+    #[arg(long_help = "Measure this internal snapshot of FILE")]
     #[arg(short = 'l', long, value_name = "SNAPSHOT")]
     snapshot: Option<String>,
     /// Output format (default: human)

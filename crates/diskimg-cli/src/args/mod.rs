@@ -51,15 +51,22 @@ messages and in --version. See 'diskimg COMMAND --help' for the options of a com
 #[command(infer_long_args = true, disable_help_subcommand = true)]
 struct Args {
     /// Confine the process: on (default), off, require
-    #[arg(long, value_name = "MODE", default_value = "on", global = true)]
+    #[arg(
+        long_help = "Sandbox: on, off, or require (fail if the kernel lacks support); default: on"
+    )]
+    #[arg(long, value_name = "MODE", default_value = "on", global = true, display_order = 900)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     sandbox: Sandbox,
     /// Use colors: auto (default), always, never
-    #[arg(long, value_name = "WHEN", default_value = "auto", global = true)]
+    #[arg(
+        long_help = "Use colors in messages and help: auto (at a terminal), always, never; default: auto"
+    )]
+    #[arg(long, value_name = "WHEN", default_value = "auto", global = true, display_order = 901)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     color: When,
     /// Ignore config file and variables
-    #[arg(long, global = true)]
+    #[arg(long_help = "Ignore the configuration file and the variables that stand for options")]
+    #[arg(long, global = true, display_order = 902)]
     no_config: bool,
     #[command(subcommand)]
     command: CommandArgs,
@@ -190,6 +197,14 @@ pub(crate) fn grammar(program: Program) -> clap::Command {
     let name = program.name();
     let usage = format!("{name} [OPTIONS] <COMMAND>");
     let grammar = rename_examples(Args::command(), name).name(name).bin_name(name);
+    let grammar = match program {
+        Program::Diskimg => grammar,
+        // Accepted, but without effect: other programs have no configuration and no colors.
+        _ => grammar
+            .mut_arg("color", |arg| arg.hide(true))
+            .mut_arg("no_config", |arg| arg.hide(true))
+            .mut_subcommand("config", |command| command.hide(true)),
+    };
     grammar.override_usage(usage).mut_subcommands(|command| match command.get_name() {
         "iso" => rename_examples(command, name)
             .override_usage(format!("{name} iso [OPTIONS] <COMMAND>"))
@@ -373,11 +388,8 @@ mod tests {
         let mut hidden = 0;
         for name in all_names(&grammar) {
             let brief = usage::brief_help(&grammar, &name).to_string();
-            let mut command = &grammar;
-            for word in name.split_whitespace() {
-                command = command.find_subcommand(word).expect("exists");
-            }
-            let all = command.clone().render_help().to_string();
+            let command = usage::find(&grammar, &name).expect("exists");
+            let all = usage::full_help(&grammar, &name).to_string();
             let shown = |help: &str, long: &str| {
                 help.split([' ', '=', '[', '\n']).any(|word| word == format!("--{long}"))
             };

@@ -78,7 +78,10 @@ pub(super) fn explain(
             let name = command.unwrap_or_default();
             return Ok(Invocation::Help(brief_help(grammar, &name)));
         }
-        ErrorKind::DisplayHelp => return Ok(Invocation::Help(error.render())),
+        ErrorKind::DisplayHelp => {
+            let name = command.unwrap_or_default();
+            return Ok(Invocation::Help(full_help(grammar, &name)));
+        }
         ErrorKind::DisplayVersion => return Ok(Invocation::Show(program.version())),
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             if command.is_none() && program == Program::Diskimg {
@@ -115,11 +118,7 @@ pub(super) fn explain(
 pub(super) fn brief_help(grammar: &clap::Command, name: &str) -> StyledStr {
     let mut grammar = grammar.clone();
     grammar.build();
-    let mut command = &grammar;
-    for word in name.split_whitespace() {
-        let Some(found) = command.find_subcommand(word) else { return StyledStr::new() };
-        command = found;
-    }
+    let Some(command) = find(&grammar, name) else { return StyledStr::new() };
     let lists = RARELY_USED.iter().filter(|(command, _)| command.is_empty() || *command == name);
     let rare: Vec<&str> = lists.flat_map(|(_, ids)| ids.iter().copied()).collect();
     let is_rare = |arg: &clap::Arg| rare.contains(&arg.get_id().as_str());
@@ -132,6 +131,24 @@ pub(super) fn brief_help(grammar: &clap::Command, name: &str) -> StyledStr {
     }
     let hide = |arg: clap::Arg| if is_rare(&arg) { arg.hide(true) } else { arg };
     command.clone().mut_args(hide).after_help(super::styled(&after)).render_help()
+}
+
+/// Returns the help of a command, or of the program if `name` is empty, with all options and their
+/// full descriptions. Unlike clap's, it has no empty lines between the options.
+pub(super) fn full_help(grammar: &clap::Command, name: &str) -> StyledStr {
+    let mut grammar = grammar.clone();
+    grammar.build();
+    let Some(command) = find(&grammar, name) else { return StyledStr::new() };
+    let describe = |arg: clap::Arg| match arg.get_long_help().cloned() {
+        Some(full) => arg.help(full),
+        None => arg,
+    };
+    command.clone().mut_args(describe).render_help()
+}
+
+/// Returns the command with this name, such as `iso ls`, or the program's if `name` is empty.
+pub(super) fn find<'g>(grammar: &'g clap::Command, name: &str) -> Option<&'g clap::Command> {
+    name.split_whitespace().try_fold(grammar, |command, word| command.find_subcommand(word))
 }
 
 /// Returns the paragraph with the exit codes and the first examples.
@@ -178,10 +195,7 @@ fn abbreviated(word: &str, grammar: &clap::Command, name: &str) -> Vec<String> {
     let Some(start) = start.strip_prefix("--").filter(|start| !start.is_empty()) else {
         return Vec::new();
     };
-    let mut command = grammar;
-    for word in name.split_whitespace() {
-        command = command.find_subcommand(word).unwrap_or(command);
-    }
+    let command = find(grammar, name).unwrap_or(grammar);
     let visible = command.get_arguments().filter(|arg| !arg.is_hide_set());
     let longs = visible.filter_map(|arg| arg.get_long());
     longs.filter(|long| long.starts_with(start)).map(str::to_owned).collect()

@@ -43,7 +43,8 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     let images: Vec<_> = confine::open(&rules(&job), &inputs, open)?;
     let compress = compresses(&job, console.program());
     let dry_run = job.dry_run;
-    let meter = Meter::start(if dry_run { ProgressMode::silent() } else { job.progress }, STEP);
+    let mode = if dry_run { ProgressMode::silent() } else { job.progress };
+    let meter = Meter::start(mode, STEP, console.colors());
     let report_progress = |progress| meter.report(progress);
     let mut images = images.into_iter();
     let first = images.next().ok_or_else(|| Failure::error("Must specify image file name"))?;

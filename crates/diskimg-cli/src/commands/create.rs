@@ -28,7 +28,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         return super::convert::show_plan(&plan, None, false, None, console);
     }
     let mode = ProgressMode { requested: None, quiet: job.quiet, stdout_taken: false };
-    let meter = Meter::start(mode, STEP);
+    let meter = Meter::start(mode, STEP, console.colors());
     let name = job.path.display().to_string();
     let failed = OnceLock::new();
     let announce = |created: &Created| {

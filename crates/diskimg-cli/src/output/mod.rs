@@ -107,6 +107,11 @@ impl Console {
         self.program
     }
 
+    /// Returns which streams have colors.
+    pub(crate) fn colors(&self) -> Colors {
+        self.colors
+    }
+
     /// Returns buffered standard output. The caller must flush it.
     pub(crate) fn stdout(&self) -> BufWriter<Out> {
         BufWriter::new(Out::new())

@@ -376,7 +376,7 @@ pub(in crate::commands) fn write(
             Output::create(path).map_err(|e| Error::io("cannot create", e).in_file(path))?
         }
     };
-    let meter = Meter::start(mode, STEP);
+    let meter = Meter::start(mode, STEP, console.colors());
     let total = plan.size();
     let done = plan.write(output, Durability::Flushed, &mut |done| match meter
         .report(Progress::new(done, total))
