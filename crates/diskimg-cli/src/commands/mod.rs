@@ -40,6 +40,7 @@ pub(crate) fn calls(command: &Command) -> Calls {
         })
         .and_spool(),
         Command::IsoRemaster(job) => image_calls(&job.output).and_spool(),
+        Command::IsoCreate(recipe) if recipe.dry_run => Calls::modify(),
         Command::IsoCreate(recipe) => image_calls(&recipe.output),
         Command::Xorriso(job) => xorriso::calls(job).and_spool(),
         Command::IsoCat(_) => Calls::write_stdout().and_spool(),

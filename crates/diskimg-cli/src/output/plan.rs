@@ -3,42 +3,52 @@
 use super::human;
 use diskimg::{FileAction, Plan, PlannedFile};
 use serde::Serialize;
-use std::fmt::Write;
 
 /// Returns the plan as text.
 pub(crate) fn text(plan: &Plan, source: Option<&str>, compress: bool) -> String {
-    let mut text = "dry run: nothing was written\n".to_owned();
-    let mut line = |name: &str, value: &str| {
-        let _ = writeln!(text, "{:<12} {}", format!("{name}:"), diskimg::printable(value));
-    };
+    let mut text = heading();
+    let mut add = |name: &str, value: &str| text += &line(name, value);
     if let Some(source) = source {
-        line("source", source);
+        add("source", source);
     }
-    line("format", plan.format.name());
-    line("disk size", &human::size_and_bytes(plan.guest_bytes));
+    add("format", plan.format.name());
+    add("disk size", &human::size_and_bytes(plan.guest_bytes));
     let most = match compress {
         true => format!("at most {}, before compression", human::size(plan.required_bytes)),
         false => format!("at most {}", human::size(plan.required_bytes)),
     };
-    line("space", &most);
+    add("space", &most);
     if let Some(free) = plan.free_bytes {
-        line("free", &human::size(free));
+        add("free", &human::size(free));
     }
     if let Some(backing) = &plan.backing {
-        line("backing file", backing);
+        add("backing file", backing);
     }
     if plan.files.is_empty() {
-        line("writes", "standard output");
+        add("writes", "standard output");
     }
-    for file in &plan.files {
-        let name = match file.action {
-            FileAction::Replace => "replaces",
-            FileAction::Overwrite => "overwrites",
-            _ => "creates",
-        };
-        line(name, &described(file));
-    }
+    plan.files.iter().map(file).for_each(|line| text += &line);
     text
+}
+
+/// Returns the first line.
+pub(crate) fn heading() -> String {
+    "dry run: nothing was written\n".to_owned()
+}
+
+/// Returns a line about a property.
+pub(crate) fn line(name: &str, value: &str) -> String {
+    format!("{:<12} {}\n", format!("{name}:"), diskimg::printable(value))
+}
+
+/// Returns the line about a file.
+pub(crate) fn file(file: &PlannedFile) -> String {
+    let name = match file.action {
+        FileAction::Replace => "replaces",
+        FileAction::Overwrite => "overwrites",
+        _ => "creates",
+    };
+    line(name, &described(file))
 }
 
 /// Returns the name of the file and why it is overwritten.
@@ -55,9 +65,9 @@ pub(crate) fn warnings(plan: &Plan) -> Vec<String> {
     let mut warnings = plan.warnings.clone();
     if plan.may_not_fit() {
         warnings.push(format!(
-            "the output may not fit: it takes up to {} bytes, and {} are free",
-            plan.required_bytes,
-            plan.free_bytes.unwrap_or_default()
+            "the output may not fit: it takes up to {}, and {} are free",
+            human::size(plan.required_bytes),
+            human::size(plan.free_bytes.unwrap_or_default())
         ));
     }
     warnings

@@ -2,8 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::format::Format;
-use crate::storage::os;
-use crate::storage::output::{FileAction, Planned, PlannedFile};
+use crate::storage::output::{Planned, PlannedFile};
 use std::io;
 use std::path::Path;
 
@@ -43,9 +42,7 @@ impl Plan {
 
 /// Returns the free space where `files` are created, if they need any.
 pub(super) fn free_bytes(files: &[PlannedFile]) -> Option<u64> {
-    let main = files.iter().find(|file| file.action != FileAction::Overwrite)?;
-    let directory = main.path.parent().filter(|path| !path.as_os_str().is_empty());
-    os::free_space(directory.unwrap_or(Path::new(".")))
+    files.iter().find_map(PlannedFile::free_bytes)
 }
 
 /// Plans the output `path`, where `-` is standard output.

@@ -52,6 +52,8 @@ fn it_says_what_would_be_written_and_changes_nothing() {
         ("convert a.raw base.qcow2 --force -O ova", &["format:      ova"]),
         ("create new.qcow2 1G", &["disk size:   1 GiB", "creates:     new.qcow2"]),
         ("create old.qcow2 1G -o preallocation=full", &["replaces:    old.qcow2"]),
+        ("iso create -o new.iso a.raw", &["format:      iso", "creates:     new.iso"]),
+        ("iso create -o old.qcow2 a.raw", &["size:        1.", "replaces:    old.qcow2"]),
         ("create -b base.qcow2 -F qcow2 top.qcow2", &["backing file: base.qcow2", "1 MiB"]),
     ] {
         let text = planned(&lab, line);
@@ -135,6 +137,10 @@ fn errors_are_those_of_the_real_run() {
         "create -f qcow2 -b none.raw -F raw out".to_owned(),
         "create -f iso out 1M".to_owned(),
         "create dir 1M".to_owned(),
+        "iso create -o none/out.iso a.raw".to_owned(),
+        "iso create -o dir a.raw".to_owned(),
+        "iso create -o out.iso none.raw".to_owned(),
+        "iso create -o out.iso --nocloud a.raw".to_owned(),
     ] {
         let before = state(&lab);
         let dry = lab.line(&format!("{line} --dry-run"));

@@ -46,6 +46,26 @@ pub struct PlannedFile {
     pub reason: Option<String>,
 }
 
+impl PlannedFile {
+    /// Returns what creating an output at `path` would do, without creating or changing anything.
+    ///
+    /// # Errors
+    /// The errors of [`Output::create`](super::Output::create), as far as they can be foreseen.
+    pub fn of(path: impl AsRef<Path>) -> io::Result<Self> {
+        let planned = Planned::create(path.as_ref())?;
+        Ok(crate::storage::lock(&planned.files).remove(0))
+    }
+
+    /// Returns the bytes that are free in the file system in which the file is created, if that is
+    /// known. `None` for a file that is overwritten.
+    pub fn free_bytes(&self) -> Option<u64> {
+        match self.action {
+            FileAction::Overwrite => None,
+            _ => os::free_space(directory_of(&self.path)),
+        }
+    }
+}
+
 /// The files that were planned so far, the main one first.
 pub(crate) type Files = Arc<Mutex<Vec<PlannedFile>>>;
 
