@@ -159,14 +159,35 @@ fn brief(help: &str, usual: &[&str]) -> String {
         None => true,
     };
     let (options, _) = help.rsplit_once("\n\n").unwrap_or((help, ""));
-    let shown: Vec<_> = options.lines().filter(is_usual).map(shortened).collect();
+    let shown: Vec<_> = options.lines().filter(is_usual).map(narrow).collect();
     format!("{}\n\n-help shows all.\n", shown.join("\n"))
 }
 
-/// Returns a line without the end of its last sentence if it is longer than 80 columns.
-fn shortened(line: &str) -> &str {
-    let Some((start, _)) = line.split_at_checked(80) else { return line };
-    start.rfind([',', ';', '(']).map_or(line, |at| line[..at].trim_end())
+/// Returns a line of the help as lines of at most 80 columns.
+fn narrow(line: &str) -> String {
+    /// Columns before the text, in the full and in the brief help.
+    const FULL: usize = 38;
+    const BRIEF: usize = 28;
+    let (left, text) = match line.split_at_checked(FULL) {
+        Some((left, text)) if line.starts_with("  -") => (left.trim_end(), text),
+        // The usage, without its remarks.
+        _ => return line.split("   (").next().unwrap_or_default().to_owned(),
+    };
+    let mut lines = vec![format!("{left:<BRIEF$}")];
+    if left.len() > BRIEF {
+        lines.push(" ".repeat(BRIEF));
+    }
+    for word in text.split_whitespace() {
+        let last = lines.last().map_or(0, |line| line.chars().count());
+        if last + word.chars().count() >= 80 {
+            lines.push(" ".repeat(BRIEF));
+        }
+        if let Some(last) = lines.last_mut() {
+            *last += " ";
+            *last += word;
+        }
+    }
+    lines.join("\n")
 }
 
 /// Returns whether `xorriso -as NAME` is supported.
