@@ -1,5 +1,6 @@
 //! Tests of command-line arguments.
 
+#[cfg(unix)]
 mod config;
 mod grammar;
 pub(crate) mod help;

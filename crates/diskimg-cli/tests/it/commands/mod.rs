@@ -4,6 +4,7 @@ mod check;
 mod compare;
 mod convert;
 mod create;
+#[cfg(unix)]
 mod dry_run;
 mod info;
 mod inspect;

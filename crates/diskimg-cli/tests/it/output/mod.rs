@@ -2,6 +2,7 @@
 
 #[cfg(target_os = "linux")]
 mod colors;
+#[cfg(target_os = "linux")]
 mod full_disk;
 #[cfg(target_os = "linux")]
 mod resources;
