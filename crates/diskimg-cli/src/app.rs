@@ -6,7 +6,9 @@ use crate::confine::{self, Sandbox};
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::memory;
+use crate::output::color::{self, Colors};
 use crate::output::{Console, Program};
+use crate::settings::Settings;
 use crate::streams::ClosedStreams;
 use std::collections::hash_map::RandomState;
 use std::ffi::OsString;
@@ -79,10 +81,24 @@ enum Process {
 fn run_in(process: Process, argv: Vec<OsString>) -> u8 {
     raise_open_files();
     let console = Console::new(Program::from_argv0(argv.first()));
-    match execute(process, argv, &console) {
-        Ok(code) => code,
-        Err(failure) => report(failure, &console),
+    if console.program() != Program::Diskimg {
+        return finish(execute(process, argv, &console, Settings::default()), &console);
     }
+    let when = color::of_command_line(&argv);
+    let console = console.with_colors(Colors::choose(when.unwrap_or_default()));
+    match Settings::load(&argv) {
+        Ok(settings) => {
+            let when = when.or(settings.color()).unwrap_or_default();
+            let console = console.with_colors(Colors::choose(when));
+            finish(execute(process, argv, &console, settings), &console)
+        }
+        Err(failure) => report(failure.with_code(args::usage_code(&argv)), &console),
+    }
+}
+
+/// Reports a failure and returns the exit code.
+fn finish(outcome: Result<u8, Failure>, console: &Console) -> u8 {
+    outcome.unwrap_or_else(|failure| report(failure, console))
 }
 
 /// Raises the soft limit on open files to the hard limit, because a split VMDK can have hundreds of
@@ -114,9 +130,15 @@ fn stop_before_cpu_limit() {
 #[cfg(not(unix))]
 fn stop_before_cpu_limit() {}
 
-fn execute(process: Process, argv: Vec<OsString>, console: &Console) -> Result<u8, Failure> {
-    match args::parse(argv, console.program())? {
+fn execute(
+    process: Process,
+    argv: Vec<OsString>,
+    console: &Console,
+    settings: Settings,
+) -> Result<u8, Failure> {
+    match args::parse(argv, console.program(), settings)? {
         Invocation::Show(text) => console.print(&text).map(|()| 0),
+        Invocation::Help(text) => console.print_help(&text).map(|()| 0),
         Invocation::Run(command, sandbox) => {
             interrupt::prepare();
             match process {
@@ -140,14 +162,14 @@ fn report(failure: Failure, console: &Console) -> u8 {
         Failure::Usage { command, message } => {
             let program = console.program().name();
             let command = command.map(|name| format!(" {name}")).unwrap_or_default();
-            for line in format!("{program}{command}: {message}").lines() {
-                console.stderr(line);
-            }
+            let mut lines = message.lines();
+            console.usage_error(&command, lines.next().unwrap_or_default());
+            lines.for_each(|line| console.stderr(line));
             console.stderr(&format!("Try '{program}{command} --help' for more info"));
             FAILURE
         }
         Failure::Error { message, code } => {
-            console.message(&message);
+            console.error(&message);
             code
         }
         Failure::Show(text) => match console.print(&text) {

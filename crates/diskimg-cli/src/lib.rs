@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   argv ─▶ args/      parses and validates arguments, giving a job
+//!             │        (settings/: defaults from a file and the environment)
 //!             │
 //!             ▼
 //!           commands/  one file per command: runs the job with the library
@@ -24,6 +25,7 @@ mod interrupt;
 mod memory;
 mod output;
 mod remedy;
+mod settings;
 mod streams;
 
 pub use app::{main, run};

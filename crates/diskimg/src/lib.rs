@@ -100,8 +100,8 @@ pub use open::secrets::Secrets;
 pub use open::{OpenOptions, SnapshotSelector};
 pub use ops::{
     Callback, Compare, CompareError, CompareStage, Comparison, Convert, Create, Created,
-    DigestAlgorithm, Digests, FileDigest, MapEntries, MapEntry, NewSize, Progress, Reflink, Report,
-    Resize, Resized, Salvaged, Sparse, map, measure, measure_size,
+    DigestAlgorithm, Digests, FileDigest, MapEntries, MapEntry, NewSize, Plan, Progress, Reflink,
+    Report, Resize, Resized, Salvaged, Sparse, map, measure, measure_size,
 };
 #[cfg(feature = "inspect")]
 pub use ops::{InspectOptions, inspect, inspect_source};
@@ -114,7 +114,7 @@ pub use report::inspection::Inspection;
 pub use report::printable::printable;
 pub use report::{check, info};
 pub use storage::caching::Caching;
-pub use storage::output::{Durability, Output};
+pub use storage::output::{Durability, FileAction, Output, PlannedFile};
 pub use storage::source::Source;
 
 /// Runs the examples of README.md, which is docs/rust.md, as tests.

@@ -11,7 +11,7 @@ use crate::open::external_files::ExternalFiles;
 use crate::ops::{NewSize, Reflink};
 use crate::report::finding::Severity;
 use crate::storage::caching::Caching;
-use crate::storage::output::Durability;
+use crate::storage::output::{Durability, FileAction};
 use std::fmt;
 use std::str::FromStr;
 
@@ -72,6 +72,7 @@ words!(
 words!(Reflink, "reflink mode", Auto = "auto", Always = "always", Never = "never");
 words!(Caching, "caching mode", Buffered = "buffered", Direct = "direct");
 words!(Durability, "durability", Flushed = "flushed", Cached = "cached");
+words!(FileAction, "action", Create = "create", Replace = "replace", Overwrite = "overwrite");
 words!(Severity, "severity", Note = "note", Warning = "warning", Error = "error");
 #[cfg(feature = "iso")]
 words!(

@@ -27,20 +27,24 @@ pub(crate) enum OutputFormat {
 /// Options of every command that reads an image.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImageArgs {
-    /// Read images even if another process is writing to them
+    /// Read images even while they are written
+    #[arg(long_help = "Read images even if another process is writing to them")]
     #[arg(short = 'U', long)]
     force_share: bool,
-    /// Files an image may refer to: none, same-dir, any (default: any)
+    /// Files to follow: none, same-dir, any
+    #[arg(long_help = "Files an image may refer to: none, same-dir, any (default: any)")]
     #[arg(long, alias = "references", value_name = "WHICH", default_value = "any")]
     #[arg(value_parser = words(ExternalFiles::ALL))]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     external_files: ExternalFiles,
-    /// Open a VMDK even if its parent was modified (content ID mismatch)
+    /// Open a VMDK whose parent has changed
+    #[arg(long_help = "Open a VMDK even if its parent was modified (content ID mismatch)")]
     #[arg(long)]
     ignore_cid: bool,
     #[command(flatten)]
     limits: LimitArgs,
-    /// Describe images by options: driver=qcow2,file.filename=FILE
+    /// Describe images by driver=qcow2,...
+    #[arg(long_help = "Describe images by options: driver=qcow2,file.filename=FILE")]
     #[arg(long, alias = "source-image-opts")]
     image_opts: bool,
     /// Define an object of QEMU: secret,id=ID,data=TEXT or file=FILE; repeatable
@@ -51,9 +55,13 @@ pub(crate) struct ImageArgs {
 /// `--limit`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LimitArgs {
-    /// Set a resource limit; repeatable; 'help' lists the limits
+    /// Set a resource limit ('help': a list)
+    #[arg(long_help = "Set a resource limit; repeatable; 'help' lists the limits")]
     #[arg(long = "limit", value_name = "NAME=VALUE", action = clap::ArgAction::Append)]
     limits: Vec<String>,
+    /// The limits of the configuration, which are the default value.
+    #[arg(long = "configured-limit", value_name = "NAME=VALUE", hide = true)]
+    configured: Vec<String>,
 }
 
 /// Restrictions on the images that are opened.
@@ -135,14 +143,21 @@ impl LimitArgs {
             return Err(Failure::Show(limits_help()));
         }
         let mut limits = Limits::default();
-        for text in &self.limits {
+        for text in self.configured.iter().chain(&self.limits) {
             let (name, value) = text.split_once('=').unwrap_or((text, ""));
             let bound = diskimg::parse_size(value).ok_or_else(|| {
                 Failure::error(format!(
                     "--limit {text}: expected NAME=VALUE, where VALUE may end in k, M, G or T"
                 ))
             })?;
-            limits.set(name, bound).map_err(|e| Failure::error(format!("--limit {text}: {e}")))?;
+            limits.set(name, bound).map_err(|e| {
+                match advice::suggestion(name, Limits::names()) {
+                    Some(meant) => {
+                        Failure::error(format!("--limit {text}: unknown limit '{name}' ({meant})"))
+                    }
+                    None => Failure::error(format!("--limit {text}: {e}")),
+                }
+            })?;
         }
         Ok(limits)
     }
@@ -226,10 +241,15 @@ impl Input {
 
     /// Opens the image. As qemu-img, ISO images are raw, since QEMU has no such format.
     pub(crate) fn open(&self, program: Program) -> Result<Image, Failure> {
-        self.try_open(program).map_err(|error| match advice::of(&self.path) {
-            Some(advice) if program != Program::QemuImg => error.hint(advice).into(),
-            _ => error.into(),
-        })
+        self.try_open(program).map_err(|error| self.with_advice(error, program).into())
+    }
+
+    /// Adds to the error of opening the image what may have been meant.
+    pub(crate) fn with_advice(&self, error: Error, program: Program) -> Error {
+        match advice::of(&self.path) {
+            Some(advice) if program != Program::QemuImg => error.hint(advice),
+            _ => error,
+        }
     }
 
     /// Like [`open`](Self::open), but returns the library's error.
@@ -259,14 +279,37 @@ impl Input {
     }
 }
 
-/// Parses the name of a format.
+/// Layouts of a VMDK, which are an option of the format.
+const VMDK_LAYOUTS: [&str; 5] = [
+    "streamOptimized",
+    "monolithicSparse",
+    "monolithicFlat",
+    "twoGbMaxExtentSparse",
+    "twoGbMaxExtentFlat",
+];
+
+/// Parses the name of a format, in any case. Other usual names are accepted: extensions, and QEMU's
+/// driver for a raw image on a device, which some provisioning tools pass.
 pub(crate) fn format(name: &str) -> Result<Format, Failure> {
-    match name {
-        // QEMU's driver for a raw image on a device; some provisioning tools pass it.
-        "host_device" => Ok(Format::Raw),
-        // The recorded names are in lower case.
-        _ => Ok(name.parse().or_else(|e| name.to_ascii_lowercase().parse().map_err(|_| e))?),
-    }
+    // The recorded names are in lower case.
+    let lower = name.to_ascii_lowercase();
+    let usual = match lower.as_str() {
+        "host_device" | "img" | "dd" => "raw",
+        "ovf" => "ova",
+        other => other,
+    };
+    usual.parse().map_err(|error: Error| {
+        let layout = VMDK_LAYOUTS.iter().find(|layout| layout.eq_ignore_ascii_case(name));
+        if let Some(layout) = layout {
+            return Failure::error(format!(
+                "'{name}' is a layout of the format vmdk (-O vmdk -o subformat={layout})"
+            ));
+        }
+        let known = Format::ALL.iter().map(|format| format.name());
+        let Some(meant) = advice::suggestion(name, known) else { return error.into() };
+        let supported = error.hint_text().unwrap_or_default().to_owned();
+        error.hint(format!("{meant} {supported}")).into()
+    })
 }
 
 /// Returns the format of a new image: as named or, under diskimg's own name, that of the extension
@@ -357,6 +400,18 @@ pub(crate) fn create_options(given: &[String]) -> Result<Option<Options>, Failur
     Ok(Some(options))
 }
 
+/// Suggests the option of the format that may have been meant by an unknown one. Without a
+/// suggestion, the operation reports the error.
+pub(crate) fn suggest_option(options: &Options, format: Format) -> Result<(), Failure> {
+    let known: Vec<_> = format.options().iter().map(|spec| spec.name).collect();
+    for (name, _) in options.iter().filter(|(name, _)| !known.contains(name)) {
+        if let Some(meant) = advice::suggestion(name, &known) {
+            return Err(Failure::error(format!("Invalid parameter '{name}' ({meant})")));
+        }
+    }
+    Ok(())
+}
+
 /// Adds the backing file given with flags to the options of a new image.
 ///
 /// # Errors
@@ -429,7 +484,8 @@ mod tests {
     }
 
     fn limits_of(given: &[&str]) -> Result<Limits, Failure> {
-        LimitArgs { limits: given.iter().map(|&text| text.to_owned()).collect() }.parse()
+        let limits = given.iter().map(|&text| text.to_owned()).collect();
+        LimitArgs { limits, configured: Vec::new() }.parse()
     }
 
     #[test]

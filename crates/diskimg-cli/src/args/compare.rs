@@ -34,11 +34,13 @@ pub(crate) struct Args {
     /// Accepted for compatibility; has no effect
     #[arg(short = 'T', long, value_name = "MODE")]
     cache: Option<String>,
-    /// Print (12.34/100%), or lines of JSON to standard error (=json)
+    /// Print percentages, or JSON (=json)
+    #[arg(long_help = "Print (12.34/100%), or lines of JSON to standard error (=json)")]
     #[arg(short, long, value_name = "FORMAT", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "text", hide_possible_values = true)]
     progress: Option<ProgressFormat>,
-    /// Print only errors and warnings; report through the exit code
+    /// Print only errors; use the exit code
+    #[arg(long_help = "Print only errors and warnings; report through the exit code")]
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]

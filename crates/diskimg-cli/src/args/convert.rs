@@ -22,7 +22,8 @@ Examples:
   diskimg convert -O ova -o name=web,memory=4G a.qcow2 b.vmdk web.ova
 
 Several SRC are concatenated or, with -O ova, become one disk each. FILE.ova:N is disk N of an
-appliance. DST is created or replaced when it is complete. '-' is standard input or output.";
+appliance. DST is created or replaced when it is complete. '-' is standard input or output.
+Sizes may end in k, M, G or T.";
 
 /// Maximum value of `-S`, as in QEMU.
 const MAX_SPARSE: u64 = 16 << 20;
@@ -37,94 +38,124 @@ pub(crate) struct Args {
     /// Format of SRC (default: probed)
     #[arg(short = 'f', long, value_name = "FMT", alias = "format")]
     source_format: Option<String>,
-    /// Format of DST (default: from its extension, else raw)
+    /// Format of DST (default: by extension)
+    #[arg(long_help = "Format of DST (default: from its extension, else raw)")]
     #[arg(short = 'O', long, value_name = "FMT", alias = "target-format")]
     output_format: Option<String>,
-    /// Set options of the output format, which 'help' lists; repeatable
+    /// Options of the format ('help': a list)
+    #[arg(long_help = "Set options of the output format, which 'help' lists; repeatable")]
     #[arg(short, long, value_name = "NAME=VALUE,...", alias = "target-options")]
     options: Vec<String>,
     /// Compress the output
     #[arg(short, long)]
     compress: bool,
-    /// Use FILE as the backing file of DST; write only differences
+    /// Write only what differs from FILE
+    #[arg(long_help = "Use FILE as the backing file of DST; write only differences")]
     #[arg(short = 'B', long, value_name = "FILE")]
     backing: Option<String>,
-    /// Format of the backing file; required with -B
+    /// Format of the backing file (with -B)
+    #[arg(long_help = "Format of the backing file; required with -B")]
     #[arg(short = 'F', long, value_name = "FMT")]
     backing_format: Option<String>,
-    /// Convert this internal snapshot of SRC
+    /// Convert this snapshot of SRC
+    #[arg(long_help = "Convert this internal snapshot of SRC: an ID or a name")]
     #[arg(short = 'l', long, value_name = "SNAPSHOT", alias = "source-snapshot")]
     snapshot: Option<String>,
-    /// Minimum run of zeros stored as a hole; 0: no holes (default: 4k)
+    /// Shortest hole (default: 4k); 0: none
+    #[arg(long_help = "Minimum run of zeros stored as a hole; 0: no holes (default: 4k)")]
     #[arg(short = 'S', long, value_name = "SIZE")]
     sparse_size: Option<String>,
-    /// Write into the existing image DST, which keeps its options
+    /// Write into the existing image DST
+    #[arg(long_help = "Write into the existing image DST, which keeps its options")]
     #[arg(short = 'n', long)]
     no_create: bool,
-    /// Replace an existing DST even with several SRC
+    /// Check all, say what would be written
+    #[arg(long_help = "Check everything, say what would be written, and change nothing")]
+    #[arg(long)]
+    dry_run: bool,
+    /// Replace an existing DST by several SRC
+    #[arg(long_help = "Replace an existing DST even with several SRC")]
     #[arg(long)]
     force: bool,
     /// With -n: assume that DST reads as zeros
     #[arg(long)]
     target_is_zero: bool,
-    /// Replace unreadable data with zeros and continue
+    /// Replace unreadable data with zeros
+    #[arg(long_help = "Replace unreadable data with zeros and continue")]
     #[arg(long)]
     salvage: bool,
-    /// Treat contradictions in an OVA or OVF source as errors
+    /// Contradictions in an OVA are errors
+    #[arg(long_help = "Treat contradictions in an OVA or OVF source as errors")]
     #[arg(long)]
     strict: bool,
-    /// Do not verify an OVA or OVF source against its manifest
+    /// Do not verify the manifest of an OVA
+    #[arg(long_help = "Do not verify an OVA or OVF source against its manifest")]
     #[arg(long)]
     no_verify: bool,
-    /// Require that the file SRC has this SHA-256 digest
+    /// Fail unless SRC has this digest
+    #[arg(long_help = "Require that the file SRC has this SHA-256 digest")]
     #[arg(long, value_name = "HEX")]
     sha256: Option<String>,
-    /// Maximum number of threads, 1 to 16 (default: number of processors)
+    /// Threads, 1 to 16 (default: all CPUs)
+    #[arg(long_help = "Maximum number of threads, 1 to 16 (default: number of processors)")]
     #[arg(short = 'm', long, value_name = "N", alias = "parallel")]
     threads: Option<String>,
     /// Write at most BYTES per second
     #[arg(short, long, value_name = "BYTES")]
     rate: Option<String>,
-    /// Write at most SIZE bytes to the files of DST together
+    /// Write at most SIZE bytes
+    #[arg(long_help = "Write at most SIZE bytes to the files of DST together")]
     #[arg(long, value_name = "SIZE")]
     max_size: Option<String>,
-    /// DST's cache mode: none, directsync (direct I/O), unsafe (no flush)
+    /// Cache mode of DST
+    #[arg(long_help = "DST's cache mode: none, directsync (direct I/O), unsafe (no flush)")]
     #[arg(short = 't', long, value_name = "MODE", alias = "target-cache")]
     cache: Option<String>,
-    /// Cache mode of SRC: as for -t
+    /// Cache mode of SRC
+    #[arg(long_help = "Cache mode of SRC: as for -t")]
     #[arg(short = 'T', long, value_name = "MODE")]
     source_cache: Option<String>,
-    /// Share data with SRC by reflink: auto, always (or fail), never (default: auto, or never with
-    /// -S or --salvage)
+    /// Share blocks with SRC: auto, always, never
+    #[arg(
+        long_help = "Share data with SRC by reflink: auto, always (or fail), never (default: auto, or never with -S or --salvage)"
+    )]
     #[arg(long, value_name = "WHEN")]
     reflink: Option<String>,
-    /// Copy data with copy_file_range; do not detect zeros in it
+    /// Copy data in the kernel, with its zeros
+    #[arg(long_help = "Copy data with copy_file_range; do not detect zeros in it")]
     #[arg(short = 'C', long)]
     copy_range_offloading: bool,
-    /// Recompress data instead of copying compressed clusters from SRC
+    /// Do not copy compressed clusters as is
+    #[arg(long_help = "Recompress data instead of copying compressed clusters from SRC")]
     #[arg(long)]
     recompress: bool,
-    /// Do not verify compressed clusters that are copied from SRC
+    /// Do not verify clusters copied as is
+    #[arg(long_help = "Do not verify compressed clusters that are copied from SRC")]
     #[arg(long)]
     trust_source: bool,
-    /// Read the new image back and compare it with SRC
+    /// Read DST back and compare it with SRC
+    #[arg(long_help = "Read the new image back and compare it with SRC")]
     #[arg(long)]
     verify: bool,
-    /// Print digests of the disk and of each file written: sha256, blake3
+    /// Print digests: sha256, blake3
+    #[arg(long_help = "Print digests of the disk and of each file written: sha256, blake3")]
     #[arg(long, value_name = "ALGORITHM")]
     digest: Option<String>,
-    /// Print a summary to standard error; =json: as JSON
+    /// Print a summary, or JSON (=json)
+    #[arg(long_help = "Print a summary to standard error; =json: as JSON")]
     #[arg(long, value_name = "FORMAT", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "text", hide_possible_values = true)]
     report: Option<ReportFormat>,
     /// Accepted for compatibility; has no effect
     #[arg(short = 'W', long, hide = true)]
     oob_writes: bool,
-    /// Print (12.34/100%), or lines of JSON to standard error (=json)
+    /// Print percentages, or JSON (=json)
+    #[arg(long_help = "Print (12.34/100%), or lines of JSON to standard error (=json)")]
     #[arg(short, long, value_name = "FORMAT", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "text", hide_possible_values = true)]
     progress: Option<ProgressFormat>,
-    /// Do not show progress, even on a terminal
+    /// Show neither progress nor a summary
+    #[arg(long_help = "Show neither progress nor a summary, even on a terminal")]
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]
@@ -182,6 +213,8 @@ pub(crate) struct Job {
     pub(crate) verify_manifest: bool,
     /// `--sha256`.
     pub(crate) sha256: Option<String>,
+    /// `--dry-run`.
+    pub(crate) dry_run: bool,
     /// `--target-is-zero`.
     pub(crate) target_is_zero: bool,
     /// `-t`.
@@ -212,6 +245,7 @@ impl Args {
         let Some(mut options) = common::create_options(&self.options)? else {
             return Ok(Parsed::Show(common::options_help(format, !self.files.is_empty())));
         };
+        common::suggest_option(&options, format)?;
         common::add_backing(&mut options, self.backing.take(), self.backing_format.take())?;
         if options.get("backing_file").is_some() && options.get("backing_fmt").is_none() {
             return Err(Failure::error(
@@ -272,6 +306,7 @@ impl Args {
             verify: self.verify,
             digest: self.digest.as_deref().map(str::parse).transpose()?,
             report: self.report,
+            dry_run: self.dry_run,
             target_is_zero: self.target_is_zero,
             durability,
             caching: common::caching(self.cache.as_deref()),

@@ -23,10 +23,12 @@ pub(crate) struct Args {
     /// The new image and its virtual size.
     #[arg(value_name = "FILE [SIZE]", value_hint = clap::ValueHint::FilePath)]
     operands: Vec<OsString>,
-    /// Format of FILE (default: from its extension, else raw)
+    /// Format of FILE (default: by extension)
+    #[arg(long_help = "Format of FILE (default: from its extension, else raw)")]
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
-    /// Set options of the format; repeatable
+    /// Options of the format ('help': a list)
+    #[arg(long_help = "Set options of the format, which 'help' lists; repeatable")]
     #[arg(short, long, value_name = "NAME=VALUE,...")]
     options: Vec<String>,
     /// Use BASE as the backing file
@@ -41,6 +43,10 @@ pub(crate) struct Args {
     /// Write at most SIZE bytes, with reserved space
     #[arg(long, value_name = "SIZE")]
     max_size: Option<String>,
+    /// Check all, say what would be written
+    #[arg(long_help = "Check everything, say what would be written, and change nothing")]
+    #[arg(long)]
+    dry_run: bool,
     /// Print only errors
     #[arg(short, long)]
     quiet: bool,
@@ -67,6 +73,8 @@ pub(crate) struct Job {
     pub(crate) unsafe_backing: bool,
     /// `--max-size`.
     pub(crate) max_size: Option<u64>,
+    /// `--dry-run`.
+    pub(crate) dry_run: bool,
     /// `-q`.
     pub(crate) quiet: bool,
 }
@@ -80,6 +88,7 @@ impl Args {
         let Some(mut options) = common::create_options(&self.options)? else {
             return Ok(Parsed::Show(common::options_help(format, !self.operands.is_empty())));
         };
+        common::suggest_option(&options, format)?;
         common::add_backing(&mut options, self.backing, self.backing_format)?;
         let mut operands = self.operands.into_iter();
         let (Some(path), size, None) = (operands.next(), operands.next(), operands.next()) else {
@@ -103,6 +112,7 @@ impl Args {
                 .as_deref()
                 .map(|s| common::size("--max-size", s))
                 .transpose()?,
+            dry_run: self.dry_run,
             quiet: self.quiet,
         }))
     }

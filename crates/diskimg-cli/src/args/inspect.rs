@@ -25,19 +25,25 @@ pub(crate) struct Args {
     /// The image, or '-' for standard input.
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
-    /// Report an image as unsafe if its format is not FMT
+    /// Unsafe if the format is not FMT
+    #[arg(long_help = "Report an image as unsafe if its format is not FMT")]
     #[arg(short = 'f', long, value_name = "FMT", alias = "format")]
     claimed: Option<String>,
     /// Maximum size of the file
     #[arg(long, value_name = "SIZE")]
     max_size: Option<String>,
-    /// Maximum virtual size; an image whose virtual size is unknown is unsafe
+    /// Maximum virtual size, which must be known
+    #[arg(long_help = "Maximum virtual size; an image whose virtual size is unknown is unsafe")]
     #[arg(long, value_name = "SIZE")]
     max_virtual_size: Option<String>,
-    /// Maximum ratio of the virtual size to the file size; an unknown virtual size is unsafe
+    /// Maximum ratio of virtual size to file size
+    #[arg(
+        long_help = "Maximum ratio of the virtual size to the file size; an unknown virtual size is unsafe"
+    )]
     #[arg(long, value_name = "N")]
     max_ratio: Option<String>,
-    /// Treat the finding CODE as a warning; repeatable
+    /// Accept the finding CODE; repeatable
+    #[arg(long_help = "Treat the finding CODE as a warning; repeatable")]
     #[arg(long, value_name = "CODE")]
     allow: Vec<String>,
     #[command(flatten)]
@@ -46,7 +52,8 @@ pub(crate) struct Args {
     #[arg(long, value_enum, value_name = "human|json", default_value_t)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     output: OutputFormat,
-    /// Print only errors; report through the exit code
+    /// Print only errors; use the exit code
+    #[arg(long_help = "Print only errors; report through the exit code")]
     #[arg(short, long)]
     quiet: bool,
 }

@@ -18,19 +18,23 @@ pub(crate) struct Args {
     /// The image.
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
-    /// Measure an empty image of SIZE bytes instead of FILE
+    /// Measure an empty image of SIZE bytes
+    #[arg(long_help = "Measure an empty image of SIZE bytes instead of FILE")]
     #[arg(long, value_name = "SIZE")]
     size: Option<String>,
     /// Format of FILE (default: probed)
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
-    /// Format of the new image: raw, qcow2, iso (default: raw)
+    /// Format of the new image (default: raw)
+    #[arg(long_help = "Format of the new image: raw, qcow2, iso (default: raw)")]
     #[arg(short = 'O', long, value_name = "FMT", alias = "output-format")]
     target_format: Option<String>,
-    /// Set options of the new image; repeatable
+    /// Options of the format ('help': a list)
+    #[arg(long_help = "Set options of the new image, which 'help' lists; repeatable")]
     #[arg(short, long, value_name = "NAME=VALUE,...")]
     options: Vec<String>,
-    /// Measure this internal snapshot of FILE
+    /// Measure this snapshot of FILE
+    #[arg(long_help = "Measure this internal snapshot of FILE")]
     #[arg(short = 'l', long, value_name = "SNAPSHOT")]
     snapshot: Option<String>,
     /// Output format (default: human)
@@ -71,6 +75,7 @@ impl Args {
         let Some(options) = common::create_options(&self.options)? else {
             return Ok(Parsed::Show(common::options_help(format, !self.files.is_empty())));
         };
+        common::suggest_option(&options, format)?;
         let subject = match (&self.size, self.files.pop()) {
             (Some(size), None) => Subject::Size(common::size("image size", size)?),
             (None, Some(file)) if self.files.is_empty() => {

@@ -1,7 +1,7 @@
 //! Command-line arguments, in two stages: clap fills an `Args` struct for each command, and
 //! `Args::parse` validates it and returns the `Job` that the command runs.
 
-mod advice;
+pub(crate) mod advice;
 pub(crate) mod check;
 pub(crate) mod common;
 pub(crate) mod compare;
@@ -22,15 +22,25 @@ mod usage;
 use crate::confine::Sandbox;
 use crate::failure::Failure;
 use crate::output::Program;
+use crate::output::color::When;
+use crate::settings::Settings;
+use clap::builder::StyledStr;
 use clap::{CommandFactory, FromArgMatches};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+const CONFIG: &str = "\
+The output is a configuration file with the values in effect and where they come from. The file is
+$DISKIMG_CONFIG, or else diskimg/config.toml in $XDG_CONFIG_HOME (~/.config). Its keys are color,
+external-files, sandbox, threads, and those of the table limits; DISKIMG_COLOR and so on are the
+variables. Options of the command line replace them.
+
+Example:
+  diskimg config";
+
 const EXAMPLES: &str = "\
 Examples:
   diskimg convert -O qcow2 -c disk.vmdk disk.qcow2
-  diskimg info --output=json disk.qcow2
-  diskimg compare a.raw b.qcow2
 
 Options and output are compatible with qemu-img. When run as qemu-img, diskimg uses that name in
 messages and in --version. See 'diskimg COMMAND --help' for the options of a command.";
@@ -40,10 +50,24 @@ messages and in --version. See 'diskimg COMMAND --help' for the options of a com
 #[command(name = "diskimg", version, after_help = EXAMPLES, args_override_self = true)]
 #[command(infer_long_args = true, disable_help_subcommand = true)]
 struct Args {
-    /// Sandbox: on, off, or require (fail if the kernel lacks support); default: on
-    #[arg(long, value_name = "MODE", default_value = "on", global = true)]
+    /// Confine the process: on (default), off, require
+    #[arg(
+        long_help = "Sandbox: on, off, or require (fail if the kernel lacks support); default: on"
+    )]
+    #[arg(long, value_name = "MODE", default_value = "on", global = true, display_order = 900)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     sandbox: Sandbox,
+    /// Use colors: auto (default), always, never
+    #[arg(
+        long_help = "Use colors in messages and help: auto (at a terminal), always, never; default: auto"
+    )]
+    #[arg(long, value_name = "WHEN", default_value = "auto", global = true, display_order = 901)]
+    #[arg(hide_default_value = true, hide_possible_values = true)]
+    color: When,
+    /// Ignore config file and variables
+    #[arg(long_help = "Ignore the configuration file and the variables that stand for options")]
+    #[arg(long, global = true, display_order = 902)]
+    no_config: bool,
     #[command(subcommand)]
     command: CommandArgs,
 }
@@ -68,13 +92,16 @@ enum CommandArgs {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Create, change, show and extract ISO images; takes the commands of xorriso.
+    /// Work with ISO images; takes the commands of xorriso.
     #[command(alias = "osirrox", disable_help_flag = true)]
     Xorriso {
         /// Commands of xorriso (see -help)
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Show the defaults set by the configuration.
+    #[command(after_help = CONFIG)]
+    Config,
     /// Print a shell completion script.
     Completions {
         /// The shell.
@@ -90,8 +117,10 @@ enum CommandArgs {
 /// What a command line requests.
 #[derive(Debug)]
 pub(crate) enum Invocation {
-    /// Print this text to standard output: help, the version or a list of options.
+    /// Print this text to standard output: the version or a list of options.
     Show(String),
+    /// Print help to standard output.
+    Help(StyledStr),
     /// Run this command in this sandbox.
     Run(Box<Command>, Sandbox),
 }
@@ -135,6 +164,8 @@ pub(crate) enum Command {
     IsoCreate(Box<recipe::Recipe>),
     /// `xorriso`.
     Xorriso(Box<mkisofs::native::Job>),
+    /// `config`.
+    Config(Settings),
     /// `completions`.
     Completions(clap_complete::Shell),
     /// `man`.
@@ -152,22 +183,38 @@ pub(crate) enum Parsed<J> {
 
 /// Help template that omits clap's "Arguments" section, so that help fits on a screen: the usage
 /// line shows the operands.
-const HELP: &str =
-    "{about-with-newline}\n{usage-heading} {usage}\n\nOptions:\n{options}{after-help}";
+const HELP: &str = "{about-with-newline}\n{usage-heading} {usage}\n\n\x1b[1m\x1b[4mOptions:\x1b[0m\n\
+                    {options}{after-help}";
+
+/// The headings of examples, which look like those of clap.
+const HEADINGS: [(&str, &str); 2] = [
+    ("Examples:\n", "\x1b[1m\x1b[4mExamples:\x1b[0m\n"),
+    ("Example:\n", "\x1b[1m\x1b[4mExample:\x1b[0m\n"),
+];
 
 /// Returns the clap command, with the name the program was run as in usage and examples.
 pub(crate) fn grammar(program: Program) -> clap::Command {
     let name = program.name();
-    rename_examples(Args::command(), name).name(name).bin_name(name).mut_subcommands(|command| {
-        match command.get_name() {
-            "iso" => rename_examples(command, name).mut_subcommands(|command| {
+    let usage = format!("{name} [OPTIONS] <COMMAND>");
+    let grammar = rename_examples(Args::command(), name).name(name).bin_name(name);
+    let grammar = match program {
+        Program::Diskimg => grammar,
+        // Accepted, but without effect: other programs have no configuration and no colors.
+        _ => grammar
+            .mut_arg("color", |arg| arg.hide(true))
+            .mut_arg("no_config", |arg| arg.hide(true))
+            .mut_subcommand("config", |command| command.hide(true)),
+    };
+    grammar.override_usage(usage).mut_subcommands(|command| match command.get_name() {
+        "iso" => rename_examples(command, name)
+            .override_usage(format!("{name} iso [OPTIONS] <COMMAND>"))
+            .mut_subcommands(|command| {
                 let operands = iso::operands(command.get_name());
                 with_usage(command, name, "iso ", operands)
             }),
-            other => {
-                let operands = operands(other);
-                with_usage(command, name, "", operands)
-            }
+        other => {
+            let operands = operands(other);
+            with_usage(command, name, "", operands)
         }
     })
 }
@@ -176,6 +223,7 @@ pub(crate) fn grammar(program: Program) -> clap::Command {
 /// a space, or empty.
 fn with_usage(command: clap::Command, name: &str, parent: &str, operands: &str) -> clap::Command {
     let usage = format!("{name} {parent}{} [OPTIONS] {operands}", command.get_name());
+    let usage = usage.trim_end().to_owned();
     rename_examples(command, name)
         .mut_args(allow_hyphen_values)
         .override_usage(usage)
@@ -193,21 +241,28 @@ fn operands(command: &str) -> &'static str {
         "mkisofs" => "[-o IMAGE] FILE...",
         "xorriso" => "COMMAND...",
         "completions" => "SHELL",
+        "config" => "",
         "man" => "[DIR]",
         "info" => "FILE...",
         _ => "FILE",
     }
 }
 
-/// Replaces `diskimg` with the program's name in the examples.
+/// Replaces `diskimg` with the program's name in the examples, and styles their headings.
 fn rename_examples(command: clap::Command, name: &str) -> clap::Command {
     let examples = command
         .get_after_help()
         .map(|text| text.to_string().replace("diskimg ", &format!("{name} ")));
     match examples {
-        Some(examples) => command.after_help(examples),
+        Some(examples) => command.after_help(styled(&examples)),
         None => command,
     }
+}
+
+/// Returns text in which the headings of examples are styled.
+fn styled(text: &str) -> StyledStr {
+    let style = |text: String, (plain, styled): (&str, &str)| text.replace(plain, styled);
+    HEADINGS.into_iter().fold(text.to_owned(), style).into()
 }
 
 /// Lets the value of an option begin with a hyphen, as getopt does.
@@ -226,9 +281,16 @@ fn expand_help(mut argv: Vec<OsString>, program: Program) -> Vec<OsString> {
 }
 
 /// Parses the command line. `argv[0]` is the program's name.
-pub(crate) fn parse(argv: Vec<OsString>, program: Program) -> Result<Invocation, Failure> {
+pub(crate) fn parse(
+    argv: Vec<OsString>,
+    program: Program,
+    settings: Settings,
+) -> Result<Invocation, Failure> {
     if let Some(parsed) = mkisofs::parse(&argv, program) {
-        return parsed;
+        return Ok(match (parsed?, settings.sandbox()) {
+            (Invocation::Run(command, _), Some(sandbox)) => Invocation::Run(command, sandbox),
+            (parsed, _) => parsed,
+        });
     }
     let argv = expand_help(argv, program);
     let command_name = argv.get(1).and_then(|arg| arg.to_str()).map(str::to_owned);
@@ -237,7 +299,7 @@ pub(crate) fn parse(argv: Vec<OsString>, program: Program) -> Result<Invocation,
         _ => name,
     });
     let brief = !argv.iter().any(|arg| arg == "--help");
-    let mut grammar = grammar(program);
+    let mut grammar = settings.apply(grammar(program));
     let args =
         grammar.try_get_matches_from_mut(argv).and_then(|matches| Args::from_arg_matches(&matches));
     let args = match args {
@@ -259,6 +321,7 @@ pub(crate) fn parse(argv: Vec<OsString>, program: Program) -> Result<Invocation,
         // has handled the line above.
         CommandArgs::Mkisofs { args } => mkisofs::parse_args(&args, program)?,
         CommandArgs::Xorriso { args } => mkisofs::parse_xorriso(&args, program)?,
+        CommandArgs::Config => run(Parsed::Job(settings), Command::Config),
         CommandArgs::Completions { shell } => run(Parsed::Job(shell), Command::Completions),
         CommandArgs::Man { dir } => run(Parsed::Job(dir), Command::Man),
     };
@@ -266,6 +329,15 @@ pub(crate) fn parse(argv: Vec<OsString>, program: Program) -> Result<Invocation,
         Invocation::Run(command, _) => Invocation::Run(command, args.sandbox),
         show => show,
     })
+}
+
+/// Returns the exit code of an error in the command line or the configuration.
+pub(crate) fn usage_code(argv: &[OsString]) -> u8 {
+    let is_word = |word: &&OsString| !word.as_encoded_bytes().starts_with(b"-");
+    match argv.iter().skip(1).find(is_word) {
+        Some(word) if word == "compare" => compare::CANNOT_OPEN,
+        _ => 1,
+    }
 }
 
 fn run<J>(parsed: Parsed<J>, command: fn(J) -> Command) -> Invocation {
@@ -284,23 +356,56 @@ mod tests {
         grammar(Program::Diskimg).debug_assert();
     }
 
+    /// Returns the names of all commands, and an empty one for the program's own help.
+    fn all_names(grammar: &clap::Command) -> Vec<String> {
+        let names = grammar.get_subcommands().flat_map(|command| {
+            let nested = command.get_subcommands().map(|inner| inner.get_name());
+            let name = command.get_name();
+            let nested = nested.map(move |inner| format!("{name} {inner}"));
+            std::iter::once(name.to_owned()).chain(nested)
+        });
+        std::iter::once(String::new()).chain(names).collect()
+    }
+
     #[test]
-    fn help_fits_a_screen() {
-        let mut grammar = grammar(Program::Diskimg);
-        // Adds the global options to the commands.
-        grammar.build();
-        let brief = usage::brief_help(&grammar, "convert");
-        assert!(brief.lines().count() <= 40, "{brief}");
-        let iso = grammar.find_subcommand("iso").expect("iso is a command").clone();
-        let iso_commands = iso.get_subcommands().cloned();
-        let commands: Vec<_> = grammar.get_subcommands().cloned().chain(iso_commands).collect();
-        for mut command in commands {
-            let help = command.render_help().to_string();
-            let lines = help.lines().count();
-            let most = if command.get_name() == "convert" { 55 } else { 50 };
-            assert!(lines <= most, "{}: {lines} lines", command.get_name());
-            let longest = help.lines().map(|l| l.chars().count()).max();
-            assert!(longest <= Some(100), "{}: {longest:?} columns", command.get_name());
+    fn brief_help_fits_a_screen_of_80_columns_and_30_lines() {
+        let grammar = grammar(Program::Diskimg).term_width(80);
+        let names = all_names(&grammar);
+        assert!(names.len() > 20, "{names:?}");
+        for name in names {
+            let help = usage::brief_help(&grammar, &name).to_string();
+            assert!(help.lines().count() <= 30, "{name}:\n{help}");
+            for line in help.lines() {
+                assert!(line.chars().count() <= 80, "{name}: {line}");
+            }
         }
+    }
+
+    #[test]
+    fn help_has_all_options_and_lines_of_at_most_100_columns() {
+        let mut grammar = grammar(Program::Diskimg);
+        grammar.build();
+        let mut hidden = 0;
+        for name in all_names(&grammar) {
+            let brief = usage::brief_help(&grammar, &name).to_string();
+            let command = usage::find(&grammar, &name).expect("exists");
+            let all = usage::full_help(&grammar, &name).to_string();
+            let shown = |help: &str, long: &str| {
+                help.split([' ', '=', '[', '\n']).any(|word| word == format!("--{long}"))
+            };
+            for long in
+                command.get_arguments().filter(|a| !a.is_hide_set()).filter_map(|a| a.get_long())
+            {
+                assert!(shown(&all, long), "{name} --help: --{long}\n{all}");
+                hidden += usize::from(!shown(&brief, long));
+            }
+            assert_eq!(
+                brief.contains("--help shows all options"),
+                brief.len() < all.len(),
+                "{name}"
+            );
+            assert!(all.lines().all(|line| line.chars().count() <= 100), "{name}: {all}");
+        }
+        assert!(hidden > 20, "only {hidden} options are left out of brief help");
     }
 }

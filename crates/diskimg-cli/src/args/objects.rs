@@ -2,6 +2,7 @@
 //!
 //! Files of secrets are read here, before the command is confined.
 
+use crate::args::advice;
 use crate::failure::Failure;
 use base64::Engine;
 use base64::alphabet;
@@ -54,7 +55,8 @@ pub(super) fn secrets(objects: &[String]) -> Result<Secrets, Failure> {
             other if OTHER_TYPES.contains(&other) => None,
             other => {
                 let message = format!("Parameter 'qom-type' does not accept value '{other}'");
-                return Err(Failure::error(message));
+                let known = OTHER_TYPES.into_iter().chain(["secret"]);
+                return Err(Failure::error(advice::with_suggestion(message, other, known)));
             }
         };
         if !ids.insert(id.clone()) {
@@ -106,7 +108,9 @@ fn is_identifier(id: &str) -> bool {
 /// Returns the bytes of a secret. `known` are the secrets that are defined before it.
 fn secret(properties: &mut Options, known: &Secrets) -> Result<Zeroizing<Vec<u8>>, Failure> {
     if let Some((name, _)) = properties.iter().find(|(name, _)| !SECRET.contains(name)) {
-        return Err(Failure::error(format!("Parameter '{name}' is unexpected")));
+        let message = format!("Parameter '{name}' is unexpected");
+        let known = SECRET.into_iter().chain(["id"]);
+        return Err(Failure::error(advice::with_suggestion(message, name, known)));
     }
     let base64 = match properties.take("format").as_deref() {
         None | Some("raw") => false,

@@ -35,6 +35,8 @@ pub(crate) struct Recipe {
     pub(crate) output: Destination,
     /// Print the number of sectors of the image instead of writing it.
     pub(crate) print_size: bool,
+    /// Say what would be written instead of writing it.
+    pub(crate) dry_run: bool,
     /// Print errors only.
     pub(crate) quiet: bool,
     /// Print the size of the image.

@@ -22,13 +22,14 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let open = || {
         let a = job.a.open(console.program()).map_err(|e| e.with_code(CANNOT_OPEN))?;
         let b = job.b.try_open(console.program()).map_err(|e| {
+            let e = job.b.with_advice(e, console.program());
             Failure::from_error(&e, crate::remedy::second_image_message).with_code(CANNOT_OPEN)
         })?;
         Ok((a, b))
     };
     let rules = Rules::new().allow_cpu_count();
     let (a, b) = confine::open(&rules, &[&job.a, &job.b], open)?;
-    let meter = Meter::start(job.progress, STEP);
+    let meter = Meter::start(job.progress, STEP, console.colors());
     let report = |progress| meter.report(progress);
     let outcome = Compare::new(&a, &b).strict(job.strict).progress(&report).run();
     let code = match outcome {

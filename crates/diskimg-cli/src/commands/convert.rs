@@ -4,11 +4,12 @@ use crate::args::common::Input;
 use crate::args::convert::{Destination, Job};
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
-use crate::output::progress::Meter;
+use crate::output::plan;
+use crate::output::progress::{Meter, ProgressMode};
 use crate::output::report::{self, ReportFormat};
 use crate::output::{self, Console, Program};
 use diskimg::storage::output::Destination as Found;
-use diskimg::{Convert, DigestAlgorithm, Format, Report};
+use diskimg::{Convert, DigestAlgorithm, Format, Plan, Report, printable};
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,7 +22,8 @@ const STEP: f64 = 1.0;
 
 /// Runs the conversion.
 pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
-    if matches!(job.output, Destination::Stdout) && io::stdout().is_terminal() {
+    let is_image_printed = matches!(job.output, Destination::Stdout) && !job.dry_run;
+    if is_image_printed && io::stdout().is_terminal() {
         return Err(Failure::error("refusing to write an image to a terminal"));
     }
     let began = Instant::now();
@@ -29,7 +31,8 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         Destination::New(path) | Destination::Existing(path) => Some(path.clone()),
         Destination::Stdout => None,
     };
-    output::require_streams(path.as_deref(), job.digest.is_some() && path.is_some())?;
+    let prints = job.dry_run || job.digest.is_some() && path.is_some();
+    output::require_streams(path.as_deref(), prints)?;
     let inputs: Vec<_> = job.inputs.iter().collect();
     let source = match job.inputs.as_slice() {
         [one] => one.path.display().to_string(),
@@ -39,7 +42,9 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     let open = || inputs.iter().map(|input| input.open(console.program())).collect();
     let images: Vec<_> = confine::open(&rules(&job), &inputs, open)?;
     let compress = compresses(&job, console.program());
-    let meter = Meter::start(job.progress, STEP);
+    let dry_run = job.dry_run;
+    let mode = if dry_run { ProgressMode::silent() } else { job.progress };
+    let meter = Meter::start(mode, STEP, console.colors());
     let report_progress = |progress| meter.report(progress);
     let mut images = images.into_iter();
     let first = images.next().ok_or_else(|| Failure::error("Must specify image file name"))?;
@@ -76,6 +81,15 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     if let Some(digest) = &job.sha256 {
         convert = convert.source_digest(DigestAlgorithm::Sha256, digest);
     }
+    if dry_run {
+        let plan = match &job.output {
+            Destination::New(path) => convert.plan(path),
+            Destination::Existing(path) => convert.plan_existing(path),
+            Destination::Stdout => convert.plan("-"),
+        };
+        meter.end();
+        return show_plan(&plan?, Some(&source), compress, job.report, console);
+    }
     let outcome = match &job.output {
         Destination::New(path) => convert.run(path),
         Destination::Existing(path) => convert.run_existing(path),
@@ -96,6 +110,24 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
             && console.program() == Program::Diskimg,
     };
     conclude(&done, console)?;
+    Ok(0)
+}
+
+/// Says what would be written. Under `--report=json`, this is an object on standard error, like that
+/// of a conversion.
+pub(super) fn show_plan(
+    plan: &Plan,
+    source: Option<&str>,
+    compress: bool,
+    format: Option<ReportFormat>,
+    console: &Console,
+) -> Result<u8, Failure> {
+    if format == Some(ReportFormat::Json) {
+        console.stderr(&plan::json(plan));
+    } else {
+        console.warn(plan::warnings(plan));
+        console.print(&plan::text(plan, source, compress))?;
+    }
     Ok(0)
 }
 
@@ -174,13 +206,26 @@ fn conclude(done: &Done, console: &Console) -> Result<(), Failure> {
     match (done.format, &done.output) {
         (Some(ReportFormat::Text), _) => console.message(&report::text(report)),
         (None, Some(output)) if done.at_terminal => {
-            console.stderr(&report::line(report, &done.source, output, *took));
+            let (names, result) = report::summary(report, &done.source, output, *took);
+            let width = terminal_size::terminal_size_of(io::stderr()).map(|(width, _)| width.0);
+            let line = format!("{names}: {result}");
+            if width.is_some_and(|width| line.chars().count() > usize::from(width)) {
+                console.stderr(&names);
+                console.stderr(&format!("  {result}"));
+            } else {
+                console.stderr(&line);
+            }
         }
         _ => {}
     }
     match (&report.digests, &done.output) {
         (Some(digests), Some(_)) => {
-            console.print_after(&report::digests(digests), "the output is complete")?;
+            let mut text = report::digests(digests);
+            if io::stdout().is_terminal() {
+                // Nobody reads it with `sha256sum -c`.
+                text = text.lines().map(|line| format!("{}\n", printable(line))).collect();
+            }
+            console.print_after(&text, "the output is complete")?;
         }
         // Standard output carries the image.
         (Some(digests), None) if done.format != Some(ReportFormat::Json) => {

@@ -26,7 +26,7 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
         match layers {
             Ok(layers) => all.push(layers),
             Err(Failure::Error { message, code }) => {
-                console.message(&message);
+                console.error(&message);
                 worst = worst.max(code);
             }
             Err(other) => return Err(other),

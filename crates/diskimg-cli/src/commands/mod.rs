@@ -2,6 +2,7 @@
 
 mod check;
 mod compare;
+mod config;
 mod convert;
 mod create;
 mod info;
@@ -23,11 +24,13 @@ use crate::output::Console;
 /// Returns the system calls of a command.
 pub(crate) fn calls(command: &Command) -> Calls {
     match command {
+        Command::Convert(job) if job.dry_run => Calls::modify().and_spool(),
         Command::Convert(job) => match &job.output {
             Destination::New(path) => Calls::create(path).and_options(&job.options).and_spool(),
             Destination::Existing(_) => Calls::modify().and_spool(),
             Destination::Stdout => Calls::write_stdout().and_spool(),
         },
+        Command::Create(job) if job.dry_run => Calls::modify(),
         Command::Create(job) => Calls::create(&job.path).and_options(&job.options),
         Command::Resize(_) => Calls::modify(),
         Command::IsoExtract(job) => Calls::extract(Extract {
@@ -37,12 +40,13 @@ pub(crate) fn calls(command: &Command) -> Calls {
         })
         .and_spool(),
         Command::IsoRemaster(job) => image_calls(&job.output).and_spool(),
+        Command::IsoCreate(recipe) if recipe.dry_run => Calls::modify(),
         Command::IsoCreate(recipe) => image_calls(&recipe.output),
         Command::Xorriso(job) => xorriso::calls(job).and_spool(),
         Command::IsoCat(_) => Calls::write_stdout().and_spool(),
         // Files in a directory, which is made.
         Command::Man(Some(_)) => Calls { create: true, ..Calls::extract(Extract::default()) },
-        Command::Man(None) | Command::Completions(_) => Calls::read(),
+        Command::Man(None) | Command::Completions(_) | Command::Config(_) => Calls::read(),
         Command::Info(_)
         | Command::Inspect(_)
         | Command::Map(_)
@@ -85,6 +89,7 @@ pub(crate) fn run(command: Command, console: &Console) -> Result<u8, Failure> {
         Command::IsoRemaster(job) => iso::remaster::run(&job, console),
         Command::IsoCreate(recipe) => iso::build::run(*recipe, console),
         Command::Xorriso(job) => xorriso::run(&job, console),
+        Command::Config(settings) => config::run(&settings, console),
         Command::Completions(shell) => manual::completions(shell, console),
         Command::Man(dir) => manual::man(dir.as_deref(), console),
     }

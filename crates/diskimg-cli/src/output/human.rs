@@ -243,7 +243,7 @@ fn disk_size(bytes: Option<u64>) -> String {
     bytes.map_or_else(|| "unavailable".to_owned(), size)
 }
 
-fn size_and_bytes(bytes: u64) -> String {
+pub(crate) fn size_and_bytes(bytes: u64) -> String {
     format!("{} ({bytes} bytes)", size(bytes))
 }
 

@@ -1,12 +1,16 @@
 //! Output to standard output and standard error.
 
+pub(crate) mod color;
 pub(crate) mod human;
 pub(crate) mod json;
+pub(crate) mod plan;
 pub(crate) mod progress;
 pub(crate) mod report;
 
 use crate::failure::Failure;
 use crate::streams::{Out, require_open, require_stdout};
+use clap::builder::StyledStr;
+use color::{Colors, Style, paint};
 use diskimg::{Output, printable};
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
@@ -84,17 +88,28 @@ impl Program {
 #[derive(Debug)]
 pub(crate) struct Console {
     program: Program,
+    colors: Colors,
 }
 
 impl Console {
     /// Creates a console whose messages begin with the name of `program`.
     pub(crate) fn new(program: Program) -> Self {
-        Self { program }
+        Self { program, colors: Colors::default() }
+    }
+
+    /// Sets which streams have colors.
+    pub(crate) fn with_colors(self, colors: Colors) -> Self {
+        Self { colors, ..self }
     }
 
     /// The program that this process was run as.
     pub(crate) fn program(&self) -> Program {
         self.program
+    }
+
+    /// Returns which streams have colors.
+    pub(crate) fn colors(&self) -> Colors {
+        self.colors
     }
 
     /// Returns buffered standard output. The caller must flush it.
@@ -120,15 +135,48 @@ impl Console {
         })
     }
 
+    /// Writes help to standard output.
+    pub(crate) fn print_help(&self, help: &StyledStr) -> Result<(), Failure> {
+        match self.colors.stdout {
+            true => self.print(&help.ansi().to_string()),
+            false => self.print(&help.to_string()),
+        }
+    }
+
     /// Writes `diskimg: message` to standard error.
     pub(crate) fn message(&self, message: &str) {
-        self.stderr(&format!("{}: {message}", self.program.name()));
+        self.labelled("", None, message);
+    }
+
+    /// Writes an error to standard error, like [`message`](Self::message).
+    pub(crate) fn error(&self, message: &str) {
+        self.labelled("", Some(Style::Error), message);
+    }
+
+    /// Writes `diskimg COMMAND: message` to standard error. `command` begins with a space, or is
+    /// empty.
+    pub(crate) fn usage_error(&self, command: &str, message: &str) {
+        let name = format!("{}{}:", self.program.name(), printable(command));
+        let name = if self.colors.stderr { paint(&name, Style::Error) } else { name };
+        self.line(&format!("{name} {}", printable(message)));
+    }
+
+    /// Writes `diskimg: LABEL message` to standard error.
+    fn labelled(&self, label: &str, style: Option<Style>, message: &str) {
+        let (program, message) = (self.program.name(), printable(message));
+        self.line(&match style.filter(|_| self.colors.stderr) {
+            Some(style) if label.is_empty() => {
+                format!("{} {message}", paint(&format!("{program}:"), style))
+            }
+            Some(style) => format!("{program}: {}{message}", paint(label, style)),
+            None => format!("{program}: {label}{message}"),
+        });
     }
 
     /// Writes warnings to standard error.
     pub(crate) fn warn(&self, warnings: impl IntoIterator<Item = impl AsRef<str>>) {
         for warning in warnings {
-            self.message(&format!("warning: {}", warning.as_ref()));
+            self.labelled("warning: ", Some(Style::Warning), warning.as_ref());
         }
     }
 
@@ -137,7 +185,7 @@ impl Console {
     pub(crate) fn note(&self, notes: impl IntoIterator<Item = impl AsRef<str>>) {
         if self.program != Program::QemuImg {
             for note in notes {
-                self.message(&format!("note: {}", note.as_ref()));
+                self.labelled("note: ", Some(Style::Note), note.as_ref());
             }
         }
     }
@@ -145,9 +193,12 @@ impl Console {
     /// Writes a line to standard error, escaping control characters because it may quote an image.
     /// Write errors are ignored.
     pub(crate) fn stderr(&self, line: &str) {
+        self.line(&printable(line));
+    }
+
+    fn line(&self, line: &str) {
         // One write per line, because standard error is unbuffered and there can be many lines.
-        let line = format!("{}\n", printable(line));
-        let _ = io::stderr().lock().write_all(line.as_bytes());
+        let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
     }
 }
 

@@ -1,8 +1,12 @@
 //! Progress output: a progress bar on terminals, qemu-img's `(45.34/100%)`, or lines of JSON.
 
 use crate::interrupt;
+use crate::output::color::Colors;
 use diskimg::Progress;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{
+    BinaryBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
+};
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::sync::Mutex;
@@ -29,6 +33,13 @@ pub(crate) struct ProgressMode {
     pub(crate) quiet: bool,
     /// Whether the image is written to standard output.
     pub(crate) stdout_taken: bool,
+}
+
+impl ProgressMode {
+    /// Shows nothing.
+    pub(crate) fn silent() -> Self {
+        Self { requested: None, quiet: true, stdout_taken: false }
+    }
 }
 
 /// Shows progress and reports interruption to the operation.
@@ -79,9 +90,9 @@ struct Update {
 
 impl Meter {
     /// Shows 0% and installs the signal handlers.
-    pub(crate) fn start(mode: ProgressMode, step: f64) -> Self {
+    pub(crate) fn start(mode: ProgressMode, step: f64, colors: Colors) -> Self {
         interrupt::watch();
-        let meter = Self { style: Style::choose(mode), step, shown: Mutex::new(None) };
+        let meter = Self { style: Style::choose(mode, colors), step, shown: Mutex::new(None) };
         meter.show(0.0, false);
         meter
     }
@@ -172,14 +183,14 @@ fn print(text: &str) {
 }
 
 impl Style {
-    fn choose(mode: ProgressMode) -> Self {
+    fn choose(mode: ProgressMode, colors: Colors) -> Self {
         match mode.requested {
             _ if mode.quiet => Self::Silent,
             Some(ProgressFormat::Json) => {
                 Self::Json(Mutex::new(Lines { start: Instant::now(), last: None, total: 0 }))
             }
             Some(ProgressFormat::Text) if !mode.stdout_taken => Self::Percent,
-            _ if io::stderr().is_terminal() => Self::Bar(bar()),
+            _ if io::stderr().is_terminal() => Self::Bar(bar(colors.stderr)),
             _ => Self::Silent,
         }
     }
@@ -221,17 +232,29 @@ impl Lines {
     }
 }
 
-fn bar() -> ProgressBar {
-    let color = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    // The bar takes what the rest leaves of the line: about 30 of 80 columns, 10 of 60.
-    let template = if color {
-        "{wide_bar:.cyan/dim} {percent:>3}%  {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left"
-    } else {
-        "{wide_bar} {percent:>3}%  {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left"
+fn bar(color: bool) -> ProgressBar {
+    // The bar takes what the rest, whose width is fixed, leaves of the line: 26 of 80 columns, 6 of
+    // 60.
+    let bar = if color { "{wide_bar:.cyan/dim}" } else { "{wide_bar}" };
+    let template =
+        format!("{bar} {{percent:>3}}% {{bytes:>10}}/{{total_bytes}} {{rate:>12}} {{left:>9}}");
+    let rate = |state: &ProgressState, text: &mut dyn fmt::Write| {
+        let _ = match state.pos() {
+            0 => Ok(()),
+            _ => write!(text, "{}/s", BinaryBytes(state.per_sec() as u64)),
+        };
     };
-    let style = ProgressStyle::with_template(template)
+    let left = |state: &ProgressState, text: &mut dyn fmt::Write| {
+        let _ = match state.pos() {
+            0 => Ok(()), // It is not known yet.
+            _ => write!(text, "{:#} left", HumanDuration(state.eta())),
+        };
+    };
+    let style = ProgressStyle::with_template(&template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
-        .progress_chars("█▉▊▋▌▍▎▏ ");
+        .with_key("rate", rate)
+        .with_key("left", left)
+        .progress_chars("█▉▊▋▌▍▎▏░");
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(10));
     bar.set_style(style);
     bar

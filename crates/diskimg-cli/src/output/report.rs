@@ -110,8 +110,13 @@ pub(crate) fn text(report: &Report) -> String {
     )
 }
 
-/// Returns a line for a person who has waited: source, output, sizes, time and rate.
-pub(crate) fn line(report: &Report, source: &str, output: &Path, took: Duration) -> String {
+/// Returns what a person who has waited is told: source and output; sizes, time and rate.
+pub(crate) fn summary(
+    report: &Report,
+    source: &str,
+    output: &Path,
+    took: Duration,
+) -> (String, String) {
     let seconds = took.as_secs_f64();
     let stored = human::size(report.stored_bytes);
     let shared = match report.shared_bytes {
@@ -120,13 +125,12 @@ pub(crate) fn line(report: &Report, source: &str, output: &Path, took: Duration)
         bytes => format!(", {} shared", human::size(bytes)),
     };
     let rate = (report.stored_bytes as f64 / seconds.max(0.001)) as u64;
-    format!(
-        "{} -> {}: disk of {}, {stored} stored{shared}, {seconds:.1} s, {}/s",
-        source,
-        output.display(),
+    let result = format!(
+        "disk of {}, {stored} stored{shared}, {seconds:.1} s, {}/s",
         human::size(report.guest_bytes),
         human::size(rate)
-    )
+    );
+    (format!("{source} -> {}", output.display()), result)
 }
 
 /// Formats the output of `--digest` as sha256sum(1) and b3sum(1) read it with `-c`: a comment with

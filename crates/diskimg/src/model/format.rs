@@ -2,10 +2,9 @@
 //!
 //! [`open`]: crate::open
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
 
 /// A disk image format. A build includes the formats whose cargo features are enabled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -45,7 +44,7 @@ impl Format {
     ];
 
     /// Names of the formats that this build does not include: one cargo feature each.
-    const LEFT_OUT: &'static [&'static str] = &[
+    pub(crate) const LEFT_OUT: &'static [&'static str] = &[
         #[cfg(not(feature = "qcow2"))]
         "qcow2",
         #[cfg(not(feature = "vmdk"))]
@@ -106,22 +105,5 @@ impl Format {
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
-    }
-}
-
-impl FromStr for Format {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        Self::ALL.iter().copied().find(|f| f.name() == name).ok_or_else(|| {
-            if Self::LEFT_OUT.contains(&name) {
-                return Error::unsupported(format!(
-                    "this build does not include the format '{name}' (cargo feature {name})"
-                ));
-            }
-            let known: Vec<_> = Self::ALL.iter().map(|f| f.name()).collect();
-            Error::invalid(format!("Unknown driver '{name}'"))
-                .hint(format!("known formats: {}", known.join(", ")))
-        })
     }
 }

@@ -3,7 +3,7 @@
 //! It depends on `formats/`, which depends on this layer: the only dependency of a layer on a
 //! higher one.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::formats;
 #[cfg(feature = "inspect")]
 use crate::formats::inspect::Inspect;
@@ -20,6 +20,7 @@ use crate::open::probe::ProbeBuffer;
 use crate::storage::edit::Storage;
 use crate::storage::source::Source;
 use std::ops::Range;
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// Opens a layer of a format.
@@ -94,5 +95,32 @@ impl Format {
     /// for a new image of this format.
     pub fn options(self) -> &'static [OptionSpec] {
         self.driver().options
+    }
+}
+
+impl FromStr for Format {
+    type Err = Error;
+
+    /// Parses a format's [name](Format::name).
+    fn from_str(name: &str) -> Result<Self> {
+        if let Some(format) = Self::ALL.iter().copied().find(|format| format.name() == name) {
+            return Ok(format);
+        }
+        if Self::LEFT_OUT.contains(&name) {
+            return Err(Error::unsupported(format!(
+                "this build does not include the format '{name}' (cargo feature {name})"
+            )));
+        }
+        let is_named = |known: &&Signature| known.name == name || known.alias == Some(name);
+        let known = SIGNATURES.iter().filter(|known| known.kind == SignatureKind::Image);
+        let error = match known.into_iter().find(is_named) {
+            Some(known) => Error::unsupported(format!(
+                "the format '{name}' ({}) is recognized, but not supported",
+                known.what
+            )),
+            None => Error::invalid(format!("Unknown driver '{name}'")),
+        };
+        let supported: Vec<_> = Self::ALL.iter().map(|format| format.name()).collect();
+        Err(error.hint(format!("supported formats: {}", supported.join(", "))))
     }
 }

@@ -7,10 +7,12 @@ use crate::model::image::Image;
 use crate::model::options::Options;
 use crate::model::target::{Allocate, CreateRequest, Target, TargetSpec};
 use crate::open::{OpenOptions, local_path};
+use crate::ops::measure::measure_size;
 use crate::ops::new_image::{
     SECTOR, max_size_cap, new_disk_size, open_backing, protect_backing, refuse_own_backing,
     set_allocation_hints, take_backing,
 };
+use crate::ops::plan::{self as planning, Plan};
 use crate::ops::progress::{Callback, report};
 use crate::remedy::Remedy;
 use crate::storage::output::{Durability, Output};
@@ -160,7 +162,71 @@ impl<'a> Create<'a> {
         self.create(&path).map_err(|e| e.in_file(&path))
     }
 
+    /// Returns what [`run`](Self::run) would do, without creating or changing anything.
+    ///
+    /// # Errors
+    /// The errors of [`run`](Self::run) that are known before anything is written.
+    pub fn plan(mut self, path: impl AsRef<Path>) -> Result<Plan> {
+        let path = path.as_ref();
+        let path = local_path(path).map_err(|e| e.in_file(path))?;
+        let mut plan = || {
+            let (spec, base, _) = self.prepare(&path)?;
+            let planned = planning::output(&path)?;
+            let files = planned.files();
+            let mut output = Output::to_place(Box::new(planned));
+            set_allocation_hints(&mut output, &self.options)?;
+            if let Some(base) = &base {
+                protect_backing(&mut output, base)?;
+            }
+            drop(spec.start(&mut output)?);
+            let files = crate::storage::lock(&files).clone();
+            Ok(Plan {
+                format: self.format,
+                guest_bytes: spec.size(),
+                required_bytes: self.required(spec.size())?,
+                free_bytes: planning::free_bytes(&files),
+                backing: self.backing.as_ref().map(|backing| backing.name.clone()),
+                files,
+                warnings: Vec::new(),
+            })
+        };
+        plan().map_err(|e: Error| e.in_file(&path))
+    }
+
+    /// Returns the number of bytes that the empty image takes.
+    fn required(&self, size: u64) -> Result<u64> {
+        if matches!(self.options.get("preallocation"), Some("falloc" | "full")) {
+            return Ok(size);
+        }
+        match self.format.driver().measure {
+            Some(_) => Ok(measure_size(self.format, &self.options, size)?.required),
+            None => Ok(0),
+        }
+    }
+
     fn create(mut self, path: &Path) -> Result<Created> {
+        let (spec, base, created) = self.prepare(path)?;
+        report(self.progress, 0, spec.size())?;
+        let mut output =
+            Output::create(path).map_err(|e| Error::io("cannot create the output", e))?;
+        if let Some(cap) = max_size_cap(self.max_size, u64::MAX) {
+            output = output.capped(cap);
+        }
+        set_allocation_hints(&mut output, &self.options)?;
+        if let Some(base) = &base {
+            protect_backing(&mut output, base)?;
+        }
+        output.remove_leftovers();
+        self.write(&*spec, &mut output).map_err(|e| e.with_loss_of(&output))?;
+        let notes = output.notes();
+        output
+            .publish(Durability::Flushed)
+            .map_err(|e| Error::output("cannot complete the output", e))?;
+        Ok(Created { notes, ..created })
+    }
+
+    /// Specifies the image and opens its backing file. Calls the callback for the start.
+    fn prepare(&mut self, path: &Path) -> Result<(Box<dyn TargetSpec>, Option<Image>, Created)> {
         let driver = self.format.driver();
         if driver.require.is_some() {
             let message =
@@ -193,29 +259,13 @@ impl<'a> Create<'a> {
             callback(&created);
         }
         let size = new_disk_size(self.format, size)?;
-        report(self.progress, 0, size)?;
         let spec = (driver.create)(CreateRequest {
             size,
             options: &self.options,
             backing: self.backing.clone(),
             compress: false,
         })?;
-        let mut output =
-            Output::create(path).map_err(|e| Error::io("cannot create the output", e))?;
-        if let Some(cap) = max_size_cap(self.max_size, u64::MAX) {
-            output = output.capped(cap);
-        }
-        set_allocation_hints(&mut output, &self.options)?;
-        if let Some(base) = &base {
-            protect_backing(&mut output, base)?;
-        }
-        output.remove_leftovers();
-        self.write(&*spec, &mut output).map_err(|e| e.with_loss_of(&output))?;
-        let notes = output.notes();
-        output
-            .publish(Durability::Flushed)
-            .map_err(|e| Error::output("cannot complete the output", e))?;
-        Ok(Created { size, notes, ..created })
+        Ok((spec, base, Created { size, ..created }))
     }
 
     /// Writes the empty image.

@@ -12,6 +12,7 @@ mod map;
 mod measure;
 mod new_image;
 mod pipeline;
+mod plan;
 mod progress;
 mod resize;
 
@@ -24,5 +25,6 @@ pub use create::{Create, Created};
 pub use inspect::{InspectOptions, inspect, inspect_source};
 pub use map::{MapEntries, MapEntry, map};
 pub use measure::{measure, measure_size};
+pub use plan::Plan;
 pub use progress::{Callback, Progress};
 pub use resize::{NewSize, Resize, Resized};

@@ -103,6 +103,10 @@ pub(crate) struct Args {
     /// Append FILE as an EFI system partition and boot it with UEFI
     #[arg(long, value_name = "FILE", conflicts_with = "efi_boot")]
     append_efi: Option<PathBuf>,
+    /// Check all, say what would be written
+    #[arg(long_help = "Check everything, say what would be written, and change nothing")]
+    #[arg(long)]
+    dry_run: bool,
     /// Print only errors
     #[arg(short, long)]
     quiet: bool,
@@ -161,6 +165,7 @@ impl Args {
             hybrid,
             output,
             print_size: false,
+            dry_run: self.dry_run,
             quiet: self.quiet,
             verbose: false,
         })

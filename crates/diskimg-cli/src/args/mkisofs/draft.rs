@@ -232,6 +232,7 @@ impl Draft {
             hybrid: self.hybrid,
             output,
             print_size: self.print_size,
+            dry_run: false,
             quiet: self.quiet,
             verbose: self.verbose,
         })

@@ -76,6 +76,10 @@ fn parse_native(
             let prefix = if command.is_some() { "diskimg " } else { "" };
             return Ok(Invocation::Show(native::help(&format!("{prefix}{name}"))));
         }
+        _ if command.is_some() && asks_for_brief_help(args) => {
+            let help = native::help(&format!("diskimg {name}"));
+            return Ok(Invocation::Show(brief(&help, &USUAL_COMMANDS)));
+        }
         None => return Err(usage("no commands").of_command(command)),
         _ => {}
     }
@@ -103,6 +107,89 @@ pub(super) fn parse_xorriso(args: &[OsString], program: Program) -> Result<Invoc
     parse_native("xorriso", args, Some("xorriso"), program)
 }
 
+/// Options of mkisofs that `-h` lists.
+const USUAL_OPTIONS: [&str; 15] = [
+    "-o",
+    "-V",
+    "-J",
+    "-r",
+    "-R",
+    "-udf",
+    "-m",
+    "-f",
+    "-graft-points",
+    "-b",
+    "-c",
+    "-no-emul-boot",
+    "-boot-load-size",
+    "-boot-info-table",
+    "-quiet",
+];
+
+/// Commands of xorriso that `-h` lists.
+const USUAL_COMMANDS: [&str; 13] = [
+    "-indev",
+    "-outdev",
+    "-dev",
+    "-commit",
+    "-volid",
+    "-map",
+    "-rm_r",
+    "-ls",
+    "-lsl",
+    "-find",
+    "-osirrox",
+    "-extract",
+    "-boot_image",
+];
+
+/// Returns whether `-h` is the only argument. The programs themselves have no such option.
+fn asks_for_brief_help(args: &[OsString]) -> bool {
+    args.len() == 1 && args[0] == "-h"
+}
+
+/// Returns the lines of `help` about the usage and about the options that are `usual`, without the
+/// explanations at its end.
+fn brief(help: &str, usual: &[&str]) -> String {
+    let is_usual = |line: &&str| match line.strip_prefix("  -") {
+        Some(option) => {
+            let name = option.split([' ', ',']).next().unwrap_or_default();
+            usual.iter().any(|usual| usual[1..] == *name)
+        }
+        None => true,
+    };
+    let (options, _) = help.rsplit_once("\n\n").unwrap_or((help, ""));
+    let shown: Vec<_> = options.lines().filter(is_usual).map(narrow).collect();
+    format!("{}\n\n-help shows all.\n", shown.join("\n"))
+}
+
+/// Returns a line of the help as lines of at most 80 columns.
+fn narrow(line: &str) -> String {
+    /// Columns before the text, in the full and in the brief help.
+    const FULL: usize = 38;
+    const BRIEF: usize = 28;
+    let (left, text) = match line.split_at_checked(FULL) {
+        Some((left, text)) if line.starts_with("  -") => (left.trim_end(), text),
+        // The usage, without its remarks.
+        _ => return line.split("   (").next().unwrap_or_default().to_owned(),
+    };
+    let mut lines = vec![format!("{left:<BRIEF$}")];
+    if left.len() > BRIEF {
+        lines.push(" ".repeat(BRIEF));
+    }
+    for word in text.split_whitespace() {
+        let last = lines.last().map_or(0, |line| line.chars().count());
+        if last + word.chars().count() >= 80 {
+            lines.push(" ".repeat(BRIEF));
+        }
+        if let Some(last) = lines.last_mut() {
+            *last += " ";
+            *last += word;
+        }
+    }
+    lines.join("\n")
+}
+
 /// Returns whether `xorriso -as NAME` is supported.
 fn is_emulated(name: &OsStr) -> bool {
     ["mkisofs", "genisoimage", "genisofs"].iter().any(|known| name == *known)
@@ -121,6 +208,9 @@ fn parse_as(
 ) -> Result<Invocation, Failure> {
     if args.iter().any(|arg| is_one_of(arg, &["help", "-help"])) {
         return Ok(Invocation::Show(help(command, program)));
+    }
+    if command.is_some() && asks_for_brief_help(args) {
+        return Ok(Invocation::Show(brief(&help(command, program), &USUAL_OPTIONS)));
     }
     if args.iter().any(|arg| is_one_of(arg, &["version", "-version"])) {
         return Ok(Invocation::Show(program.version()));

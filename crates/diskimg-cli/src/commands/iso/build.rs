@@ -5,12 +5,12 @@ use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::output::progress::{Meter, ProgressMode};
-use crate::output::{self, Console};
+use crate::output::{self, Console, human};
 use crate::streams::require_stdin;
 use diskimg::iso::Timestamp;
 use diskimg::iso::write::{Builder, CreateOptions, PartitionContents, Plan};
 use diskimg::storage::source::{HostFileId, Source};
-use diskimg::{Durability, Error, Options, Output, Progress};
+use diskimg::{Durability, Error, Options, Output, PlannedFile, Progress};
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, IsTerminal, Read};
@@ -28,7 +28,7 @@ const BACKUPS: [&str; 3] = ["*~*", "*#*", "*.bak"];
 
 /// Creates the image.
 pub(in crate::commands) fn run(mut recipe: Recipe, console: &Console) -> Result<u8, Failure> {
-    if !recipe.print_size {
+    if !recipe.print_size && !recipe.dry_run {
         refuse_terminal(&recipe.output)?;
     }
     refuse_lists(&recipe)?;
@@ -57,11 +57,36 @@ pub(in crate::commands) fn run(mut recipe: Recipe, console: &Console) -> Result<
         }
         return console.print(&format!("{sectors}\n")).map(|()| 0);
     }
+    if recipe.dry_run {
+        return show_plan(&plan, &recipe.output, console);
+    }
     write(&plan, &recipe.output, recipe.quiet, console)?;
     if recipe.verbose {
         console.message(&format!("{} sectors of 2048 bytes written", plan.size() / SECTOR));
     }
     Ok(0)
+}
+
+/// Says what would be written.
+fn show_plan(plan: &Plan, output: &Destination, console: &Console) -> Result<u8, Failure> {
+    let (mut text, bytes) = (output::plan::heading(), plan.size());
+    text += &output::plan::line("format", "iso");
+    text += &output::plan::line("size", &human::size_and_bytes(bytes));
+    match output {
+        Destination::Stdout => text += &output::plan::line("writes", "standard output"),
+        Destination::File(path) => {
+            let planned = PlannedFile::of(path);
+            let file = planned.map_err(|e| Error::io("cannot create", e).in_file(path))?;
+            if let Some(free) = file.free_bytes() {
+                text += &output::plan::line("free", &human::size(free));
+                if free < bytes {
+                    console.warn(["the output does not fit"]);
+                }
+            }
+            text += &output::plan::file(&file);
+        }
+    }
+    console.print(&text).map(|()| 0)
 }
 
 /// Returns the files opened while an image is written to `output`. With `from_host`, all files may
@@ -376,7 +401,7 @@ pub(in crate::commands) fn write(
             Output::create(path).map_err(|e| Error::io("cannot create", e).in_file(path))?
         }
     };
-    let meter = Meter::start(mode, STEP);
+    let meter = Meter::start(mode, STEP, console.colors());
     let total = plan.size();
     let done = plan.write(output, Durability::Flushed, &mut |done| match meter
         .report(Progress::new(done, total))

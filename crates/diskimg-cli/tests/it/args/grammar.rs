@@ -51,11 +51,39 @@ fn a_file_that_cannot_be_opened_may_have_another_name_or_be_a_pipe() {
         let error = lab.line(&format!("info {name}")).fails(1);
         assert_eq!(error.split("did you mean ").nth(1).map(|e| e.trim_end_matches("?)\n")), meant);
     }
-    let mut bash = lab.command("bash");
-    bash.args(["-c", "\"$0\" info <(cat server.raw)", diskimg()]);
-    let output = bash.output().expect("runs");
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(error.contains("standard input: '-'"), "{error}");
+}
+
+/// What a shell passes for `<(COMMAND)`.
+#[test]
+fn a_pipe_that_is_named_is_an_error_that_says_how_to_read_it() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for line in [
+        "info <(cat a.raw)",
+        "map <(cat a.raw)",
+        "check <(cat a.raw)",
+        "measure <(cat a.raw)",
+        "inspect <(cat a.raw)",
+        "compare <(cat a.raw) a.raw",
+        "compare a.raw <(cat a.raw)",
+        "convert <(cat a.raw) out.qcow2",
+        "convert --dry-run a.raw <(cat a.raw) out.qcow2",
+        "iso info <(cat a.raw)",
+        "iso ls <(cat a.raw)",
+        "iso cat <(cat a.raw) x",
+        "iso extract <(cat a.raw)",
+        "iso verify <(cat a.raw)",
+        "iso diff <(cat a.raw) a.raw",
+        "iso remaster <(cat a.raw) -o out.iso",
+    ] {
+        let mut bash = lab.command("bash");
+        bash.args(["-c", &format!("timeout 60 \"$0\" {line}"), diskimg()]);
+        let output = bash.output().expect("runs");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(error.contains("standard input: COMMAND | diskimg ... -"), "{line}: {error}");
+        assert!(!output.status.success(), "{line}");
+    }
+    assert!(!lab.path("out.qcow2").exists() && !lab.path("out.iso").exists());
 }
 
 #[test]

@@ -4,6 +4,8 @@ mod check;
 mod compare;
 mod convert;
 mod create;
+#[cfg(unix)]
+mod dry_run;
 mod info;
 mod inspect;
 #[cfg(unix)]

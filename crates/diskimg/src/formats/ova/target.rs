@@ -32,6 +32,7 @@ use crate::storage::source::{FileSource, Source, SourceError, temporary_file};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use tar::{EntryType, Header};
 
@@ -142,6 +143,13 @@ impl TargetSpec for OvaSpec {
     fn start(&self, output: &mut Output) -> Result<Box<dyn Target>> {
         let sink = output.sink();
         let name = output.path().filter(|_| !sink.is_sequential());
+        let extension = name.and_then(Path::extension);
+        if extension.is_some_and(|extension| extension.eq_ignore_ascii_case("ovf")) {
+            return Err(Error::unsupported(
+                "an appliance is written as one archive, not as a descriptor with separate files",
+            )
+            .hint("use a name that ends in .ova"));
+        }
         let machine = Machine::new(&self.options, name)?;
         let (archive, pipe) = if sink.is_sequential() {
             let cannot_create = |e| Error::io("cannot create a temporary file", e);

@@ -12,12 +12,13 @@ use crate::open::OpenOptions;
 use crate::open::driver::OpenMutable;
 use crate::open::external_files::StandIn;
 use crate::ops::new_image::{open_backing, refuse_own_backing, take_backing};
+use crate::ops::plan::{self as planning, Plan};
 use crate::remedy::Remedy;
 use crate::storage::caching::Caching;
 use crate::storage::edit::{FileStorage, Storage};
 use crate::storage::locking::Lock;
 use crate::storage::output::{
-    Destination, Durability, Output, OutputError, Publish, verify_identity,
+    Destination, Durability, Output, OutputError, Planned, Publish, verify_identity,
 };
 use crate::storage::sink::Sink;
 use crate::storage::source::{FileSource, Source};
@@ -30,10 +31,7 @@ pub(super) fn run(mut settings: Settings<'_>, input: Input, path: &Path) -> Resu
     let cannot_open = |e| Error::io("cannot open the existing target", e).in_file(path);
     Destination::of(path).map_err(cannot_open)?;
     take_backing(&mut settings.options, &mut settings.backing);
-    if settings.format.driver().appliance.is_some() {
-        let message = format!("existing {} files cannot be rewritten", settings.format);
-        return Err(Error::invalid(message).in_file(path).with_remedy(Remedy::WriteNewImage));
-    }
+    require_rewritable(&settings, path)?;
     if settings.format == Format::default() {
         refuse_backing(&settings, path)?;
         return overwrite(settings, input, path);
@@ -47,6 +45,48 @@ pub(super) fn run(mut settings: Settings<'_>, input: Input, path: &Path) -> Resu
     }
     refuse_backing(&settings, path)?;
     rewrite(settings, input, path)
+}
+
+/// Returns what [`run`] would do. The image is locked, but not changed.
+pub(super) fn plan(mut settings: Settings<'_>, input: Input, path: &Path) -> Result<Plan> {
+    let cannot_open = |e| Error::io("cannot open the existing target", e).in_file(path);
+    Destination::of(path).map_err(cannot_open)?;
+    take_backing(&mut settings.options, &mut settings.backing);
+    require_rewritable(&settings, path)?;
+    if settings.format == Format::default() {
+        refuse_backing(&settings, path)?;
+        let size = FileSource::open(path).map_err(cannot_open)?.len();
+        require_room(input.size(), size, path)?;
+        drop(Output::in_place(path, settings.target_is_zero).map_err(cannot_open)?);
+        return settings.plan(input, Planned::in_place(path), Some(size));
+    }
+    if let Some(open) = settings.format.driver().open_mutable {
+        let storage = FileStorage::open(path).map_err(cannot_open)?;
+        let name = path.display().to_string();
+        if let Some(existing) = Existing::open(&settings, &input, open, Arc::new(storage), name)? {
+            return plan_modification(settings, input, &existing);
+        }
+    }
+    refuse_backing(&settings, path)?;
+    let size = open_old(settings.format, path, &|what| cannot_rewrite(what, path))?.size();
+    require_room(input.size(), size, path)?;
+    settings.plan(input, planning::output(path)?, Some(size))
+}
+
+fn plan_modification(
+    mut settings: Settings<'_>,
+    input: Input,
+    existing: &Existing,
+) -> Result<Plan> {
+    let path = PathBuf::from(&existing.name);
+    require_modifiable(&settings, &input, existing)?;
+    let mut prepare = || {
+        settings.prepare_existing(&input)?;
+        open_common_backing(&mut settings, existing.storage.path(), existing)
+    };
+    prepare().map_err(|e: Error| e.in_file(&path))?;
+    let files = Planned::in_place(&path).files();
+    Ok(settings.planned(&input, &files, existing.image.size(), input.size()))
 }
 
 /// Runs a conversion into existing `storage`. Errors refer to the image as `name`.
@@ -74,6 +114,16 @@ pub(super) fn run_on(
             .in_file(path)
             .with_remedy(Remedy::WriteNewImage)),
     }
+}
+
+/// # Errors
+/// Returns [`Invalid`](crate::ErrorKind::Invalid) for a format with several disks.
+fn require_rewritable(settings: &Settings<'_>, path: &Path) -> Result<()> {
+    if settings.format.driver().appliance.is_none() {
+        return Ok(());
+    }
+    let message = format!("existing {} files cannot be rewritten", settings.format);
+    Err(Error::invalid(message).in_file(path).with_remedy(Remedy::WriteNewImage))
 }
 
 /// # Errors
@@ -164,14 +214,35 @@ fn refuse_own_chain(
     }
 }
 
+/// Verifies that the input fits into the image, and that there is a backing file if the input is to
+/// be compared with one.
+fn require_modifiable(settings: &Settings<'_>, input: &Input, existing: &Existing) -> Result<()> {
+    let path = Path::new(&existing.name);
+    require_room(input.size(), existing.image.size(), path)?;
+    match existing.image.layers().next().and_then(|layer| layer.parent()) {
+        None => refuse_backing(settings, path),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Opens the backing file that the input is compared with.
+fn open_common_backing(
+    settings: &mut Settings<'_>,
+    path: Option<&Path>,
+    existing: &Existing,
+) -> Result<Option<Image>> {
+    let Some(backing) = &mut settings.backing else { return Ok(None) };
+    let image = open_backing(backing, path, &settings.backing_options)?;
+    refuse_own_backing(path, &image)?;
+    if existing.image.shares_data_with(image.identities()) {
+        return Err(Error::refused("a file of the target is one of its backing file"));
+    }
+    Ok(Some(image))
+}
+
 /// Writes into an existing image.
 fn modify(settings: Settings<'_>, input: Input, existing: Existing) -> Result<Report> {
-    let path = PathBuf::from(&existing.name);
-    require_room(input.size(), existing.image.size(), &path)?;
-    let parent = existing.image.layers().next().and_then(|layer| layer.parent());
-    if parent.is_none() {
-        refuse_backing(&settings, &path)?;
-    }
+    require_modifiable(&settings, &input, &existing)?;
     let output = Output::to_place(Box::new(ModifiedImage {
         storage: Arc::clone(&existing.storage),
         path: existing.storage.path().map(Path::to_owned),
@@ -182,17 +253,7 @@ fn modify(settings: Settings<'_>, input: Input, existing: Existing) -> Result<Re
         settings.prepare_existing(input)?;
         let len = input.size();
         existing.append_rest(input)?;
-        let backing = match &mut settings.backing {
-            Some(backing) => {
-                let image = open_backing(backing, output.path(), &settings.backing_options)?;
-                refuse_own_backing(output.path(), &image)?;
-                if existing.image.shares_data_with(image.identities()) {
-                    return Err(Error::refused("a file of the target is one of its backing file"));
-                }
-                Some(image)
-            }
-            None => None,
-        };
+        let backing = open_common_backing(settings, output.path(), &existing)?;
         Ok(Prepared { spec: existing.spec, backing, existing: Some(len) })
     })
 }
@@ -335,11 +396,7 @@ fn overwrite(settings: Settings<'_>, input: Input, path: &Path) -> Result<Report
 /// Replaces a target of any other format with a new image that has the same create options. Data
 /// beyond the end of the source is copied from the old image.
 fn rewrite(mut settings: Settings<'_>, mut input: Input, path: &Path) -> Result<Report> {
-    let unsupported = |what: &str| {
-        Error::unsupported(format!("the existing target has {what}"))
-            .in_file(path)
-            .with_remedy(Remedy::WriteNewImage)
-    };
+    let unsupported = |what: &str| cannot_rewrite(what, path);
     let old = open_old(settings.format, path, &unsupported)?;
     require_room(input.size(), old.size(), path)?;
     let mut options = old.layers().next().map(|layer| layer.create_options()).unwrap_or_default();
@@ -369,6 +426,13 @@ fn rewrite(mut settings: Settings<'_>, mut input: Input, path: &Path) -> Result<
     }
     input.pad_to(size);
     settings.run(input, output, Some(size))
+}
+
+/// The error that an image has something that is lost if it is rewritten.
+fn cannot_rewrite(what: &str, path: &Path) -> Error {
+    Error::unsupported(format!("the existing target has {what}"))
+        .in_file(path)
+        .with_remedy(Remedy::WriteNewImage)
 }
 
 /// Opens the image that is to be rewritten.

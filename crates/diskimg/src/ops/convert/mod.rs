@@ -36,11 +36,11 @@ use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::model::options::Options;
 use crate::open::{OpenOptions, local_path};
+use crate::ops::plan::{self as planning, Plan};
 use crate::ops::progress::{Callback, report};
 use crate::storage::caching::Caching;
 use crate::storage::edit::Storage;
-use crate::storage::output::existing_identity;
-use crate::storage::output::{Durability, Output};
+use crate::storage::output::{Durability, Output, Planned, existing_identity};
 use run::refuse_own_files;
 use std::fmt;
 use std::ops::Range;
@@ -434,6 +434,37 @@ impl<'a> Convert<'a> {
                 _ => Error::io("cannot create the output", e).in_file(&path),
             })?;
         self.settings.run(input, output, None)
+    }
+
+    /// Returns what [`run`](Self::run) would do, without creating or changing anything. The metadata
+    /// of the source is read, and all of it if digests were given for it
+    /// ([`source_digest`](Self::source_digest), [`verify_manifest`](Self::verify_manifest)).
+    ///
+    /// # Errors
+    /// The errors of [`run`](Self::run) that are known before data is read and written.
+    pub fn plan(self, path: impl AsRef<Path>) -> Result<Plan> {
+        let path = path.as_ref();
+        let input = self.settings.join(self.images)?;
+        if path == Path::new("-") {
+            return self.settings.plan(input, Planned::stdout(), None);
+        }
+        let path = local_path(path).map_err(|e| e.in_file(path))?;
+        refuse_own_files(&input, existing_identity(&path), &path)?;
+        self.settings.plan(input, planning::output(&path)?, None)
+    }
+
+    /// Returns what [`run_existing`](Self::run_existing) would do, without changing the image. It is
+    /// locked meanwhile.
+    ///
+    /// # Errors
+    /// The errors of [`run_existing`](Self::run_existing) that are known before data is read and
+    /// written.
+    pub fn plan_existing(self, path: impl AsRef<Path>) -> Result<Plan> {
+        let path = path.as_ref();
+        let path = local_path(path).map_err(|e| e.in_file(path))?;
+        let input = self.settings.join(self.images)?;
+        refuse_own_files(&input, existing_identity(&path), &path)?;
+        existing::plan(self.settings, input, &path)
     }
 
     /// Converts into an existing image that is large enough. Its data beyond the size of the source

@@ -14,10 +14,11 @@ use crate::ops::new_image::{
     max_size_cap, open_backing, protect_backing, set_allocation_hints, take_backing, whole_size,
 };
 use crate::ops::pipeline;
+use crate::ops::plan::{self as planning, Plan};
 use crate::ops::progress::report;
 use crate::remedy::Remedy;
 use crate::storage::os;
-use crate::storage::output::Output;
+use crate::storage::output::{Output, Planned};
 use crate::storage::sink::{Cap, CappedSink, Sink};
 use crate::storage::source::HostFileId;
 use crate::storage::threads;
@@ -53,6 +54,48 @@ impl Settings<'_> {
         self.run_prepared(input, output, |settings, input, output| {
             settings.prepare_new(input, output, size)
         })
+    }
+
+    /// Plans the conversion: prepares it, and lets the format name its files.
+    pub(super) fn plan(
+        mut self,
+        mut input: Input,
+        planned: Planned,
+        size: Option<u64>,
+    ) -> Result<Plan> {
+        let files = planned.files();
+        let mut output = Output::to_place(Box::new(planned));
+        let name = output.name();
+        let mut plan = || {
+            let (spec, backing) = self.prepare(&mut input, &mut output, size)?;
+            self.require_shareable(self.is_verbatim(&*spec, backing.is_some()))?;
+            drop(spec.start(&mut output)?);
+            let is_allocated = self.is_allocated();
+            let required = if is_allocated { spec.size() } else { self.measure(&input, &*spec)? };
+            Ok((spec.size(), required))
+        };
+        let (guest_bytes, required_bytes) = plan().map_err(|e: Error| e.in_file(name))?;
+        Ok(self.planned(&input, &files, guest_bytes, required_bytes))
+    }
+
+    /// Returns the plan of a conversion whose `files` are known.
+    pub(super) fn planned(
+        &self,
+        input: &Input,
+        files: &crate::storage::output::Files,
+        guest_bytes: u64,
+        required_bytes: u64,
+    ) -> Plan {
+        let files = crate::storage::lock(files).clone();
+        Plan {
+            format: self.format,
+            guest_bytes,
+            required_bytes,
+            free_bytes: planning::free_bytes(&files),
+            backing: self.backing.as_ref().map(|backing| backing.name.clone()),
+            files,
+            warnings: input.warnings().collect(),
+        }
     }
 
     /// Prepares a conversion in which the image is written as a whole; see [`run`](Self::run).
@@ -150,14 +193,18 @@ impl Settings<'_> {
         if self.reflink != Reflink::Never && shares_any(input, &*output.sink())? {
             return Ok(());
         }
-        let is_allocated = self.sparse == Sparse::Off
-            || matches!(self.options.get("preallocation"), Some("falloc" | "full"));
-        let len = match is_allocated {
+        let len = match self.is_allocated() {
             true => spec.size(),
             false => self.measure(input, spec)?,
         };
         let cannot = |e| Error::output("cannot overwrite the existing file", e);
         output.expect_len(len).map_err(cannot)
+    }
+
+    /// Returns true if space is allocated for zeros, too.
+    fn is_allocated(&self) -> bool {
+        self.sparse == Sparse::Off
+            || matches!(self.options.get("preallocation"), Some("falloc" | "full"))
     }
 
     /// Verifies and hashes the complete files, as far as the settings ask for it. The guest ranges
@@ -313,14 +360,8 @@ impl Settings<'_> {
         spec: &dyn TargetSpec,
         target: &dyn Target,
     ) -> Result<Sharing> {
+        self.require_shareable(verbatim)?;
         let reflink = match self.reflink {
-            Reflink::Always if !verbatim => {
-                return Err(Error::invalid(
-                    "an output that is compressed, fully allocated or based on a backing file \
-                     shares nothing with the source",
-                )
-                .with_remedy(Remedy::AllowCopying));
-            }
             // Only data that is read can be salvaged.
             Reflink::Auto if self.salvage => Reflink::Never,
             reflink => reflink,
@@ -329,6 +370,22 @@ impl Settings<'_> {
             return Ok(Sharing::none());
         }
         Sharing::detect(reflink, self.offload, input, target, spec.alignment())
+    }
+
+    /// Returns true if clusters are stored as they are, so that they can be shared.
+    fn is_verbatim(&self, spec: &dyn TargetSpec, has_backing: bool) -> bool {
+        spec.encoder().is_none() && !has_backing && self.sparse != Sparse::Off
+    }
+
+    fn require_shareable(&self, verbatim: bool) -> Result<()> {
+        if verbatim || self.reflink != Reflink::Always {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "an output that is compressed, fully allocated or based on a backing file shares \
+             nothing with the source",
+        )
+        .with_remedy(Remedy::AllowCopying))
     }
 
     /// Returns the plan of the whole input, and the encoding of its tasks by up to `workers`
@@ -389,7 +446,7 @@ impl Settings<'_> {
             io: pipeline::IoStage::of(input.io()),
             ..pipeline::Threads::of_workers(workers)
         };
-        let verbatim = spec.encoder().is_none() && backing.is_none() && self.sparse != Sparse::Off;
+        let verbatim = self.is_verbatim(spec, backing.is_some());
         let sharing = self.sharing(verbatim, input, spec, &*target)?;
         let (mut plan, encoding) =
             self.encoding(input, backing, spec, &salvaged, &sharing, threads.workers);

@@ -367,7 +367,7 @@ fn make_temporary(path: &Path, model: &Path) -> io::Result<(File, TempPath)> {
 /// Opens an existing file to write it or to replace it. Renaming over a file requires write
 /// permission only for its directory. Requires it for the file as well, and that no other process
 /// uses the file.
-fn existing(path: &Path) -> io::Result<File> {
+pub(super) fn existing(path: &Path) -> io::Result<File> {
     let file = open_no_link(OpenOptions::new().read(true).write(true), path)?;
     require_unlocked(&file, Lock::WRITE)?;
     Ok(file)

@@ -1,0 +1,102 @@
+//! Names of formats, options and values that are usual or mistyped.
+
+use crate::support::Lab;
+
+#[test]
+fn formats_have_other_usual_names_in_any_case() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for (name, format) in
+        [("QCOW2", "qcow2"), ("Vmdk", "vmdk"), ("RAW", "raw"), ("img", "raw"), ("dd", "raw")]
+    {
+        lab.line(&format!("convert -f IMG -O {name} a.raw out")).ok();
+        let info = lab.qemu("info out").ok();
+        assert!(info.contains(&format!("file format: {format}\n")), "{name}: {info}");
+        lab.line(&format!("info -f {name} out")).ok();
+    }
+    lab.line("convert -O ovf a.raw out.ova").ok();
+}
+
+#[test]
+fn formats_that_are_not_supported_are_named_and_mistyped_ones_suggested() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    let all = "supported formats: qcow2, vmdk, ova, iso, raw";
+    for (name, message) in [
+        ("vhd", "the format 'vhd' (a VHD image) is recognized, but not supported"),
+        ("VPC", "the format 'vpc' (a VHD image) is recognized, but not supported"),
+        ("vhdx", "(a VHDX image)"),
+        ("vdi", "(a VDI image)"),
+        ("qed", "(a QED image)"),
+        ("qcow", "did you mean 'qcow2'?"),
+        ("qcow3", "Unknown driver 'qcow3' (did you mean 'qcow2'?"),
+        ("vmkd", "Unknown driver 'vmkd' (did you mean 'vmdk'?"),
+        ("nonsense", "Unknown driver 'nonsense' (supported formats"),
+    ] {
+        for line in [
+            format!("convert -O {name} a.raw out"),
+            format!("info -f {name} a.raw"),
+            format!("create -f {name} out 1M"),
+            format!("measure -O {name} --size 1M"),
+        ] {
+            let error = lab.line(&line).fails(1);
+            assert!(error.contains(message) && error.contains(all), "{line}: {error}");
+        }
+    }
+    let error = lab.line("convert -O streamoptimized a.raw out.vmdk").fails(1);
+    assert!(error.contains("(-O vmdk -o subformat=streamOptimized)"), "{error}");
+    assert!(!lab.path("out").exists() && !lab.path("out.vmdk").exists());
+}
+
+#[test]
+fn an_ovf_is_not_written_as_an_archive_under_its_name() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for line in ["convert a.raw out.ovf", "convert -O ova a.raw out.OVF"] {
+        assert!(lab.line(line).fails(1).contains("use a name that ends in .ova"), "{line}");
+    }
+    assert!(!lab.path("out.ovf").exists() && !lab.path("out.OVF").exists());
+}
+
+#[test]
+fn mistyped_options_snapshots_limits_and_objects_are_suggested() {
+    let lab = Lab::new();
+    lab.qemu("create -q -f qcow2 s.qcow2 1M").ok();
+    lab.qemu("snapshot -c before s.qcow2").ok();
+    for (line, meant) in [
+        ("convert -O qcow2 -o cluster_sise=4k s.qcow2 out", "did you mean 'cluster_size'?"),
+        ("create -f vmdk -o subfromat=x out 1M", "did you mean 'subformat'?"),
+        ("measure -O qcow2 -o extended_12=on s.qcow2", "did you mean 'extended_l2'?"),
+        ("convert -l befor s.qcow2 out", "'before'"),
+        ("info --limit snapshot=1 s.qcow2", "did you mean 'snapshots'?"),
+        ("info --object secert,id=s,data=x s.qcow2", "did you mean 'secret'?"),
+        ("info --object secret,id=s,dat=x s.qcow2", "did you mean 'data'?"),
+        ("info --sandbx=off s.qcow2", "did you mean '--sandbox'?"),
+        ("convert --reflink=nevr s.qcow2 out", "one of auto, always, never"),
+        ("convert --external-files=al s.qcow2 out", "one of: none, same-dir, any"),
+    ] {
+        let error = lab.line(line).fails(1);
+        assert!(error.contains(meant), "{line}: {error}");
+        assert!(!lab.path("out").exists(), "{line}");
+    }
+}
+
+#[test]
+fn ambiguous_abbreviations_are_errors_that_name_the_options() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    let error = lab.line("convert --source a.raw b.raw").fails(1);
+    let options = "possibilities: '--source-format' '--source-cache'\nTry";
+    assert!(error.starts_with("diskimg convert: option '--source' is ambiguous; "), "{error}");
+    assert!(error.contains(options), "{error}");
+    lab.line("convert --source-f raw --output-f qcow2 a.raw b.qcow2").ok();
+    // An exact name is no abbreviation: there is --force-share, too.
+    lab.line("convert --force a.raw b.qcow2").ok();
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(crate::support::diskimg(), lab.path("qemu-img")).expect("links");
+        let mut command = lab.command(lab.path("qemu-img"));
+        command.args(["info", "--outp=json", "a.raw"]);
+        assert!(command.output().expect("runs").status.success());
+    }
+}
