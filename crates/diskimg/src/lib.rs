@@ -53,6 +53,8 @@
 //! [`map()`], [`measure()`]) → [`formats`] → [`open`] → model ([`Image`], [`Layer`], [`extent`]) →
 //! [`storage`]. See `ARCHITECTURE.md` in the repository.
 
+// docs.rs: items say which feature they need.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 // Without some formats, some shared code is unused.
 #![cfg_attr(
     not(all(

@@ -41,7 +41,8 @@ fn run_examples(page: &str) {
     assert!(!examples.is_empty(), "{page} has no examples");
     for example in examples {
         let mut shell = lab.command("sh");
-        let output = shell.args(["-euc", example]).env("PATH", &path).output().unwrap();
+        shell.args(["-euc", example]).env("PATH", &path).env("HOME", lab.path("home"));
+        let output = shell.output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{page}: {example}{error}");
     }
@@ -50,6 +51,11 @@ fn run_examples(page: &str) {
 #[test]
 fn the_first_steps_run_as_written() {
     run_examples("getting-started.md");
+}
+
+#[test]
+fn completions_manual_pages_and_links_are_installed_as_written() {
+    run_examples("installation.md");
 }
 
 #[test]
