@@ -64,12 +64,7 @@ fn a_large_disk_of_which_little_is_written_takes_little_space() {
     lab.line("convert -f qcow2 -O raw a.qcow2 b.raw").ok();
     assert_eq!(lab.path("b.raw").metadata().unwrap().len(), LEN);
     let taken = lab.actual_size("b.raw");
-    if taken.is_some_and(|taken| taken >= LEN) {
-        // Wine stores the file in one that has holes, and says nothing of them.
-        assert!(cfg!(windows), "{taken:?}");
-        eprintln!("skipped: this file system does not report sparse files");
-        return;
-    }
+    assert!(taken.is_some_and(|taken| taken < 1 << 20), "{taken:?}");
     // Where the source's holes are known, they are not read.
     lab.line("convert -f raw -O raw b.raw c.raw").ok();
     assert!(lab.actual_size("c.raw").is_some_and(|taken| taken < 1 << 20));

@@ -3,7 +3,7 @@
 //!
 //! `.ci/windows` runs them under Wine. What Wine lacks is not tested there, and printed.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
 mod conversions;
 mod files;
