@@ -11,7 +11,7 @@
 
 use super::{EXIT_CODE_BASE, REQUESTED, SIGNAL};
 use std::sync::Once;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, CTRL_C_EVENT, SetConsoleCtrlHandler};
 use windows_sys::core::BOOL;
@@ -25,18 +25,28 @@ const SIGINT: usize = 2;
 const MAX_CLEAN_UP: Duration = Duration::from_secs(4);
 
 static INSTALL: Once = Once::new();
+/// An operation polls the flags.
+static WATCHED: AtomicBool = AtomicBool::new(false);
 
-/// Nothing is needed before [`watch`].
+/// Nothing is needed.
 pub(crate) fn prepare() {}
 
-/// If an allocation fails twice, temporary files remain.
-pub(crate) fn clean_up_on_abort() {}
+/// Makes console events end the process at once until [`watch`] is called, and remove temporary files
+/// first. If an allocation fails twice, temporary files remain.
+pub(crate) fn clean_up_on_abort() {
+    install();
+}
 
-/// No temporary file exists before [`watch`].
+/// Nothing is needed: [`clean_up_on_abort`] was called.
 pub(crate) fn clean_up_until_watched() {}
 
-/// Installs the handler, when an operation begins that polls the flags.
+/// Makes console events stop the operation, which polls the flags.
 pub(crate) fn watch() {
+    install();
+    WATCHED.store(true, Ordering::Relaxed);
+}
+
+fn install() {
     INSTALL.call_once(|| {
         // SAFETY: the handler is a function, and so exists as long as the process.
         #[allow(unsafe_code)]
@@ -48,12 +58,13 @@ extern "system" fn handle(event: u32) -> BOOL {
     let by_key = matches!(event, CTRL_C_EVENT | CTRL_BREAK_EVENT);
     let signal = if by_key { SIGINT } else { SIGHUP };
     SIGNAL.store(signal, Ordering::Relaxed);
+    let is_polled = WATCHED.load(Ordering::Relaxed);
     let is_second = REQUESTED.swap(true, Ordering::Relaxed);
-    if !by_key {
+    if !by_key && is_polled {
         // The process ends when this function returns, or earlier, when it has cleaned up.
         std::thread::sleep(MAX_CLEAN_UP);
     }
-    if is_second || !by_key {
+    if is_second || !by_key || !is_polled {
         diskimg::storage::output::remove_temporary_files();
         let code = usize::from(EXIT_CODE_BASE) + signal;
         std::process::exit(i32::try_from(code).unwrap_or(1));

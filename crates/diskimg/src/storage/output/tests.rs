@@ -360,6 +360,7 @@ fn a_file_that_cannot_be_copied_over_the_old_one_is_kept_under_another_name() {
 
 #[test]
 fn the_first_of_several_concurrent_writers_wins_and_the_others_fail() {
+    const IN_USE: io::ErrorKind = io::ErrorKind::PermissionDenied;
     let dir = tempfile::tempdir().expect("tempdir");
     let path = dir.path().join("a.img");
     if !locks_are_supported(dir.path()) {
@@ -375,6 +376,8 @@ fn the_first_of_several_concurrent_writers_wins_and_the_others_fail() {
                     output.sink().write_all_at(&[id; 100], 0).expect("writes");
                     match output.commit(Durability::Cached) {
                         Ok(()) => *wins.lock().expect("locks") += 1,
+                        // Windows without FileRenameInfoEx (Wine) replaces no file that is open.
+                        Err(error) if cfg!(windows) && error.error.kind() == IN_USE => {}
                         Err(error) => assert!(error.refused, "{error}"),
                     }
                 }
