@@ -60,6 +60,7 @@ pub(crate) struct Job {
 
 /// What is measured.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one value")]
 pub(crate) enum Subject {
     /// An image.
     Image(Input),

@@ -286,6 +286,7 @@ fn parse_mount(line: &str) -> Option<Mount> {
 mod tests {
     use super::*;
 
+    #[cfg(unix)]
     #[test]
     fn a_directory_with_devices_below_it_is_found() {
         let own = tempfile::tempdir().expect("makes a directory");

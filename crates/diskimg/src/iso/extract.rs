@@ -1,8 +1,8 @@
 //! Extraction of an image's files into a directory.
 //!
-//! Every file is opened by a single path component, relative to the open file descriptor of its
-//! directory, and no symbolic link is followed, neither an existing one nor one from the image. A
-//! name in an image therefore cannot refer to anything outside the destination.
+//! Every file is opened by a single path component, relative to its directory, which is open, and no
+//! symbolic link is followed, neither an existing one nor one from the image. A name in an image
+//! therefore cannot refer to anything outside the destination.
 
 mod directory;
 
@@ -14,7 +14,7 @@ use crate::storage::number::{to_u64, to_usize};
 use crate::storage::source::HostFileId;
 use crate::storage::source::Source;
 use directory::Directory;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 /// Number of bytes read and written at a time.
@@ -104,8 +104,6 @@ impl IsoImage {
     /// - [`Io`](ErrorKind::Io) if `dest` cannot be created or opened, or reading the image fails.
     /// - [`Limit`](ErrorKind::Limit) if the image exceeds one of the limits, or its files exceed
     ///   [`max_bytes`](ExtractOptions::max_bytes).
-    /// - [`Unsupported`](ErrorKind::Unsupported) on systems without the required system calls
-    ///   (Windows).
     pub fn extract(&self, dest: &Path, options: &ExtractOptions) -> Result<Extracted> {
         self.extract_path(b"", dest, options, &mut |_| Ok(()))
     }
@@ -177,6 +175,8 @@ struct Extraction<'a> {
     options: &'a ExtractOptions,
     /// The files that are read, which must not be overwritten.
     inputs: Vec<HostFileId>,
+    /// The files that were created, if existing files are replaced.
+    created: HashSet<HostFileId>,
     root: Directory,
     /// Directories whose entries are being extracted, outermost first.
     open: Vec<OpenDirectory>,
@@ -201,6 +201,7 @@ impl<'a> Extraction<'a> {
             image,
             options,
             inputs: image.source().identities(),
+            created: HashSet::new(),
             root,
             open: Vec::new(),
             first_names: HashMap::new(),
@@ -319,6 +320,12 @@ impl<'a> Extraction<'a> {
             {
                 return Err(Error::refused("the existing file is the image that is read"));
             }
+            if existing.is_some_and(|file| self.created.contains(&file)) {
+                return Err(Error::refused(
+                    "another file of the image has this name on this system, which does not \
+                     distinguish all names",
+                ));
+            }
             parent.remove_file(name).map_err(cannot("cannot remove the existing file"))?;
         }
         match node.file_type {
@@ -342,7 +349,17 @@ impl<'a> Extraction<'a> {
                 .map_err(cannot("cannot create the special file"))?,
         }
         self.result.files += 1;
+        self.note_created(name);
         Ok(())
+    }
+
+    /// Remembers a file that was created, if files may be replaced: a later name in the image may be
+    /// the same to a system that does not distinguish upper and lower case.
+    fn note_created(&mut self, name: &[u8]) {
+        if self.options.overwrite {
+            let parent = self.open.last().map_or(&self.root, |open| &open.directory);
+            self.created.extend(parent.identity(name));
+        }
     }
 
     /// Creates a hard link if the file was already extracted under another name. Returns false

@@ -26,7 +26,9 @@ pub enum ExternalFiles {
     /// well. Devices and files of pseudo file systems (`/proc`, `/sys`) are never allowed.
     #[default]
     SameDir,
-    /// Any regular file or block device of the host.
+    /// Any regular file or block device of the host. On Windows, names that lead to another computer
+    /// or to a device are refused under every policy, unless the image itself is on that share:
+    /// opening them would send the user's credentials there.
     Any,
 }
 
@@ -141,6 +143,12 @@ impl<'a> Resolver<'a> {
         if let Some((_, source)) = self.stand_ins.iter().find(|(name, _)| is_same(name, path)) {
             return Ok(Arc::clone(source));
         }
+        // Whatever the policy: another computer would learn who opens it.
+        if os::names_device_or_network(path) && !self.is_on_same_volume(path) {
+            let what = "is not the name of a file on this computer";
+            return Err(Error::refused(format!("its {role} '{name}' {what}"))
+                .hint("give a share a drive letter"));
+        }
         let cannot = |e| Error::io(format!("cannot open its {role} '{}'", path.display()), e);
         if self.policy == ExternalFiles::Any {
             return FileSource::open(path)
@@ -205,6 +213,16 @@ impl<'a> Resolver<'a> {
         allowed.map_err(|e| Error::io("cannot resolve its directory", e))
     }
 
+    /// Returns true if `path` has the same prefix as the image's directory, which is on another
+    /// computer itself (`\\server\share`), and names no device.
+    fn is_on_same_volume(&self, path: &Path) -> bool {
+        let mut parts = path.components();
+        let Some(Component::Prefix(prefix)) = parts.next() else { return false };
+        let has_prefix = |directory: &Path| matches!(directory.components().next(), Some(Component::Prefix(own)) if own == prefix);
+        let below: PathBuf = parts.filter(|part| matches!(part, Component::Normal(_))).collect();
+        self.directories().any(has_prefix) && !os::names_device_or_network(&below)
+    }
+
     /// Returns true if `path` is in an allowed directory and, below that, has neither `..` nor
     /// symbolic links.
     fn is_plainly_inside(&self, path: &Path) -> bool {
@@ -245,23 +263,95 @@ pub fn plain_path(name: &str) -> Option<&Path> {
     if let Some(rest) = name.strip_prefix("file:") {
         // file:///dir/x, file:/dir/x and file:x. file://host/x is a file on another host.
         return match rest.strip_prefix("//") {
-            Some(path) if path.starts_with('/') => Some(Path::new(path)),
+            Some(path) if path.starts_with('/') => Some(Path::new(after_root(path))),
             Some(_) => None,
             None if rest.is_empty() => None,
-            None => Some(Path::new(rest)),
+            None => Some(Path::new(after_root(rest))),
         };
     }
-    let before_slash = name.split(std::path::MAIN_SEPARATOR).next().unwrap_or(name);
-    let drive_letter = cfg!(windows) && before_slash.len() == 2;
+    let before_slash = name.split(std::path::is_separator).next().unwrap_or(name);
+    let drive_letter = cfg!(windows) && is_drive(before_slash);
     if name.is_empty() || name.contains('\0') || (before_slash.contains(':') && !drive_letter) {
         return None;
     }
     Some(Path::new(name))
 }
 
+/// Returns true for `C:`.
+fn is_drive(text: &str) -> bool {
+    matches!(text.as_bytes(), [letter, b':'] if letter.is_ascii_alphabetic())
+}
+
+/// Returns the path after `file:` or `file://`: on Windows, `/C:/x` denotes `C:/x`.
+fn after_root(path: &str) -> &str {
+    match path.strip_prefix('/') {
+        Some(rest) if cfg!(windows) && rest.get(..2).is_some_and(is_drive) => rest,
+        _ => path,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(windows)]
+    fn drives_are_paths_and_streams_of_files_are_not() {
+        for (name, path) in [
+            (r"C:\x\a", r"C:\x\a"),
+            ("c:/x/a", "c:/x/a"),
+            ("file:///C:/x/a", "C:/x/a"),
+            ("file:C:/x/a", "C:/x/a"),
+            (r"\\server\share\a", r"\\server\share\a"),
+        ] {
+            assert_eq!(plain_path(name), Some(Path::new(path)), "{name}");
+        }
+        for name in ["C:a", "a:b", "1:/x"] {
+            assert_eq!(plain_path(name), None, "{name}");
+        }
+    }
+
+    /// Opening them would send the user's credentials to another computer, or open a device.
+    #[test]
+    #[cfg(windows)]
+    fn names_of_devices_and_of_other_computers_are_refused_before_they_are_opened() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let image = dir.path().join("top.qcow2");
+        let own = Resolver::new(Some(&image), ExternalFiles::SameDir);
+        let share = Resolver::new(Some(Path::new(r"\\nas\vm\top.qcow2")), ExternalFiles::SameDir);
+        for name in [
+            r"\\attacker\share\x",
+            "//attacker/share/x",
+            r"\\?\UNC\attacker\share\x",
+            r"\??\UNC\attacker\share\x",
+            r"\\.\PhysicalDrive0",
+            r"\\.\pipe\x",
+            "file://///attacker/share/x",
+            "NUL",
+            "sub/COM1.raw",
+        ] {
+            for resolver in [own, share] {
+                // Below another directory, these are names on its drive or share, and the share of
+                // this test does not exist.
+                let is_below = name.starts_with(r"\??") || name.starts_with("file:");
+                if is_below && resolver.image == share.image {
+                    continue;
+                }
+                let error = resolver.open("backing file", name).expect_err("refused");
+                assert_eq!(error.kind(), crate::ErrorKind::Refused, "{name}");
+                let named = error.to_string().contains("on this computer");
+                assert!(named || is_below, "{name}: {error}");
+            }
+        }
+        // Names of VMDK extents have no protocols. A colon is that of a stream of a file.
+        for name in [r"\\attacker\share\x", "NUL", "top.qcow2:x", r"sub\a:b:$DATA"] {
+            let error = own.open_path("extent", name).expect_err("refused");
+            assert_eq!(error.kind(), crate::ErrorKind::Refused, "{name}");
+        }
+        assert!(share.is_on_same_volume(Path::new(r"\\nas\vm\..\vm\base.raw")));
+        assert!(!share.is_on_same_volume(Path::new(r"\\nas\vm\NUL")));
+        assert!(!share.is_on_same_volume(Path::new(r"\\nas\other\base.raw")));
+    }
 
     #[test]
     fn protocols_are_not_paths() {

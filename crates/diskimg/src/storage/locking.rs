@@ -12,11 +12,14 @@
 //! sets its own locks and then looks for conflicting locks of others. The bytes need not exist.
 //!
 //! The protocol is that of QEMU's `block/file-posix.c`. Locks are advisory, and belong to the open
-//! file: they are released when it is closed. On systems other than Linux, and on file systems
-//! without locks, nothing is locked.
+//! file: they are released when it is closed.
+//!
+//! On Windows, where QEMU sets no such locks, the share modes of open files keep readers and writers
+//! apart: as here, QEMU opens a file so that nobody can write it meanwhile. On other systems than
+//! Linux and Windows, and on file systems without locks, nothing is locked.
 
 use crate::storage::lock;
-use crate::storage::os::{self, FileId};
+use crate::storage::os::{self, Exclusion, FileId};
 use bitflags::bitflags;
 use std::collections::HashMap;
 use std::fs::File;
@@ -82,16 +85,21 @@ impl Lock {
     /// process, and the error of the system if locking fails for another reason than that the file
     /// system has no locks.
     pub(crate) fn acquire(self, file: &File) -> io::Result<HeldLock> {
+        let writes = self.uses.contains(Permissions::WRITE);
+        let conflict = |_| LockConflict { permission: "write", shared: !writes };
+        if let Some(exclusion) = os::exclude_writers(file, writes).map_err(conflict)? {
+            return Ok(HeldLock::new(self, FileId::of(file), Some(exclusion)));
+        }
         let unshared = self.shares.complement();
         let own = self.uses.numbered().map(|(n, _)| USED_BASE + n);
         let own = own.chain(unshared.numbered().map(|(n, _)| UNSHARED_BASE + n));
         for byte in own {
             if !os::lock_byte(file, byte)? {
-                return Ok(HeldLock(None));
+                return Ok(HeldLock::new(self, None, None));
             }
         }
         self.check(file)?;
-        Ok(HeldLock::new(os::identity(&file.metadata()?)))
+        Ok(HeldLock::new(self, FileId::of(file), None))
     }
 
     /// Verifies that no other open file has a conflicting lock.
@@ -126,20 +134,30 @@ static HELD: LazyLock<Mutex<HashMap<FileId, usize>>> = LazyLock::new(Mutex::defa
 
 /// A lock that this process holds.
 #[derive(Debug)]
-pub(crate) struct HeldLock(Option<FileId>);
+pub(crate) struct HeldLock {
+    file: Option<FileId>,
+    #[allow(dead_code, reason = "held")]
+    exclusion: Option<Exclusion>,
+    lock: Lock,
+}
 
 impl HeldLock {
-    fn new(file: Option<FileId>) -> Self {
+    /// Returns true if it includes what `wanted` would do: whoever writes may read.
+    pub(crate) fn includes(&self, wanted: Lock) -> bool {
+        self.lock.uses.contains(wanted.uses) && wanted.shares.contains(self.lock.shares)
+    }
+
+    fn new(lock: Lock, file: Option<FileId>, exclusion: Option<Exclusion>) -> Self {
         if let Some(file) = file {
-            *lock(&HELD).entry(file).or_default() += 1;
+            *crate::storage::lock(&HELD).entry(file).or_default() += 1;
         }
-        Self(file)
+        Self { file, exclusion, lock }
     }
 }
 
 impl Drop for HeldLock {
     fn drop(&mut self) {
-        let Some(file) = self.0 else { return };
+        let Some(file) = self.file else { return };
         let mut held = lock(&HELD);
         if let Some(count) = held.get_mut(&file) {
             *count -= 1;
@@ -157,7 +175,7 @@ impl Drop for HeldLock {
 /// # Errors
 /// As [`Lock::acquire`].
 pub(crate) fn require_unlocked(file: &File, wanted: Lock) -> io::Result<()> {
-    let own = os::identity(&file.metadata()?).is_some_and(|id| lock(&HELD).contains_key(&id));
+    let own = FileId::of(file).is_some_and(|id| lock(&HELD).contains_key(&id));
     if own { Ok(()) } else { wanted.check(file) }
 }
 

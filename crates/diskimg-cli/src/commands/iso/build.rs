@@ -9,6 +9,7 @@ use crate::output::{self, Console, human};
 use crate::streams::require_stdin;
 use diskimg::iso::Timestamp;
 use diskimg::iso::write::{Builder, CreateOptions, PartitionContents, Plan};
+use diskimg::storage::output::has_other_names;
 use diskimg::storage::source::{HostFileId, Source};
 use diskimg::{Durability, Error, Options, Output, PlannedFile, Progress};
 use std::ffi::OsString;
@@ -125,18 +126,13 @@ fn refuse_lists(recipe: &Recipe) -> Result<(), Failure> {
 /// Verifies that an image that is to be replaced by a changed one has no other names, with which it
 /// would be overwritten instead, while it is read.
 pub(in crate::commands) fn require_one_name(image: &Path) -> Result<(), Failure> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        if fs::metadata(image).is_ok_and(|found| found.is_file() && found.nlink() > 1) {
-            return Err(Failure::error(format!(
-                "{}: the image has other names (hard links), with which it would be overwritten \
-                 while it is read (write to another file)",
-                image.display()
-            )));
-        }
+    if fs::metadata(image).is_ok_and(|found| found.is_file()) && has_other_names(image) {
+        return Err(Failure::error(format!(
+            "{}: the image has other names (hard links), with which it would be overwritten while \
+             it is read (write to another file)",
+            image.display()
+        )));
     }
-    let _ = image;
     Ok(())
 }
 

@@ -6,9 +6,7 @@ use crate::confine::Rules;
 use crate::failure::Failure;
 use crate::output::{self, Console};
 use diskimg::Error;
-#[cfg(unix)]
 use diskimg::{iso::IsoImage, storage::source::HostFileId};
-#[cfg(unix)]
 use std::fs::File;
 
 /// Prints the files.
@@ -31,16 +29,10 @@ pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failu
 }
 
 /// Verifies that standard output is not the image itself, which would be overwritten.
-#[cfg(unix)]
 fn refuse_own_image(image: &IsoImage, out: &File) -> Result<(), Failure> {
     let Some(out) = HostFileId::of(out) else { return Ok(()) };
     match image.source().identities().iter().any(|file| file.shares_data_with(out)) {
         true => Err(Failure::error("standard output is the image that is read")),
         false => Ok(()),
     }
-}
-
-#[cfg(not(unix))]
-fn refuse_own_image<I, T>(_: &I, _: &T) -> Result<(), Failure> {
-    Ok(())
 }

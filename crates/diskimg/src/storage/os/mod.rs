@@ -1,7 +1,18 @@
-//! Operating system interfaces: holes, space reservation, in-kernel copies, block devices, locks.
+//! The operating system's interfaces for storage: holes, space reservation, in-kernel copies, file
+//! identities, devices, locks.
 //!
-//! `linux.rs` implements them on Linux. On other systems, `portable.rs` reports them as
-//! unsupported, and callers fall back to plain reads and writes.
+//! This file is what the rest of the crate sees. Each system implements it:
+//!
+//! | system | code |
+//! |---|---|
+//! | all Unix systems | `unix.rs`: what they have in common |
+//! | Linux | `linux/` |
+//! | macOS | `macos.rs` |
+//! | other Unix systems | `unknown.rs` |
+//! | Windows | `windows/` |
+//!
+//! What a system lacks, it imports from `absent.rs`: callers then fall back to plain reads and
+//! writes, or do without. `docs/platforms.md` says what users notice of it.
 
 use crate::storage::hints::AllocationHints;
 use std::collections::HashSet;
@@ -10,22 +21,20 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-#[cfg(target_os = "linux")]
-mod block_devices;
-#[cfg(target_os = "linux")]
-mod byte_locks;
-#[cfg(target_os = "linux")]
-mod fiemap;
-#[cfg(target_os = "linux")]
-mod linux;
-#[cfg(target_os = "linux")]
-mod replacement;
-#[cfg(target_os = "linux")]
-use linux as imp;
+mod absent;
 #[cfg(not(target_os = "linux"))]
-mod portable;
-#[cfg(not(target_os = "linux"))]
-use portable as imp;
+mod by_path;
+#[cfg(unix)]
+mod unix;
+
+#[cfg_attr(target_os = "linux", path = "linux/mod.rs")]
+#[cfg_attr(target_os = "macos", path = "macos.rs")]
+#[cfg_attr(windows, path = "windows/mod.rs")]
+#[cfg_attr(not(any(target_os = "linux", target_os = "macos", windows)), path = "unknown.rs")]
+mod imp;
+
+#[cfg(windows)]
+pub(crate) use imp::refusal;
 
 /// A file that was looked up but not opened, so that its type and path can be checked first.
 ///
@@ -74,17 +83,10 @@ pub(crate) fn examine(path: &Path) -> io::Result<(Metadata, Option<PathBuf>)> {
     imp::examine(path)
 }
 
-/// Opens a file with these options, which must set no flags of their own. Fails for a symbolic link
-/// on Unix.
+/// Opens a file with these options, which must set no flags of their own. Fails for a symbolic
+/// link.
 pub(crate) fn open_no_follow(options: &OpenOptions, path: &Path) -> io::Result<File> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
-        options.clone().custom_flags(flags).open(path)
-    }
-    #[cfg(not(unix))]
-    options.open(path)
+    imp::open_no_follow(options, path)
 }
 
 /// A segment of a file that is all data or all hole.
@@ -105,6 +107,11 @@ pub(crate) fn segment_at(file: &File, offset: u64, len: u64) -> io::Result<Optio
 /// Tells the file system how to allocate the space of an empty file. Errors are ignored.
 pub(crate) fn set_allocation_hints(file: &File, hints: AllocationHints) {
     imp::set_allocation_hints(file, hints);
+}
+
+/// Prepares an empty file for holes.
+pub(crate) fn make_sparse(file: &File) {
+    imp::make_sparse(file);
 }
 
 /// Deallocates the range, so that it reads as zeros. Returns `false` if the file does not support
@@ -173,16 +180,6 @@ pub struct FileId {
     inode: u64,
 }
 
-#[cfg(unix)]
-impl FileId {
-    /// Returns the identity of a file, not a device, from what stat(2) returned.
-    // The widths of the fields depend on the system.
-    #[allow(clippy::unnecessary_cast)]
-    pub(crate) fn of_stat(found: &rustix::fs::Stat) -> Self {
-        Self { device: found.st_dev as u64, inode: found.st_ino as u64 }
-    }
-}
-
 impl FileId {
     /// Returns true if bytes of one file are bytes of the other: if both are the same, or if one is a
     /// block device of which the other is a part, such as the file of a loop device or the disk of a
@@ -204,12 +201,17 @@ impl FileId {
 
     /// Returns the identity of the file at `path`, if it exists. Follows symbolic links.
     pub fn at(path: &Path) -> Option<Self> {
-        identity(&std::fs::metadata(path).ok()?)
+        imp::identity_at(path, true)
+    }
+
+    /// Returns the identity of the file at `path`, if it exists, or of the symbolic link there.
+    pub(crate) fn of_name(path: &Path) -> Option<Self> {
+        imp::identity_at(path, false)
     }
 
     /// Returns the identity of an open file.
     pub fn of(file: &File) -> Option<Self> {
-        identity(&file.metadata().ok()?)
+        imp::identity(file)
     }
 
     /// Returns the number of a block device.
@@ -223,23 +225,6 @@ impl FileId {
 /// [`FileId::shares_data_with`] in a process that will not be able to read `/sys`.
 pub fn note_block_devices() {
     imp::note_block_devices();
-}
-
-/// Returns the identity of a file.
-#[cfg(unix)]
-pub(crate) fn identity(metadata: &Metadata) -> Option<FileId> {
-    use std::os::unix::fs::{FileTypeExt, MetadataExt};
-    // A device may have several device nodes.
-    if metadata.file_type().is_block_device() {
-        return Some(FileId { device: metadata.rdev(), inode: 0 });
-    }
-    Some(FileId { device: metadata.dev(), inode: metadata.ino() })
-}
-
-/// Returns the identity of a file. Not supported on this system.
-#[cfg(not(unix))]
-pub(crate) fn identity(_metadata: &Metadata) -> Option<FileId> {
-    None
 }
 
 /// Returns a hash of the file's length and modification time, which changes when the file is
@@ -279,134 +264,103 @@ pub(crate) fn copy_attributes(old: &File, new: &File) -> io::Result<Option<Strin
     imp::copy_attributes(old, new)
 }
 
+/// Returns options to create a file that only its owner may access. Without these, it gets its mode
+/// from the umask. On Windows, it inherits the access control list of its directory.
+pub(crate) fn private_options() -> OpenOptions {
+    imp::private_options()
+}
+
+/// Gives the new file the permissions of the old one and, where permitted, its owner and group.
+/// Set-ID bits are not kept, as after a write to the old file. Does nothing on Windows.
+pub(crate) fn take_mode_and_owner(old: &Path, new: &File) -> io::Result<()> {
+    imp::take_mode_and_owner(old, new)
+}
+
 /// Returns the number of names of the file.
-#[cfg(unix)]
-pub(crate) fn links(metadata: &Metadata) -> u64 {
-    std::os::unix::fs::MetadataExt::nlink(metadata)
+pub(crate) fn links(file: &File) -> u64 {
+    imp::links(file)
 }
 
-/// Returns the number of names of the file, which is not known on this system.
-#[cfg(not(unix))]
-pub(crate) fn links(_metadata: &Metadata) -> u64 {
-    1
-}
-
-/// Returns the number of bytes allocated to the file.
-#[cfg(unix)]
-pub(crate) fn allocated_bytes(metadata: &Metadata) -> Option<u64> {
-    use std::os::unix::fs::MetadataExt;
-    Some(metadata.blocks() * 512)
-}
-
-/// Returns the number of bytes allocated to the file. Not supported on this system.
-#[cfg(not(unix))]
-pub(crate) fn allocated_bytes(_metadata: &Metadata) -> Option<u64> {
-    None
+/// Returns the number of bytes allocated to the file, if that is known.
+pub(crate) fn allocated_bytes(file: &File) -> io::Result<Option<u64>> {
+    imp::allocated_bytes(file)
 }
 
 /// Returns true for a seekable file with a length: a regular file or block device, but not a pipe,
 /// a socket or a terminal.
-#[cfg(unix)]
 pub(crate) fn is_seekable(metadata: &Metadata) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    metadata.is_file() || metadata.file_type().is_block_device()
+    imp::is_seekable(metadata)
 }
 
-/// Returns true for a seekable file with a length.
-#[cfg(not(unix))]
-pub(crate) fn is_seekable(metadata: &Metadata) -> bool {
-    metadata.is_file()
+/// Returns the length of a block device. The file position is unspecified afterwards.
+pub(crate) fn device_len(file: &File) -> io::Result<u64> {
+    imp::device_len(file)
 }
 
 /// Opens an existing file for writing; with `follow`, also through a symbolic link. Returns `None`
 /// for a named pipe that has no reader yet.
-#[cfg(unix)]
 pub(crate) fn open_to_write(
     metadata: &Metadata,
     follow: bool,
     path: &Path,
 ) -> io::Result<Option<File>> {
-    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-    use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-    let mut options = OpenOptions::new();
-    options.write(true);
-    let no_follow = if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
-    if !metadata.file_type().is_fifo() {
-        return options.custom_flags(no_follow.bits() as i32).open(path).map(Some);
-    }
-    // open(2): with O_NONBLOCK, opening a pipe that has no reader fails with ENXIO.
-    options.custom_flags((OFlags::NONBLOCK | no_follow).bits() as i32);
-    match options.open(path) {
-        Ok(file) => {
-            fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
-            Ok(Some(file))
-        }
-        Err(e) if rustix::io::Errno::from_io_error(&e) == Some(rustix::io::Errno::NXIO) => Ok(None),
-        Err(e) => Err(e),
-    }
-}
-
-/// Opens an existing file for writing.
-#[cfg(not(unix))]
-pub(crate) fn open_to_write(
-    _metadata: &Metadata,
-    _follow: bool,
-    path: &Path,
-) -> io::Result<Option<File>> {
-    OpenOptions::new().write(true).open(path).map(Some)
-}
-
-/// Reads exactly `buf.len()` bytes at `offset`, without changing the file position.
-#[cfg(unix)]
-pub(crate) fn read_exact_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, buf, offset)
+    imp::open_to_write(metadata, follow, path)
 }
 
 /// Reads exactly `buf.len()` bytes at `offset`. The file position is unspecified afterwards.
-#[cfg(windows)]
-pub(crate) fn read_exact_at(file: &File, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
-    use std::os::windows::fs::FileExt;
-    while !buf.is_empty() {
-        match file.seek_read(buf, offset) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(n) => {
-                buf = &mut buf[n..];
-                offset += n as u64;
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
-}
-
-/// Writes all of `buf` at `offset`, without changing the file position.
-#[cfg(unix)]
-pub(crate) fn write_all_at(file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::write_all_at(file, buf, offset)
+pub(crate) fn read_exact_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    imp::read_exact_at(file, buf, offset)
 }
 
 /// Writes all of `buf` at `offset`. The file position is unspecified afterwards.
-#[cfg(windows)]
-pub(crate) fn write_all_at(file: &File, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
-    use std::os::windows::fs::FileExt;
-    while !buf.is_empty() {
-        match file.seek_write(buf, offset) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => {
-                buf = &buf[n..];
-                offset += n as u64;
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
+pub(crate) fn write_all_at(file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
+    imp::write_all_at(file, buf, offset)
+}
+
+/// Returns standard input as a file, without the buffer of [`io::stdin`].
+pub(crate) fn stdin() -> io::Result<File> {
+    imp::stdin()
+}
+
+/// Returns standard output as a file, without the line buffering of [`io::stdout`].
+///
+/// # Errors
+/// Returns the error of the system if the descriptor or handle cannot be duplicated.
+pub(crate) fn stdout() -> io::Result<File> {
+    imp::stdout()
+}
+
+/// Returns true for a terminal or another character device.
+pub(crate) fn is_character_device(file: &File) -> io::Result<bool> {
+    imp::is_character_device(file)
+}
+
+/// Returns true for the errors of renaming over a file that can perhaps be written: its directory or
+/// a security module keeps its name, or it became a mount point.
+pub(crate) fn keeps_existing(error: &io::Error) -> bool {
+    imp::keeps_existing(error)
+}
+
+/// Renames a file, and replaces an existing one. On Windows, a file that other programs have open can
+/// perhaps not be replaced: virus scanners open new files, so it is tried for a second.
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    imp::rename(from, to)
+}
+
+/// Flushes a directory, which makes renames in it durable. Does nothing on Windows.
+pub(crate) fn flush_directory(directory: &Path) -> io::Result<()> {
+    imp::flush_directory(directory)
+}
+
+/// Returns true if opening the path, which an image names, would access another computer or a device,
+/// whatever is there. Always false on Unix, where no path does so by itself.
+pub(crate) fn names_device_or_network(path: &Path) -> bool {
+    imp::names_device_or_network(path)
 }
 
 /// Result of [`try_lock_file`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "used only on Linux"))]
+#[allow(dead_code, reason = "not all systems have locks")]
 pub(crate) enum FileLock {
     /// Locked by this process until the handle and all its duplicates are closed.
     Ours,
@@ -416,15 +370,15 @@ pub(crate) enum FileLock {
     Unknown,
 }
 
-/// Tries to lock the file with flock(2), without waiting.
+/// Tries to lock the file with flock(2) or LockFileEx, without waiting.
 pub(crate) fn try_lock_file(file: &File) -> FileLock {
     imp::try_lock_file(file)
 }
 
-/// Tries to lock the file with flock(2), without waiting, also on file systems on which perhaps not
+/// Tries to lock the file like [`try_lock_file`], also on file systems on which perhaps not
 /// all processes see it.
 pub(crate) fn try_lock_shared_file(file: &File) -> FileLock {
-    imp::try_flock(file)
+    imp::try_lock_shared_file(file)
 }
 
 /// Removes the lock that [`try_lock_shared_file`] set.
@@ -448,20 +402,26 @@ pub(crate) fn is_byte_locked(file: &File, offset: u64) -> io::Result<bool> {
     imp::is_byte_locked(file, offset)
 }
 
+/// A file that other processes cannot open to write it, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Exclusion(#[allow(dead_code, reason = "held")] imp::Exclusion);
+
+/// Keeps other processes from opening the file to write it, on systems where share modes do this
+/// (Windows); if this process `writes` it itself, keeps only other processes of this program from
+/// writing it. Returns `None` elsewhere.
+///
+/// # Errors
+/// Returns an error if another process writes the file.
+pub(crate) fn exclude_writers(file: &File, writes: bool) -> io::Result<Option<Exclusion>> {
+    Ok(imp::exclude_writers(file, writes)?.map(Exclusion))
+}
+
 /// Returns the limit on the process's address space in bytes, if there is one.
 pub(crate) fn address_space_limit() -> Option<u64> {
     imp::address_space_limit()
 }
 
 /// Returns true if the error is that the process or the system has too many open files.
-#[cfg(unix)]
 pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
-}
-
-/// Returns true if the error is that too many files are open. Not supported on this system.
-#[cfg(not(unix))]
-pub(crate) fn is_out_of_files(_error: &io::Error) -> bool {
-    false
+    imp::is_out_of_files(error)
 }

@@ -19,11 +19,12 @@
 //! a run that was stopped while it held the lock compares again before each file (`rename.rs`).
 
 use super::error::{Concerning, OutputError, Result};
+use super::links::open_no_link;
 use super::{directory_of, existing_identity};
 use crate::storage::locking::{Lock, require_unlocked};
 use crate::storage::os::{self, FileId, FileLock};
 use std::collections::BTreeMap;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -47,21 +48,27 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(5);
 pub(super) struct Replaced(Option<(Option<FileId>, u64)>);
 
 impl Replaced {
-    /// Returns the file with this metadata; `None` if there is none.
-    pub(super) fn new(file: Option<&Metadata>) -> Self {
-        Self(file.map(|file| (os::identity(file), os::revision(file))))
+    /// Returns the open file.
+    pub(super) fn of(file: &File) -> io::Result<Self> {
+        Ok(Self(Some((FileId::of(file), os::revision(&file.metadata()?)))))
+    }
+
+    /// Returns the file at `path`, if there is one. A symbolic link is not followed.
+    pub(super) fn named(path: &Path) -> Self {
+        let found = fs::symlink_metadata(path).ok();
+        Self(found.map(|found| (FileId::of_name(path), os::revision(&found))))
     }
 
     /// Verifies that `path` still names this file, unchanged, and that no other process uses it. A
     /// file that was removed in the meantime is no obstacle.
     pub(super) fn verify(self, path: &Path) -> Result<()> {
-        let found = Self::new(fs::symlink_metadata(path).ok().as_ref());
+        let found = Self::named(path);
         if found == Self::default() {
             return Ok(());
         }
         if found == self {
             // Another process may have begun to use it. One that cannot be opened is not in use.
-            let file = File::options().read(true).write(true).open(path);
+            let file = open_no_link(File::options().read(true).write(true), path);
             return file
                 .map_or(Ok(()), |file| require_unlocked(&file, Lock::WRITE))
                 .concerning(path);
@@ -71,13 +78,13 @@ impl Replaced {
 
     /// Verifies that `file`, which was opened at `path`, is this file, unchanged.
     pub(super) fn verify_open(self, file: &File, path: &Path) -> Result<()> {
-        let found = Self::new(Some(&file.metadata().concerning(path)?));
+        let found = Self::of(file).concerning(path)?;
         if found == self { Ok(()) } else { Err(self.differs(path)) }
     }
 
     /// Verifies that the file that was renamed from `path` to `now` is this one.
     pub(super) fn verify_renamed(self, path: &Path, now: &Path) -> Result<()> {
-        let found = Self::new(fs::symlink_metadata(now).ok().as_ref());
+        let found = Self::named(now);
         if found == self { Ok(()) } else { Err(self.differs(path)) }
     }
 
@@ -92,7 +99,7 @@ impl Replaced {
 
 /// Verifies that `path` still names the open file `file`, which was written in place.
 pub(crate) fn verify_name(file: &File, path: &Path) -> Result<()> {
-    verify_identity(os::identity(&file.metadata().concerning(path)?), path)
+    verify_identity(FileId::of(file), path)
 }
 
 /// Verifies that `path` still names the file with this identity, which was written in place.
@@ -183,7 +190,7 @@ impl DirectoryLocks {
 
 fn open_directory(path: &Path) -> io::Result<(Option<FileId>, File)> {
     let directory = File::open(path)?;
-    Ok((os::identity(&directory.metadata()?), directory))
+    Ok((FileId::of(&directory), directory))
 }
 
 /// Locks a directory, for which it waits until another process has unlocked it or the time is over.
@@ -214,7 +221,7 @@ mod tests {
     fn a_file_that_was_replaced_or_changed_is_noticed() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("a");
-        let now = || Replaced::new(fs::symlink_metadata(&path).ok().as_ref());
+        let now = || Replaced::named(&path);
         let none = now();
         none.verify(&path).expect("does not exist");
         fs::write(&path, "old").expect("writes");

@@ -127,8 +127,8 @@ impl Output {
     /// Creates an output that writes sequentially to an open file, such as standard output. Unlike
     /// with [`writer`](Self::writer), it is an error if that is one of the files that are read.
     pub fn stream(file: File) -> Self {
-        let written = file.metadata().ok().filter(os::is_seekable);
-        let written = written.as_ref().and_then(os::identity);
+        let is_file = file.metadata().is_ok_and(|found| os::is_seekable(&found));
+        let written = is_file.then(|| HostFileId::of(&file)).flatten();
         Self { file: written, ..Self::writer(file) }
     }
 
@@ -137,16 +137,7 @@ impl Output {
     /// # Errors
     /// Returns the error of the system if the descriptor cannot be duplicated.
     pub fn stdout() -> io::Result<Self> {
-        #[cfg(unix)]
-        return Ok(Self::stream(
-            std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned()?.into(),
-        ));
-        #[cfg(windows)]
-        return Ok(Self::stream(
-            std::os::windows::io::AsHandle::as_handle(&io::stdout()).try_clone_to_owned()?.into(),
-        ));
-        #[cfg(not(any(unix, windows)))]
-        Ok(Self::writer(io::stdout()))
+        Ok(Self::stream(os::stdout()?))
     }
 
     /// Creates an output that writes to `sink`.
@@ -341,6 +332,12 @@ pub(crate) fn is_temporary_name(path: &Path) -> bool {
     name.as_encoded_bytes().ends_with(TEMPORARY_SUFFIX.as_bytes())
 }
 
+/// Returns true if the file at `path` has other names (hard links), so that it would be overwritten
+/// instead of replaced.
+pub fn has_other_names(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| os::links(&file) > 1)
+}
+
 fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -363,5 +360,5 @@ pub(crate) fn canonical(path: &Path) -> io::Result<PathBuf> {
 
 /// Returns the identity of the file at `path`, if it exists.
 pub(crate) fn existing_identity(path: &Path) -> Option<HostFileId> {
-    os::identity(&std::fs::metadata(path).ok()?)
+    HostFileId::at(path)
 }

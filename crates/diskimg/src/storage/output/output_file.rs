@@ -78,6 +78,8 @@ pub(super) struct Staging {
     file: TempPath,
     /// The open file. Another user may put another file under its name.
     sink: Arc<FileSink>,
+    /// Its identity.
+    id: Option<HostFileId>,
     /// The file whose mode and owner it gets, if that exists.
     model: PathBuf,
     /// The file that it will replace.
@@ -171,20 +173,19 @@ impl OutputFile {
             }
             (Err(e), _) => return Err(e),
         };
-        let replaces = old.as_ref().map(File::metadata).transpose()?;
-        let replaces = Replaced::new(replaces.as_ref());
+        let replaces = old.as_ref().map(Replaced::of).transpose()?.unwrap_or_default();
         if let Some(old) = &old
             && let Some(lost) = os::copy_attributes(old, &opened)?
         {
             let reason = format!("a new file would lose {lost}");
             return Ok((Self::overwrite(path, old.try_clone()?, reason)?, None));
         }
-        let second = opened.try_clone()?;
+        let (second, id) = (opened.try_clone()?, HostFileId::of(&opened));
         let sink = Arc::new(FileSink::new(opened, true)?);
         let part = Self {
             sink: Arc::clone(&sink) as Arc<dyn Sink>,
             path: Some(path),
-            staged: Some(Staging { file, sink, model, replaces, has_attributes: false }),
+            staged: Some(Staging { file, sink, id, model, replaces, has_attributes: false }),
             lock: None,
             overwritten: None,
         };
@@ -254,7 +255,7 @@ impl OutputFile {
     /// Sets mode and owner of the temporary file now, instead of when it is complete.
     pub(super) fn take_attributes(&mut self) -> io::Result<()> {
         let Some(staging) = &mut self.staged else { return Ok(()) };
-        take_mode_and_owner(&staging.model, staging.sink.file())?;
+        os::take_mode_and_owner(&staging.model, staging.sink.file())?;
         staging.has_attributes = true;
         Ok(())
     }
@@ -270,7 +271,7 @@ impl OutputFile {
             if let Some(staging) = &self.staged
                 && !staging.has_attributes
             {
-                take_mode_and_owner(&staging.model, staging.sink.file())?;
+                os::take_mode_and_owner(&staging.model, staging.sink.file())?;
             }
             // Flushing a pipe only empties the writer's buffers, which is always necessary.
             if durability == Durability::Flushed || self.sink.is_sequential() {
@@ -289,7 +290,7 @@ impl OutputFile {
         let open = || {
             let file = FileSource::open(current_path)?;
             if let (Some(staging), Some((file, _))) = (&self.staged, file.as_file()) {
-                require_same(staging.sink.file(), os::identity(&file.metadata()?))?;
+                require_same(staging.id, HostFileId::of(file))?;
             }
             if let Some((file, _)) = file.as_file() {
                 // Drops clean pages, so that they are read from the disk again.
@@ -322,14 +323,17 @@ impl OutputFile {
     /// until it is renamed: a locked one is not removed as stale by another process, and its name is
     /// compared with the open file.
     pub(super) fn close(self) -> Option<Staged> {
-        let Staging { file, sink, replaces, .. } = self.staged?;
-        Some(Staged { path: self.path?, file, sink, replaces })
+        let Staging { file, sink, id, replaces, .. } = self.staged?;
+        Some(Staged { path: self.path?, file, sink, id, replaces })
     }
 }
 
-/// Verifies that the temporary file that is open as `file` is the one that was `found` by its name.
-pub(super) fn require_same(file: &File, found: Option<HostFileId>) -> io::Result<()> {
-    match HostFileId::of(file) == found {
+/// Verifies that the `created` temporary file is the one that was `found` by its name.
+pub(super) fn require_same(
+    created: Option<HostFileId>,
+    found: Option<HostFileId>,
+) -> io::Result<()> {
+    match created == found {
         true => Ok(()),
         false => Err(io::Error::other("another process has replaced the temporary file")),
     }
@@ -338,17 +342,10 @@ pub(super) fn require_same(file: &File, found: Option<HostFileId>) -> io::Result
 /// Creates a temporary file in the directory of `path` and locks it if possible.
 fn make_temporary(path: &Path, model: &Path) -> io::Result<(File, TempPath)> {
     let prefix = temporary_prefix(path)?;
-    let mut options = OpenOptions::new();
+    // A file that will get the mode of another file is private until then.
+    let is_private = std::fs::symlink_metadata(model).is_ok_and(|model| model.is_file());
+    let mut options = if is_private { os::private_options() } else { OpenOptions::new() };
     options.read(true).write(true).create_new(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        // A file that will get the mode of another file is private until then. Any other file gets
-        // its mode from the umask.
-        options.mode(if is_file(model) { 0o600 } else { 0o666 });
-    }
-    #[cfg(not(unix))]
-    let _ = model;
     let mut builder = tempfile::Builder::new();
     builder.prefix(&prefix).suffix(TEMPORARY_SUFFIX);
     for _ in 0..ATTEMPTS {
@@ -357,6 +354,7 @@ fn make_temporary(path: &Path, model: &Path) -> io::Result<(File, TempPath)> {
         let temporary = builder.make_in(directory_of(path), create)?;
         let (opened, file) = NamedTempFile::into_parts(temporary);
         if lock_new(&opened, &file).is_some() {
+            os::make_sparse(&opened);
             return Ok((opened, file));
         }
     }
@@ -389,11 +387,6 @@ fn open_pipe(
     }
 }
 
-#[cfg(unix)]
-fn is_file(path: &Path) -> bool {
-    std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file())
-}
-
 /// Returns true if a regular file exists at `path`, which the output may replace, and false if
 /// nothing exists there.
 ///
@@ -420,35 +413,4 @@ fn describe(kind: FileType) -> &'static str {
     } else {
         "a device or a pipe"
     }
-}
-
-/// Gives the new file the permissions of the old one and, where permitted, its owner and group.
-/// Set-ID bits are not kept, as after a write to the old file.
-#[cfg(unix)]
-fn take_mode_and_owner(old: &Path, new: &File) -> io::Result<()> {
-    use std::fs::Permissions;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
-    const KEPT: u32 = 0o1777;
-    let metadata = match std::fs::symlink_metadata(old) {
-        Ok(metadata) if metadata.is_file() => metadata,
-        _ => return Ok(()),
-    };
-    let wanted = Permissions::from_mode(metadata.mode() & KEPT);
-    let set_mode = || match new.set_permissions(wanted.clone()) {
-        // The file belongs to another user already, and has its mode.
-        Err(_) if (new.metadata()?.mode() ^ wanted.mode()) & 0o777 == 0 => Ok(()),
-        outcome => outcome,
-    };
-    // Only root may change the owner, but members of a group may set it, so these are separate
-    // calls, whose errors are ignored. Afterwards, this process may not be allowed to set the mode,
-    // but chown may have cleared bits of it.
-    set_mode()?;
-    let _ = fchown(new, None, Some(metadata.gid()));
-    let _ = fchown(new, Some(metadata.uid()), None);
-    set_mode()
-}
-
-#[cfg(not(unix))]
-fn take_mode_and_owner(_old: &Path, _new: &File) -> io::Result<()> {
-    Ok(())
 }

@@ -30,7 +30,7 @@ pub(super) fn obstacle(path: &Path, file: &File) -> io::Result<Option<String>> {
     let metadata = file.metadata()?;
     let obstacle = if os::is_mount_point(path) {
         Some("something is mounted on it")
-    } else if os::links(&metadata) > 1 {
+    } else if os::links(file) > 1 {
         Some("it has other names (hard links)")
     } else {
         os::keeps_names(directory_of(path), &metadata)

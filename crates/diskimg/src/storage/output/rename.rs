@@ -47,6 +47,8 @@ pub(super) struct Staged {
     pub(super) file: TempPath,
     /// The open file, which stays locked until it is renamed.
     pub(super) sink: Arc<FileSink>,
+    /// Its identity.
+    pub(super) id: Option<HostFileId>,
     /// The file that it is to replace.
     pub(super) replaces: Replaced,
 }
@@ -61,33 +63,25 @@ impl Staged {
         self.replaces.verify(&self.path)?;
         self.require_named(&self.file)?;
         let (sink, path, replaces) = (&self.sink, &self.path, self.replaces);
-        match self.file.persist(path) {
-            // Who owns the directory or the old file could replace it until now.
-            Ok(()) => require_same(sink.file(), identity_of_name(path)).concerning(path),
-            Err(e) if keeps_file(&e.error) && is_replaceable(path).unwrap_or(false) => {
-                overwrite(e.path, sink, replaces, path, durability)
+        let mut from = self.file;
+        // On Windows, too, this replaces a file that is open, if it was opened so that it can be.
+        match os::rename(&from, path) {
+            Ok(()) => {
+                from.disable_cleanup(true);
+                // Who owns the directory or the old file could replace it until now.
+                require_same(self.id, HostFileId::of_name(path)).concerning(path)
             }
-            Err(e) => Err(e.error).concerning(path),
+            Err(e) if os::keeps_existing(&e) && is_replaceable(path).unwrap_or(false) => {
+                overwrite(from, sink, replaces, path, durability)
+            }
+            Err(e) => Err(e).concerning(path),
         }
     }
 
     /// Verifies that the temporary file still has its name.
     fn require_named(&self, name: &Path) -> Result<()> {
-        require_same(self.sink.file(), identity_of_name(name)).concerning(&self.path)
+        require_same(self.id, HostFileId::of_name(name)).concerning(&self.path)
     }
-}
-
-/// Returns the identity of the file at `path`, which is not followed if it is a link.
-fn identity_of_name(path: &Path) -> Option<HostFileId> {
-    os::identity(&fs::symlink_metadata(path).ok()?)
-}
-
-/// Returns true for the errors of renaming over a file that can perhaps be written: its directory or
-/// a security module keeps its name, or it became a mount point. What is known beforehand is in
-/// `overwrite.rs`.
-fn keeps_file(error: &io::Error) -> bool {
-    use io::ErrorKind::{CrossesDevices, PermissionDenied, ResourceBusy};
-    matches!(error.kind(), PermissionDenied | ResourceBusy | CrossesDevices)
 }
 
 /// Overwrites the file at `path` with the complete temporary file `from`, open as `sink`. If that
@@ -105,7 +99,7 @@ fn overwrite(
     require_unlocked(&file, Lock::WRITE).concerning(path)?;
     let available = os::free_space(directory_of(path));
     let available = available.map(|free| free.saturating_add(os::freeable_bytes(&file)));
-    let needed = sink.file().metadata().ok().and_then(|from| os::allocated_bytes(&from));
+    let needed = os::allocated_bytes(sink.file()).ok().flatten();
     if available.zip(needed).is_some_and(|(available, needed)| available < needed) {
         return Err(io::Error::from(io::ErrorKind::StorageFull)).concerning(path);
     }
@@ -125,7 +119,7 @@ pub(super) fn keep(file: TempPath) -> PathBuf {
         .map(|start| PathBuf::from(format!("{start}{NEW_SUFFIX}")));
     let path = file.keep().unwrap_or_else(|e| e.path.to_path_buf());
     match name {
-        Some(name) if !name.exists() && fs::rename(&path, &name).is_ok() => name,
+        Some(name) if !name.exists() && os::rename(&path, &name).is_ok() => name,
         _ => path,
     }
 }
@@ -255,7 +249,7 @@ impl Changes {
             Durability::Flushed => os::revision(&found),
             Durability::Cached => 0,
         };
-        Ok(Some((os::identity(&found), revision)))
+        Ok(Some((HostFileId::of_name(path), revision)))
     }
 
     /// Verifies that no other process has replaced the companions: a run of a single file does not
@@ -295,7 +289,7 @@ impl Changes {
 
     fn flush(&self, directory: &Path) -> io::Result<()> {
         match self.durability {
-            Durability::Flushed => flush_directory(directory),
+            Durability::Flushed => os::flush_directory(directory),
             Durability::Cached => Ok(()),
         }
     }
@@ -343,7 +337,7 @@ fn rename_to_old(path: &Path) -> io::Result<PathBuf> {
     // Never delete it automatically: it will be the user's file.
     builder.disable_cleanup(true);
     let old = builder.tempfile_in(directory_of(path))?.into_temp_path().to_path_buf();
-    match fs::rename(path, &old) {
+    match os::rename(path, &old) {
         Ok(()) => Ok(old),
         Err(e) => {
             let _ = fs::remove_file(&old);
@@ -356,21 +350,8 @@ fn rename_to_old(path: &Path) -> io::Result<PathBuf> {
 fn rename_back(old: &Path, path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
-        Err(_) => fs::rename(old, path),
+        Err(_) => os::rename(old, path),
     }
-}
-
-/// Flushes a directory, which makes renames in it durable.
-fn flush_directory(directory: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        match File::open(directory) {
-            Ok(directory) => directory.sync_all()?,
-            // A directory may be writable but not readable. The file exists anyway.
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -384,7 +365,7 @@ mod tests {
         let mut changes = Changes { steps: Vec::new(), durability: Durability::Cached };
         for name in ["a.img", "a-1"] {
             fs::write(path(name), name).expect("writes");
-            let now = Replaced::new(fs::metadata(path(name)).ok().as_ref());
+            let now = Replaced::named(&path(name));
             changes.move_aside(&path(name), now).expect("renames");
             assert!(!path(name).exists());
         }
@@ -407,7 +388,7 @@ mod tests {
         let mut changes = Changes { steps: Vec::new(), durability: Durability::Cached };
         // A file that was replaced before it was moved aside is moved back.
         fs::write(path("a.img"), "old").expect("writes");
-        let old = Replaced::new(fs::metadata(path("a.img")).ok().as_ref());
+        let old = Replaced::named(&path("a.img"));
         fs::write(path("a.img"), "another").expect("writes");
         let error = changes.move_aside(&path("a.img"), old).expect_err("is another file");
         let error = changes.undo(error);
@@ -415,7 +396,7 @@ mod tests {
         assert_eq!(fs::read(path("a.img")).expect("reads"), b"another");
         // A companion and a main file that were created afterwards.
         let mut changes = Changes { steps: Vec::new(), durability: Durability::Cached };
-        let old = Replaced::new(fs::metadata(path("a.img")).ok().as_ref());
+        let old = Replaced::named(&path("a.img"));
         changes.move_aside(&path("a.img"), old).expect("renames");
         fs::write(path("a-1"), "new").expect("writes");
         changes.record(&path("a-1"));

@@ -6,66 +6,71 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+/// Maximum number of names; further files are not removed.
+const MAX: usize = 1024;
+
+/// A name, once it is set.
+struct Slot {
+    name: OnceLock<imp::Name>,
+    /// No file of this process has had the name.
+    unused: AtomicBool,
+}
+
+static NAMES: [Slot; MAX] =
+    [const { Slot { name: OnceLock::new(), unused: AtomicBool::new(false) } }; MAX];
+
+/// In a handler of a signal, only system calls may be made.
 #[cfg(unix)]
 mod imp {
-    use super::Path;
-    use std::ffi::{CStr, CString};
-    use std::io;
+    use std::ffi::CString;
     use std::os::unix::ffi::OsStrExt;
-    use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::path::Path;
 
-    /// Maximum number of names; further files are not removed.
-    const MAX: usize = 1024;
+    pub(super) type Name = CString;
 
-    /// A name, once it is set.
-    struct Slot {
-        name: OnceLock<CString>,
-        /// No file of this process has had the name.
-        unused: AtomicBool,
+    pub(super) fn name(path: &Path) -> Option<Name> {
+        CString::new(path.as_os_str().as_bytes()).ok()
     }
 
-    static NAMES: [Slot; MAX] =
-        [const { Slot { name: OnceLock::new(), unused: AtomicBool::new(false) } }; MAX];
+    pub(super) fn remove(name: &Name) {
+        let _ = rustix::fs::unlink(&**name);
+    }
+}
 
-    pub(super) fn create<T>(path: &Path, create: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        let slot = note(path);
-        let created = create();
-        if let (Err(_), Some(slot)) = (&created, slot) {
-            // A file of this name is another's.
-            slot.unused.store(true, Ordering::Relaxed);
-        }
-        created
+/// Handlers run in threads of their own.
+#[cfg(not(unix))]
+mod imp {
+    use std::path::{Path, PathBuf};
+
+    pub(super) type Name = PathBuf;
+
+    pub(super) fn name(path: &Path) -> Option<Name> {
+        std::path::absolute(path).ok()
     }
 
-    fn note(path: &Path) -> Option<&'static Slot> {
-        let mut name = CString::new(path.as_os_str().as_bytes()).ok()?;
-        for slot in &NAMES {
-            match slot.name.set(name) {
-                Ok(()) => return Some(slot),
-                Err(back) => name = back,
-            }
-        }
-        None
+    pub(super) fn remove(name: &Name) {
+        let _ = std::fs::remove_file(name);
     }
+}
 
-    fn names() -> impl Iterator<Item = &'static CStr> {
-        let noted = NAMES.iter().take_while(|slot| slot.name.get().is_some());
-        let used = noted.filter(|slot| !slot.unused.load(Ordering::Relaxed));
-        used.filter_map(|slot| slot.name.get().map(CString::as_c_str))
-    }
-
-    pub(super) fn remove() {
-        for name in names() {
-            let _ = rustix::fs::unlink(name);
+fn note(path: &Path) -> Option<&'static Slot> {
+    let mut name = imp::name(path)?;
+    for slot in &NAMES {
+        match slot.name.set(name) {
+            Ok(()) => return Some(slot),
+            Err(back) => name = back,
         }
     }
+    None
+}
 
-    #[cfg(test)]
-    pub(super) fn noted() -> Vec<std::path::PathBuf> {
-        names().map(|name| std::ffi::OsStr::from_bytes(name.to_bytes()).into()).collect()
-    }
+fn names() -> impl Iterator<Item = &'static imp::Name> {
+    let noted = NAMES.iter().take_while(|slot| slot.name.get().is_some());
+    let used = noted.filter(|slot| !slot.unused.load(Ordering::Relaxed));
+    used.filter_map(|slot| slot.name.get())
 }
 
 /// Calls `create`, which creates the temporary file `path`, and notes the name. It is noted before:
@@ -74,24 +79,22 @@ mod imp {
 /// # Errors
 /// The error of `create`. The name is not noted then.
 pub(super) fn create<T>(path: &Path, create: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    #[cfg(unix)]
-    return imp::create(path, create);
-    #[cfg(not(unix))]
-    {
-        let _ = path;
-        create()
+    let slot = note(path);
+    let created = create();
+    if let (Err(_), Some(slot)) = (&created, slot) {
+        // A file of this name is another's.
+        slot.unused.store(true, Ordering::Relaxed);
     }
+    created
 }
 
 /// Removes the temporary files of all outputs of this process, which must then end: a handler of
-/// SIGABRT may call it, because it makes nothing but system calls. On systems other than Unix, it
-/// does nothing.
+/// SIGABRT may call it, because it makes nothing but system calls on Unix.
 pub fn remove_temporary_files() {
-    #[cfg(unix)]
-    imp::remove();
+    names().for_each(imp::remove);
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::fs::{self, File};
@@ -103,13 +106,14 @@ mod tests {
         fs::write(path("others"), "").expect("writes");
         let taken = create(&path("others"), || File::create_new(path("others")));
         assert_eq!(taken.expect_err("exists").kind(), io::ErrorKind::AlreadyExists);
-        let noted = || imp::noted().contains(&path("own"));
+        let is_noted = |name| names().any(|noted| Some(noted) == imp::name(&path(name)).as_ref());
+        let noted = || is_noted("own");
         assert!(!noted());
         create(&path("own"), || {
             assert!(noted(), "a signal may arrive as soon as it exists");
             File::create_new(path("own"))
         })
         .expect("creates");
-        assert!(noted() && !imp::noted().contains(&path("others")));
+        assert!(noted() && !is_noted("others"));
     }
 }

@@ -140,19 +140,30 @@ fn a_companion_replaces_only_a_regular_file() {
     assert_eq!(names(dir.path()).len(), before.len() + 2);
 }
 
+/// Returns false if a file that is removed keeps its name until it is closed, as under Wine.
+fn removes_open_files() -> bool {
+    let file = tempfile::NamedTempFile::new().expect("creates");
+    std::fs::remove_file(file.path()).expect("removes");
+    !file.path().exists()
+}
+
 /// Creates a temporary file that is ready to be renamed to `name`.
 fn staged(directory: &Path, name: &str) -> Staged {
     let file = tempfile::NamedTempFile::new_in(directory).expect("creates");
     std::fs::write(file.path(), b"new").expect("writes");
     let path = directory.join(name);
-    let replaces = Replaced::new(std::fs::symlink_metadata(&path).ok().as_ref());
+    let replaces = Replaced::named(&path);
     let (opened, file) = file.into_parts();
+    let id = HostFileId::of(&opened);
     let sink = Arc::new(FileSink::new(opened, true).expect("a sink"));
-    Staged { path, file, sink, replaces }
+    Staged { path, file, sink, id, replaces }
 }
 
 #[test]
 fn a_commit_that_fails_midway_keeps_all_old_files_and_no_new_ones() {
+    if !removes_open_files() {
+        return;
+    }
     for lost in ["a-1", "a-2", "a-3", "a.img"] {
         for old in
             [&["a.img", "a-1", "a-2", "a-3"][..], &["a.img", "a-1", "a-3"], &["a.img"], &["a-2"]]
@@ -349,6 +360,7 @@ fn a_file_that_cannot_be_copied_over_the_old_one_is_kept_under_another_name() {
 
 #[test]
 fn the_first_of_several_concurrent_writers_wins_and_the_others_fail() {
+    const IN_USE: io::ErrorKind = io::ErrorKind::PermissionDenied;
     let dir = tempfile::tempdir().expect("tempdir");
     let path = dir.path().join("a.img");
     if !locks_are_supported(dir.path()) {
@@ -364,6 +376,8 @@ fn the_first_of_several_concurrent_writers_wins_and_the_others_fail() {
                     output.sink().write_all_at(&[id; 100], 0).expect("writes");
                     match output.commit(Durability::Cached) {
                         Ok(()) => *wins.lock().expect("locks") += 1,
+                        // Windows without FileRenameInfoEx (Wine) replaces no file that is open.
+                        Err(error) if cfg!(windows) && error.error.kind() == IN_USE => {}
                         Err(error) => assert!(error.refused, "{error}"),
                     }
                 }

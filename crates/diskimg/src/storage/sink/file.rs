@@ -6,7 +6,7 @@ use crate::storage::hints::AllocationHints;
 use crate::storage::os;
 use crate::storage::source::Source;
 use std::fs::File;
-use std::io::{self, Seek};
+use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -169,7 +169,7 @@ impl Sink for FileSink {
         if self.regular {
             return self.file.set_len(len);
         }
-        let size = (&self.file).seek(io::SeekFrom::End(0))?;
+        let size = os::device_len(&self.file)?;
         if len > size {
             return Err(io::Error::new(
                 io::ErrorKind::StorageFull,

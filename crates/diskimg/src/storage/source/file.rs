@@ -6,7 +6,7 @@ use crate::storage::locking::{HeldLock, Lock, release};
 use crate::storage::output::Destination;
 use crate::storage::{lock, os};
 use std::fs::File;
-use std::io::{self, Seek};
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -102,14 +102,12 @@ impl FileSource {
         Self::new(file, Some(path.to_owned()))
     }
 
-    fn new(mut file: File, path: Option<PathBuf>) -> io::Result<Self> {
+    fn new(file: File, path: Option<PathBuf>) -> io::Result<Self> {
         let metadata = file.metadata()?;
         if !os::is_seekable(&metadata) {
             return Err(not_seekable(&metadata));
         }
-        // The metadata of a block device has no length; seeking to the end returns it.
-        let len =
-            if metadata.is_file() { metadata.len() } else { file.seek(io::SeekFrom::End(0))? };
+        let len = if metadata.is_file() { metadata.len() } else { os::device_len(&file)? };
         Ok(Self {
             file,
             path,
@@ -210,7 +208,7 @@ impl Source for FileSource {
     }
 
     fn allocated_bytes(&self) -> io::Result<Option<u64>> {
-        Ok(os::allocated_bytes(&self.file.metadata()?))
+        os::allocated_bytes(&self.file)
     }
 
     fn lock(&self, wanted: Lock) -> io::Result<()> {
@@ -219,22 +217,23 @@ impl Source for FileSource {
         if self.path.is_none() {
             return Ok(());
         }
-        let held = wanted.acquire(&self.file)?;
-        *lock(&self.lock) = Some(held);
+        let mut held = lock(&self.lock);
+        if held.as_ref().is_none_or(|held| !held.includes(wanted)) {
+            *held = Some(wanted.acquire(&self.file)?);
+        }
         Ok(())
     }
 
     fn identity(&self) -> Option<HostFileId> {
-        os::identity(&self.file.metadata().ok()?)
+        HostFileId::of(&self.file)
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
 
     #[test]
-    #[cfg(target_os = "linux")]
     fn the_file_that_is_opened_is_the_file_that_was_checked() {
         use std::os::unix::fs::symlink;
         let dir = tempfile::tempdir().expect("tempdir");
@@ -258,7 +257,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_os = "linux")]
     fn a_fifo_is_refused_without_waiting_for_a_writer() {
         let dir = tempfile::tempdir().expect("tempdir");
         let fifo = dir.path().join("fifo");
@@ -269,7 +267,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_os = "linux")]
     fn a_file_that_was_truncated_does_not_end_with_a_hole() {
         let file = tempfile::NamedTempFile::new().expect("creates");
         file.as_file().set_len(1 << 20).expect("grows");

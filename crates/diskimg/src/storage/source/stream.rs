@@ -2,7 +2,8 @@
 
 use super::temporary::TemporaryWriter;
 use super::{FileSource, Source};
-use crate::storage::zeros;
+use crate::storage::{os, zeros};
+use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
 
@@ -59,8 +60,7 @@ pub(crate) fn spool_up_to(stream: impl Read, max: u64) -> io::Result<Option<Arc<
     Ok(Some(source).filter(|source| source.len() <= max))
 }
 
-/// Opens standard input. On Unix, a regular file or block device is read directly; anything else is
-/// spooled.
+/// Opens standard input. A regular file or block device is read directly; anything else is spooled.
 ///
 /// # Errors
 /// Returns [`io::ErrorKind::InvalidInput`] for a character device, which may be endless
@@ -85,35 +85,21 @@ pub(crate) fn stdin_up_to(max: u64) -> io::Result<Option<Arc<dyn Source>>> {
 
 /// Standard input.
 enum Stdin {
-    #[cfg_attr(not(unix), allow(dead_code))]
     Positioned(FileSource),
-    #[cfg(unix)]
-    Stream(std::fs::File),
-    #[cfg(not(unix))]
-    Stream(io::StdinLock<'static>),
+    Stream(File),
 }
 
 fn stdin_stream() -> io::Result<Stdin> {
-    #[cfg(unix)]
-    {
-        use crate::storage::os;
-        use std::os::fd::AsFd;
-        use std::os::unix::fs::FileTypeExt;
-        let file = std::fs::File::from(io::stdin().as_fd().try_clone_to_owned()?);
-        let metadata = file.metadata()?;
-        if os::is_seekable(&metadata) {
-            return FileSource::from_file(file).map(Stdin::Positioned);
-        }
-        if metadata.file_type().is_char_device() {
-            let message = "it is a character device, which may be endless";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        }
-        Ok(Stdin::Stream(file))
+    let file = os::stdin()?;
+    // Windows has no metadata of pipes and terminals.
+    if file.metadata().is_ok_and(|found| os::is_seekable(&found)) {
+        return FileSource::from_file(file).map(Stdin::Positioned);
     }
-    #[cfg(not(unix))]
-    {
-        Ok(Stdin::Stream(io::stdin().lock()))
+    if os::is_character_device(&file)? {
+        let message = "it is a character device, which may be endless";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
+    Ok(Stdin::Stream(file))
 }
 
 #[cfg(test)]

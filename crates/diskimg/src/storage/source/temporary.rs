@@ -46,12 +46,18 @@ pub fn reserve_temporary_files() {
 /// # Errors
 /// The error of creating the file. If files were reserved, there is only one.
 pub(crate) fn temporary_file() -> io::Result<File> {
-    RESERVED.get().map_or_else(tempfile::tempfile, Reserved::take_separate)
+    RESERVED.get().map_or_else(create, Reserved::take_separate)
+}
+
+fn create() -> io::Result<File> {
+    let file = tempfile::tempfile()?;
+    os::make_sparse(&file);
+    Ok(file)
 }
 
 impl Reserved {
     fn new() -> Self {
-        let create = || tempfile::tempfile().map_err(|e| e.kind());
+        let create = || create().map_err(|e| e.kind());
         Self { shared: create(), end: Mutex::new(0), separate: Mutex::new(create()) }
     }
 
@@ -79,7 +85,7 @@ impl TemporaryWriter {
 
     fn of(reserved: Option<&'static Reserved>) -> io::Result<Self> {
         let Some(reserved) = reserved else {
-            return Ok(Self { file: tempfile::tempfile()?, start: 0, end: None });
+            return Ok(Self { file: create()?, start: 0, end: None });
         };
         let file = reserved.shared.as_ref().map_err(|&kind| io::Error::from(kind))?.try_clone()?;
         let end = lock(&reserved.end);
@@ -176,8 +182,8 @@ mod tests {
     }
 
     fn allocated(reserved: &Reserved) -> u64 {
-        let metadata = reserved.shared.as_ref().expect("created").metadata().expect("open");
-        os::allocated_bytes(&metadata).unwrap_or(0)
+        let file = reserved.shared.as_ref().expect("created");
+        os::allocated_bytes(file).expect("is open").unwrap_or(0)
     }
 
     #[test]

@@ -232,6 +232,8 @@ fn a_child_is_read_only_with_its_own_parent() {
     std::fs::write(path("base.vmdk"), write(&base, "")).expect("writes");
     let parent = Image::open(path("base.vmdk")).expect("opens");
     let content_id = parent.layers().next().and_then(|l| l.content_ids().into_iter().next());
+    // It will be changed.
+    drop(parent);
     for (zeroed, name) in [("zeroed_grain=on", "zero.vmdk"), ("", "stored.vmdk")] {
         let backing = Backing {
             name: "base.vmdk".into(),

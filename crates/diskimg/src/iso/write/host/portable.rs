@@ -14,7 +14,7 @@ use std::path::Path;
 
 /// Keeps no directories open.
 #[derive(Debug, Default)]
-pub(in crate::iso::write) struct OpenDirs;
+pub(in crate::iso::write) struct OpenDirs {}
 
 impl FileStatus {
     fn new(metadata: &Metadata, path: &Path) -> Self {

@@ -6,7 +6,8 @@
 //!   /sys/dev/block/253:0 -> …/dm-0        slaves/*/dev        the devices of a mapped device
 //! ```
 
-use super::{FileId, identity};
+use super::identity_from;
+use crate::storage::os::FileId;
 use rustix::fs::{major, makedev, minor};
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -36,7 +37,7 @@ impl Part {
     fn identity(self) -> Option<FileId> {
         match self {
             Self::Device(device) => Some(device),
-            Self::File(path) => identity(&fs::metadata(path).ok()?),
+            Self::File(path) => Some(identity_from(&fs::metadata(path).ok()?)),
         }
     }
 }

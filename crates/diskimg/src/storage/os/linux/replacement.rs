@@ -28,13 +28,16 @@ const KEPT: [&[u8]; 7] = [
     b"system.richacl",
 ];
 
-pub(super) fn is_mount_point(path: &Path) -> bool {
+pub(in crate::storage::os) fn is_mount_point(path: &Path) -> bool {
     // Kernels before 5.8 do not report it.
     statx(CWD, path, AtFlags::empty(), StatxFlags::empty())
         .is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
-pub(super) fn keeps_names(directory: &Path, file: &Metadata) -> Option<&'static str> {
+pub(in crate::storage::os) fn keeps_names(
+    directory: &Path,
+    file: &Metadata,
+) -> Option<&'static str> {
     const STICKY: u32 = 0o1000;
     let found = directory.metadata().ok()?;
     let user = rustix::process::geteuid();
@@ -56,7 +59,7 @@ fn owns_all_files() -> bool {
     }
 }
 
-pub(super) fn free_space(path: &Path) -> Option<u64> {
+pub(in crate::storage::os) fn free_space(path: &Path) -> Option<u64> {
     let found = statvfs(path).ok()?;
     let blocks = match rustix::process::geteuid().is_root() {
         true => found.f_bfree,
@@ -65,7 +68,10 @@ pub(super) fn free_space(path: &Path) -> Option<u64> {
     blocks.checked_mul(found.f_frsize)
 }
 
-pub(super) fn copy_attributes(old: &File, new: &File) -> io::Result<Option<String>> {
+pub(in crate::storage::os) fn copy_attributes(
+    old: &File,
+    new: &File,
+) -> io::Result<Option<String>> {
     let (from, to) = (old.metadata()?, new.metadata()?);
     if from.gid() != to.gid() && fchown(new, None, Some(from.gid())).is_err() {
         return Ok(Some("its group".to_owned()));

@@ -54,7 +54,7 @@ const FIEMAP: Opcode = opcode::read_write::<Header>(b'f', 11);
 const UNSHARED: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// Returns the number of bytes that become free if the file is truncated.
-pub(super) fn freeable_bytes(file: &File) -> u64 {
+pub(in crate::storage::os) fn freeable_bytes(file: &File) -> u64 {
     let Ok(metadata) = file.metadata() else { return 0 };
     let allocated = metadata.blocks().saturating_mul(512);
     match unshared_bytes(file) {

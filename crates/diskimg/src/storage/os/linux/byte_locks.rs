@@ -6,17 +6,17 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 /// Sets a shared lock on a byte. Returns `false` if the file system has no such locks.
-pub(super) fn lock_byte(file: &File, offset: u64) -> io::Result<bool> {
+pub(in crate::storage::os) fn lock_byte(file: &File, offset: u64) -> io::Result<bool> {
     Ok(fcntl(file, libc::F_OFD_SETLK, libc::F_RDLCK, offset)?.is_some())
 }
 
 /// Removes the lock on a byte.
-pub(super) fn unlock_byte(file: &File, offset: u64) -> io::Result<()> {
+pub(in crate::storage::os) fn unlock_byte(file: &File, offset: u64) -> io::Result<()> {
     fcntl(file, libc::F_OFD_SETLK, libc::F_UNLCK, offset).map(drop)
 }
 
 /// Returns true if a byte is locked through another open file.
-pub(super) fn is_byte_locked(file: &File, offset: u64) -> io::Result<bool> {
+pub(in crate::storage::os) fn is_byte_locked(file: &File, offset: u64) -> io::Result<bool> {
     // F_OFD_GETLK returns a lock that prevents this one, or changes its type to F_UNLCK.
     let found = fcntl(file, libc::F_OFD_GETLK, libc::F_WRLCK, offset)?;
     Ok(found.is_some_and(|kind| kind != libc::F_UNLCK))

@@ -1,12 +1,21 @@
 //! Linux: `SEEK_DATA`, `SEEK_HOLE`, `fallocate`, `FICLONERANGE`, `O_PATH`.
 
-pub(super) use super::byte_locks::{is_byte_locked, lock_byte, unlock_byte};
-pub(super) use super::fiemap::freeable_bytes;
-pub(super) use super::replacement::{copy_attributes, free_space, is_mount_point, keeps_names};
+mod block_devices;
+mod byte_locks;
+mod fiemap;
+mod replacement;
 
-pub(super) use super::block_devices::{is_stored_on, note_block_devices};
+// Byte locks exclude writers, and no file needs to be made sparse.
+pub(super) use super::absent::{Exclusion, exclude_writers, make_sparse};
+pub(super) use super::unix::*;
+
+pub(super) use byte_locks::{is_byte_locked, lock_byte, unlock_byte};
+pub(super) use fiemap::freeable_bytes;
+pub(super) use replacement::{copy_attributes, free_space, is_mount_point, keeps_names};
+
 use super::{FileLock, Segment};
 use crate::storage::hints::AllocationHints;
+pub(super) use block_devices::{is_stored_on, note_block_devices};
 use rustix::fs::{
     Advice, FallocateFlags, FlockOperation, OFlags, SeekFrom, copy_file_range, fadvise, fallocate,
     flock, fstatfs, readlinkat, seek,
@@ -78,7 +87,7 @@ impl Located {
         }
         // Without /proc, open the path again and check that it is still the same file.
         let file = File::open(&self.path)?;
-        if super::identity(&file.metadata()?) != super::identity(&self.metadata()?) {
+        if identity(&file) != identity(&self.handle) {
             return Err(io::Error::other("it was replaced while it was being opened"));
         }
         Ok(file)
@@ -310,10 +319,10 @@ pub(super) fn try_lock_file(file: &File) -> FileLock {
     if !retry_on_intr(|| fstatfs(file)).is_ok_and(|stat| LOCAL.contains(&(stat.f_type as u32))) {
         return FileLock::Unknown;
     }
-    try_flock(file)
+    try_lock_shared_file(file)
 }
 
-pub(super) fn try_flock(file: &File) -> FileLock {
+pub(super) fn try_lock_shared_file(file: &File) -> FileLock {
     match retry_on_intr(|| flock(file, FlockOperation::NonBlockingLockExclusive)) {
         Ok(()) => FileLock::Ours,
         Err(Errno::WOULDBLOCK) => FileLock::HeldByOther,
@@ -328,4 +337,9 @@ pub(super) fn unlock_file(file: &File) {
 
 pub(super) fn address_space_limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::As).current
+}
+
+pub(super) fn device_len(file: &File) -> io::Result<u64> {
+    // The metadata of a block device has no length; seeking to the end returns it.
+    Ok(seek(file, SeekFrom::End(0))?)
 }
