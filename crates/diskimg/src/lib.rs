@@ -103,6 +103,8 @@ pub use ops::{
     DigestAlgorithm, Digests, FileDigest, MapEntries, MapEntry, NewSize, Progress, Reflink, Report,
     Resize, Resized, Salvaged, Sparse, map, measure, measure_size,
 };
+#[cfg(feature = "picture")]
+pub use ops::Draw;
 #[cfg(feature = "inspect")]
 pub use ops::{InspectOptions, inspect, inspect_source};
 pub use remedy::Remedy;
@@ -111,6 +113,8 @@ pub use report::finding::{Finding, Severity};
 pub use report::inspection;
 #[cfg(feature = "inspect")]
 pub use report::inspection::Inspection;
+#[cfg(feature = "picture")]
+pub use report::picture;
 pub use report::printable::printable;
 pub use report::{check, info};
 pub use storage::caching::Caching;

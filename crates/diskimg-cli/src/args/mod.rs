@@ -160,6 +160,11 @@ pub(crate) fn grammar(program: Program) -> clap::Command {
     let name = program.name();
     rename_examples(Args::command(), name).name(name).bin_name(name).mut_subcommands(|command| {
         match command.get_name() {
+            // qemu-img has no such option.
+            "map" if program == Program::QemuImg => {
+                let command = command.mut_arg("html", |arg| arg.hide(true)).after_help(None::<&str>);
+                with_usage(command, name, "", operands("map"))
+            }
             "iso" => rename_examples(command, name).mut_subcommands(|command| {
                 let operands = iso::operands(command.get_name());
                 with_usage(command, name, "iso ", operands)
@@ -248,7 +253,7 @@ pub(crate) fn parse(argv: Vec<OsString>, program: Program) -> Result<Invocation,
         CommandArgs::Convert(args) => run(args.parse(program)?, Command::Convert),
         CommandArgs::Info(args) => run(args.parse(program)?, Command::Info),
         CommandArgs::Inspect(args) => run(args.parse()?, Command::Inspect),
-        CommandArgs::Map(args) => run(args.parse()?, Command::Map),
+        CommandArgs::Map(args) => run(args.parse(program)?, Command::Map),
         CommandArgs::Create(args) => run(args.parse(program)?, Command::Create),
         CommandArgs::Compare(args) => run(args.parse()?, Command::Compare),
         CommandArgs::Check(args) => run(args.parse()?, Command::Check),
