@@ -25,6 +25,7 @@ mod file;
 mod image;
 mod iso;
 mod operations;
+mod picture;
 mod remedy;
 mod work;
 
@@ -49,6 +50,8 @@ mod _native {
     use crate::operations::{
         compare, create, detect, formats, inspect, limits, measure_size, resize,
     };
+    #[pymodule_export]
+    use crate::picture::{map_html, map_summary};
 
     /// The version of the library, the command and the package.
     #[pymodule_export]

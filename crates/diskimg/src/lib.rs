@@ -98,13 +98,13 @@ pub use open::limits::{Limit, Limits};
 pub use open::probe::Probing;
 pub use open::secrets::Secrets;
 pub use open::{OpenOptions, SnapshotSelector};
+#[cfg(feature = "picture")]
+pub use ops::Draw;
 pub use ops::{
     Callback, Compare, CompareError, CompareStage, Comparison, Convert, Create, Created,
     DigestAlgorithm, Digests, FileDigest, MapEntries, MapEntry, NewSize, Progress, Reflink, Report,
     Resize, Resized, Salvaged, Sparse, map, measure, measure_size,
 };
-#[cfg(feature = "picture")]
-pub use ops::Draw;
 #[cfg(feature = "inspect")]
 pub use ops::{InspectOptions, inspect, inspect_source};
 pub use remedy::Remedy;

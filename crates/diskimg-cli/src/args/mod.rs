@@ -162,7 +162,8 @@ pub(crate) fn grammar(program: Program) -> clap::Command {
         match command.get_name() {
             // qemu-img has no such option.
             "map" if program == Program::QemuImg => {
-                let command = command.mut_arg("html", |arg| arg.hide(true)).after_help(None::<&str>);
+                let command =
+                    command.mut_arg("html", |arg| arg.hide(true)).after_help(None::<&str>);
                 with_usage(command, name, "", operands("map"))
             }
             "iso" => rename_examples(command, name).mut_subcommands(|command| {

@@ -7,9 +7,7 @@ use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::progress::{Meter, ProgressMode};
 use crate::output::{self, Console};
-use diskimg::{
-    Draw, Durability, Error, ErrorKind, MapEntry, Options, Output, Progress, printable,
-};
+use diskimg::{Draw, Durability, Error, ErrorKind, MapEntry, Options, Output, Progress, printable};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;

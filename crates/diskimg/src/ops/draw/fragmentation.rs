@@ -130,14 +130,14 @@ mod tests {
 
     #[test]
     fn a_raw_file_with_holes_is_a_run() {
-        let found = counted(&[data(0, 0, 0), data(500 * K, 0, 500 * K), data(9000 * K, 0, 9000 * K)]);
+        let found =
+            counted(&[data(0, 0, 0), data(500 * K, 0, 500 * K), data(9000 * K, 0, 9000 * K)]);
         assert_eq!(found.runs, 1);
     }
 
     #[test]
     fn jumps_and_other_files_begin_runs() {
-        let extents =
-            [data(0, 0, 1000 * K), data(64 * K, 0, 500 * K), data(128 * K, 0, 900 * K)];
+        let extents = [data(0, 0, 1000 * K), data(64 * K, 0, 500 * K), data(128 * K, 0, 900 * K)];
         let found = counted(&extents);
         assert_eq!((found.runs, found.backward, found.units), (3, 1, 3));
         assert_eq!(found.sequential(), Some(0));

@@ -14,9 +14,7 @@ use crate::model::extent::Kind;
 use crate::model::image::Image;
 use crate::ops::map::{Piece, Pieces, start_of};
 use crate::ops::progress::{Callback, report};
-use crate::report::picture::{
-    Checked, FilePicture, LayerPicture, Picture, Place, State, Totals,
-};
+use crate::report::picture::{Checked, FilePicture, LayerPicture, Picture, Place, State, Totals};
 use crate::report::printable::printable;
 use crate::storage::output::{Durability, Output};
 use coarse::{Parts, Places};
@@ -242,9 +240,10 @@ impl HostAxis {
             .zip(positions)
             .take(MAX_FILES)
             .map(|(file, &position)| FilePicture {
-                filename: file
-                    .path()
-                    .map_or_else(|| image.name(depth).to_owned(), |path| path.display().to_string()),
+                filename: file.path().map_or_else(
+                    || image.name(depth).to_owned(),
+                    |path| path.display().to_string(),
+                ),
                 position,
                 length: file.len(),
                 start: start_of(&**file),

@@ -89,9 +89,9 @@ fn layers(picture: &Picture) -> Vec<String> {
 /// Describes partitions that are empty.
 fn partitions(picture: &Picture) -> Vec<String> {
     let table = picture.partition_table.iter();
-    let empty = table.flat_map(|table| &table.partitions).filter(|partition| {
-        partition.totals.stored() == 0 && partition.length >= MUCH
-    });
+    let empty = table
+        .flat_map(|table| &table.partitions)
+        .filter(|partition| partition.totals.stored() == 0 && partition.length >= MUCH);
     empty
         .take(4)
         .map(|partition| {

@@ -44,7 +44,7 @@ impl Picture {
             "style" => unix(STYLE),
             "script" => unix(SCRIPT),
             "title" => escape(base_name(&picture.filename)).into_owned(),
-            "path" => escape(&picture.filename).into_owned(),
+            "path" => path(&picture.filename),
             "tags" => tables::tags(&picture),
             "tiles" => tables::tiles(&picture),
             "facts" => facts::list(&picture),
@@ -110,7 +110,8 @@ impl Picture {
             show(&mut layer.filename);
             layer.files.iter_mut().for_each(|file| show(&mut file.filename));
         }
-        for partition in picture.partition_table.iter_mut().flat_map(|table| &mut table.partitions) {
+        for partition in picture.partition_table.iter_mut().flat_map(|table| &mut table.partitions)
+        {
             show(&mut partition.name);
             show(&mut partition.kind);
         }
@@ -120,6 +121,14 @@ impl Picture {
         }
         picture.warnings.iter_mut().for_each(show);
         picture
+    }
+}
+
+/// Returns the path below the title, unless it is the title.
+fn path(path: &str) -> String {
+    match path == base_name(path) {
+        true => String::new(),
+        false => format!("<p class=\"path\"><bdi>{}</bdi></p>\n", escape(path)),
     }
 }
 

@@ -11,7 +11,6 @@
   const partitions = data['partition-table'] ? data['partition-table'].partitions : [];
   const files = data.layers.flatMap((layer, depth) =>
     layer.files.map((file) => ({ ...file, depth })));
-  const hostSize = files.reduce((end, file) => Math.max(end, file.position + file.length), 0);
   const SMALLEST = 4096;
   const LEFT = 74;
   const RIGHT = 10;
@@ -33,6 +32,7 @@
   const percent = (part, whole) => {
     const share = whole > 0 ? part * 100 / whole : 0;
     if (share > 0 && share < 0.1) return '< 0.1 %';
+    if (share < 100 && share >= 99.5) return '> 99 %';
     return `${Number(share.toFixed(share < 9.95 ? 1 : 0))} %`;
   };
   const baseName = (path) => path.replace(/[/\\]+$/, '').split(/[/\\]/).pop();
@@ -368,43 +368,83 @@
     g.globalAlpha = 1;
   };
 
-  // Range of host positions that is drawn.
-  let hostView = [0, Math.max(hostSize, 1)];
-  const fitHost = () => {
-    hostView = [0, Math.max(hostSize, 1)];
-    if (!$('fit').checked || view.end - view.start >= size) return;
-    let [low, high] = [Infinity, -Infinity];
+  // The files that are drawn, from the bottom up: the range of positions of each, and where it is.
+  // Small files are taller than their share, so that they can be seen.
+  let bands = [];
+  const TOP = 6;
+  const SMALLEST_BAND = 44;
+  const arrange = (height) => {
+    const fit = $('fit').checked && view.end - view.start < size;
+    bands = files.filter((file) => file.length > 0).map((file) =>
+      ({ file, low: file.position, high: file.position + file.length }));
+    if (fit) bands = fitted(bands);
+    const least = Math.min(SMALLEST_BAND, height / Math.max(bands.length, 1));
+    const total = bands.reduce((sum, { low, high }) => sum + high - low, 0);
+    const isSmall = ({ low, high }) => (high - low) / total * height < least;
+    const small = bands.filter(isSmall);
+    const rest = total - small.reduce((sum, { low, high }) => sum + high - low, 0);
+    const room = height - small.length * least;
+    let bottom = TOP + height;
+    for (const band of bands) {
+      const tall = isSmall(band) ? least : (band.high - band.low) / rest * room;
+      band.bottom = bottom;
+      bottom -= tall;
+      band.top = bottom;
+    }
+  };
+  // Reduces the bands to what the visible part of the disk takes of each file.
+  const fitted = (all) => {
+    const used = new Map();
     for (const [start, length, position, hostLength, , state, bytes] of places) {
       if (start >= view.end) break;
       if (start + length <= view.start) continue;
-      let [a, b] = [position, position + hostLength];
+      let [from, to] = [position, position + hostLength];
       // Only the visible bytes of what is stored as it is.
       if (state !== COMPRESSED && bytes === length) {
-        b = Math.min(b, position + (view.end - start));
-        a = Math.max(a, position + (view.start - start));
+        to = Math.min(to, position + (view.end - start));
+        from = Math.max(from, position + (view.start - start));
       }
-      low = Math.min(low, a);
-      high = Math.max(high, b);
+      const band = bandAt(all, position);
+      if (!band) continue;
+      const range = used.get(band) || [Infinity, -Infinity];
+      used.set(band, [Math.min(range[0], from), Math.max(range[1], to)]);
     }
-    if (low > high) return;
-    const margin = Math.max((high - low) * 0.04, 1);
-    hostView = [Math.max(low - margin, 0), Math.min(high + margin, hostSize)];
+    const narrow = Math.max((view.end - view.start) / 256, 64 * 1024);
+    return all.filter((band) => used.has(band)).map((band) => {
+      const [from, to] = used.get(band);
+      const margin = Math.max((to - from) * 0.06, (narrow - (to - from)) / 2, 1);
+      const end = band.file.position + band.file.length;
+      return {
+        file: band.file,
+        low: Math.max(from - margin, band.file.position),
+        high: Math.min(to + margin, end),
+      };
+    });
   };
-  let plotHeight = 1;
-  const TOP = 6;
-  const toY = (position) =>
-    TOP + plotHeight - (position - hostView[0]) / (hostView[1] - hostView[0] || 1) * plotHeight;
-  const toPosition = (y) =>
-    hostView[0] + (TOP + plotHeight - y) / plotHeight * (hostView[1] - hostView[0]);
+  const bandAt = (all, position) => {
+    let [low, high] = [0, all.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (all[middle].file.position <= position) low = middle + 1; else high = middle;
+    }
+    return all[low - 1];
+  };
+  const toY = (band, position) => band.bottom
+    - (position - band.low) / (band.high - band.low || 1) * (band.bottom - band.top);
+  const toPosition = (y) => {
+    const band = bands.find(({ top, bottom }) => y >= top && y < bottom);
+    if (!band) return -1;
+    return band.low + (band.bottom - y) / (band.bottom - band.top) * (band.high - band.low);
+  };
 
   const drawHost = () => {
     const [g, width, height] = prepare('host');
     const wide = plotWidth(width);
-    plotHeight = height - TOP - 24;
-    fitHost();
+    const plotHeight = height - TOP - 24;
+    arrange(plotHeight);
     g.fillStyle = colors.plot;
     g.fillRect(LEFT, TOP, wide, plotHeight);
-    files.forEach((file, n) => drawFile(g, file, n, width));
+    bands.forEach((band, n) => drawBand(g, band, n, width));
     // Guest offsets of the ticks, as lines.
     const step = tickStep(view.end - view.start || 1, wide, 84);
     g.strokeStyle = colors.grid;
@@ -428,39 +468,43 @@
   };
 
   // Draws the band of a file, its name and its ticks.
-  const drawFile = (g, file, n, width) => {
-    const end = file.position + file.length;
-    if (file.length === 0 || end <= hostView[0] || file.position >= hostView[1]) return;
-    const [low, high] = [Math.max(file.position, hostView[0]), Math.min(end, hostView[1])];
-    const [y, bottom] = [toY(high), toY(low)];
+  const drawBand = (g, band, n, width) => {
+    const { file, low, high, top, bottom } = band;
     const wide = plotWidth(width);
     if (n % 2 === 1) {
       g.fillStyle = colors.band;
-      g.fillRect(LEFT, y, wide, bottom - y);
+      g.fillRect(LEFT, top, wide, bottom - top);
     }
     g.fillStyle = layerColor(file.depth);
-    g.fillRect(LEFT - 4, y, 3, bottom - y);
-    const offsetOf = (position) => position - file.position + file.start;
-    const step = tickStep(hostView[1] - hostView[0], plotHeight, 34);
+    g.fillRect(LEFT - 4, top + 0.5, 3, bottom - top - 1);
+    const base = file.start - file.position;
+    const step = tickStep(high - low || 1, bottom - top, bottom - top < 60 ? 18 : 30);
     g.textAlign = 'right';
     g.textBaseline = 'middle';
     g.strokeStyle = colors.grid;
-    for (let at = Math.ceil(offsetOf(low) / step) * step; at <= offsetOf(high); at += step) {
-      const tick = Math.round(toY(at - file.start + file.position)) + 0.5;
+    g.lineWidth = 1;
+    for (let at = Math.ceil((low + base) / step) * step; at <= high + base; at += step) {
+      const y = Math.round(toY(band, at - base)) + 0.5;
       g.beginPath();
-      g.moveTo(LEFT, tick);
-      g.lineTo(LEFT + wide, tick);
+      g.moveTo(LEFT, y);
+      g.lineTo(LEFT + wide, y);
       g.stroke();
       g.fillStyle = colors.dim;
-      if (tick < bottom - 5 || n === 0) g.fillText(tickLabel(at, step), LEFT - 9, Math.min(tick, TOP + plotHeight - 4));
+      if (y > top + 5) g.fillText(tickLabel(at, step), LEFT - 9, Math.min(y, bottom - 5));
     }
-    if (bottom - y > 18) {
+    if (bottom - top > 18) {
+      const more = file.count > 1 ? ` and ${file.count - 1} more files` : '';
+      const label = `${file.depth}: ${baseName(file.filename)}${more}`;
       g.textAlign = 'left';
       g.textBaseline = 'top';
-      g.fillStyle = colors.dim;
-      const more = file.count > 1 ? ` and ${file.count - 1} more files` : '';
-      clipped(g, LEFT, y, wide - 6, bottom - y, () =>
-        g.fillText(`${file.depth}: ${baseName(file.filename)}${more}`, LEFT + 8, y + 5));
+      clipped(g, LEFT, top, wide - 6, bottom - top, () => {
+        g.fillStyle = n % 2 === 1 ? colors.band : colors.plot;
+        g.globalAlpha = 0.85;
+        g.fillRect(LEFT + 5, top + 3, g.measureText(label).width + 6, 15);
+        g.globalAlpha = 1;
+        g.fillStyle = colors.dim;
+        g.fillText(label, LEFT + 8, top + 5);
+      });
     }
   };
 
@@ -469,9 +513,10 @@
     for (const [start, length, position, hostLength, depth, state, bytes] of places) {
       if (start >= view.end) break;
       if (start + length <= view.start) continue;
-      if (position + hostLength < hostView[0] || position > hostView[1]) continue;
+      const band = bandAt(bands, position);
+      if (!band || position + hostLength < band.low || position > band.high) continue;
       const [x, end] = [toX(start, width), toX(start + length, width)];
-      const [y, top] = [toY(position), toY(position + hostLength)];
+      const [y, top] = [toY(band, position), toY(band, position + hostLength)];
       const color = layerColor(depth);
       if (bytes < length) {
         // Several extents: the denser, the darker.

@@ -10,7 +10,8 @@ const UNKNOWN: &str = "–";
 
 /// Returns a cell with a size, whose exact value is in an attribute and in its tooltip.
 fn size(n: u64) -> String {
-    format!("<td class=\"n\" data-v=\"{n}\" title=\"{n} bytes ({n:#x})\">{}</td>", bytes(n))
+    let class = if n == 0 { "n z" } else { "n" };
+    format!("<td class=\"{class}\" data-v=\"{n}\" title=\"{n} bytes ({n:#x})\">{}</td>", bytes(n))
 }
 
 /// Returns a cell with a size that may be unknown.
@@ -76,7 +77,11 @@ pub(super) fn tiles(picture: &Picture) -> String {
         _ => format!("of {} on average", bytes(runs.mean_run())),
     };
     let tiles = [
-        ("Virtual size", bytes(picture.virtual_size), format!("{} bytes", count(picture.virtual_size))),
+        (
+            "Virtual size",
+            bytes(picture.virtual_size),
+            format!("{} bytes", count(picture.virtual_size)),
+        ),
         (
             "Stored",
             bytes(totals.stored()),
@@ -124,8 +129,18 @@ pub(super) fn layers(picture: &Picture) -> String {
         );
     }
     let head = [
-        "#Layer", "File", "Format", "#Virtual size", "#Cluster", "#File size", "#On the host",
-        "#Data", "#Compressed", "#Zero", "#Hidden", "#Runs",
+        "#Layer",
+        "File",
+        "Format",
+        "#Virtual size",
+        "#Cluster",
+        "#File size",
+        "#On the host",
+        "#Data",
+        "#Compressed",
+        "#Zero",
+        "#Hidden",
+        "#Runs",
     ];
     let caption = "Layers of the chain. Data, compressed and zero: what the disk shows of each. \
                    Hidden: stored, but replaced by layers above";
@@ -246,8 +261,16 @@ pub(super) fn partitions(picture: &Picture) -> String {
         );
     }
     let head = [
-        "#No.", "Type", "Name", "#Start", "#Size", "#Data", "#Compressed", "#Zero",
-        "#Unallocated", "#Stored",
+        "#No.",
+        "Type",
+        "Name",
+        "#Start",
+        "#Size",
+        "#Data",
+        "#Compressed",
+        "#Zero",
+        "#Unallocated",
+        "#Stored",
     ];
     let caption = format!("Partitions ({})", found.kind);
     let mut out = table("partitions", &caption, &head, &rows);

@@ -77,7 +77,7 @@ pub(super) fn percent(part: u64, whole: u64) -> String {
     match share {
         _ if part == whole => "100\u{202f}%".to_owned(),
         s if s < 0.1 => "<\u{202f}0.1\u{202f}%".to_owned(),
-        s if s > 99.9 => ">\u{202f}99.9\u{202f}%".to_owned(),
+        s if s >= 99.5 => ">\u{202f}99\u{202f}%".to_owned(),
         s if s < 9.95 => format!("{s:.1}\u{202f}%"),
         s => format!("{s:.0}\u{202f}%"),
     }
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(counts, ["0", "12", "123", "1 234", "1 234 567"]);
         let shares = [(0, 9), (9, 9), (1, 1 << 40), (999, 1000), (1, 3), (1, 30)];
         let shares = shares.map(|(a, b)| percent(a, b).replace('\u{202f}', ""));
-        assert_eq!(shares, ["0%", "100%", "<0.1%", ">99.9%", "33%", "3.3%"][..6].to_vec()[..]);
+        assert_eq!(shares, ["0%", "100%", "<0.1%", ">99%", "33%", "3.3%"]);
     }
 
     #[test]
@@ -123,7 +123,10 @@ mod tests {
 
     #[test]
     fn text_is_escaped() {
-        assert_eq!(escape("<a href='x' b=\"y\">&"), "&lt;a href=&#39;x&#39; b=&quot;y&quot;&gt;&amp;");
+        assert_eq!(
+            escape("<a href='x' b=\"y\">&"),
+            "&lt;a href=&#39;x&#39; b=&quot;y&quot;&gt;&amp;"
+        );
         assert!(matches!(escape("plain"), Cow::Borrowed(_)));
     }
 }

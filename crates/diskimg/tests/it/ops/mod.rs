@@ -5,4 +5,5 @@ mod inspect;
 mod lengths;
 mod map;
 mod measure;
+mod picture;
 mod resize;
