@@ -20,7 +20,7 @@ PARTITIONS = [(0xEF, 1, 255), (0x83, 256, 4864), (0x82, 5120, 512), (0x83, 5632,
 def base(path: Path) -> None:
     """Write a raw disk of 8 GiB with a boot partition, a system and a little other data."""
     numbers = random.Random(1)
-    words = [numbers.randbytes(6) for _ in range(2000)]
+    words = [numbers.randbytes(6) for _ in range(100)]
     table = b"".join(
         struct.pack("<B3xB3xII", 0, kind, first * 2048, length * 2048)
         for kind, first, length in PARTITIONS
@@ -74,10 +74,10 @@ def main() -> None:
         recent += scattered(4, 50, 5632, 8100, [1024, 4096])
         write(top, middle, [*recent, "write -q -z 2700M 420M", "write -q 5120M 128M"])
         page = directory / "map.html"
-        subprocess.run([program, "map", "--html", page, top], check=True)
+        subprocess.run([program, "map", "--html", page, top.name], cwd=directory, check=True)
         browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
         # Time passes faster than it does: what the page does later is in the picture.
-        browser += ["--virtual-time-budget=5000", "--window-size=1180,1010"]
+        browser += ["--virtual-time-budget=5000", "--window-size=1180,1130"]
         browser += [f"--user-data-dir={directory / 'profile'}", f"--screenshot={FIGURE}"]
         subprocess.run([*browser, page.as_uri()], check=True, stderr=subprocess.DEVNULL)
 

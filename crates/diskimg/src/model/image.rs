@@ -77,6 +77,7 @@ impl Image {
     }
 
     /// Returns the image whose chain is the layer at `depth` alone.
+    #[cfg(feature = "picture")]
     pub(crate) fn only(&self, depth: usize) -> Self {
         Self::from_links(vec![self.links[depth].clone()])
     }

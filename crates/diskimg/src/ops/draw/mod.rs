@@ -21,8 +21,8 @@ use coarse::{Parts, Places};
 use fragmentation::{Runs, Stored};
 use partitions::Occupied;
 
-/// Maximum number of files that are listed for a layer.
-const MAX_FILES: usize = 256;
+/// Maximum number of files that are listed. Each layer has the same share of them, but at least one.
+const MAX_FILES: usize = 1024;
 
 /// Maximum number of findings, and of warnings, that are listed.
 const MAX_FINDINGS: usize = 100;
@@ -235,10 +235,11 @@ impl HostAxis {
     fn files(&self, image: &Image, depth: usize) -> Vec<FilePicture> {
         let files = image.layer(depth).files();
         let positions = &self.positions[depth];
+        let max = (MAX_FILES / self.positions.len()).max(1);
         let mut described: Vec<_> = files
             .iter()
             .zip(positions)
-            .take(MAX_FILES)
+            .take(max)
             .map(|(file, &position)| FilePicture {
                 filename: file.path().map_or_else(
                     || image.name(depth).to_owned(),
@@ -250,10 +251,10 @@ impl HostAxis {
                 count: 1,
             })
             .collect();
-        if let (Some(last), true) = (described.last_mut(), files.len() > MAX_FILES) {
-            let rest = files[MAX_FILES..].iter().map(|file| file.len());
+        if let (Some(last), true) = (described.last_mut(), files.len() > max) {
+            let rest = files[max..].iter().map(|file| file.len());
             last.length = rest.fold(last.length, u64::saturating_add);
-            last.count = files.len() - MAX_FILES + 1;
+            last.count = files.len() - max + 1;
         }
         described
     }

@@ -27,6 +27,9 @@ fn stored(picture: &Picture) -> Option<String> {
     if picture.virtual_size == 0 {
         return None;
     }
+    if totals.stored() == 0 {
+        return Some("Nothing is stored: the whole disk reads as zeros.".to_owned());
+    }
     let share = percent(totals.stored(), picture.virtual_size);
     let compressed = match totals.compressed {
         0 => String::new(),

@@ -1,7 +1,8 @@
 //! Draws a [`Picture`]: a page with a map that can be zoomed, and a strip as SVG.
 //!
 //! ```text
-//!   page.html   the page, with placeholders {{name}}     page.css, page.js    included in it
+//!   page.html   the page, with placeholders {{name}}     page.css             its style
+//!   draw.js     draws the map                            page.js              zoom, keys, words
 //!   tables.rs   tables, which need no script             facts.rs             what stands out
 //!   strip.rs    the disk as a strip, which needs none    text.rs              escaping, sizes
 //! ```
@@ -25,7 +26,7 @@ use text::{bytes, count, escape, json_in_html};
 
 const TEMPLATE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
-const SCRIPT: &str = include_str!("page.js");
+const SCRIPT: &str = concat!(include_str!("draw.js"), include_str!("page.js"));
 
 /// Number of columns of the strip.
 const COLUMNS: u64 = 256;
