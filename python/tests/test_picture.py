@@ -40,10 +40,11 @@ def test_the_check_is_optional(make: Callable[..., Path]) -> None:
 
 def test_the_page_is_that_of_the_command(make: Callable[..., Path], tmp_path: Path) -> None:
     path = make("vmdk")
-    command = [sys.executable, "-m", "diskimg", "map", "--html", tmp_path / "p.html", path]
+    page = tmp_path / "p.html"
+    command = [sys.executable, "-m", "diskimg", "map", "--html", str(page), str(path)]
     subprocess.run(command, check=True)
     with diskimg.open(path) as image:
-        assert image.map_html() == (tmp_path / "p.html").read_text(encoding="utf-8")
+        assert image.map_html() == page.read_text(encoding="utf-8")
 
 
 def test_notebooks_show_a_strip(make: Callable[..., Path], tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ __all__ = [
     "iso_remaster",
     "iso_remaster_bytes",
     "limits",
+    "map_html",
+    "map_summary",
     "measure_size",
     "release",
     "resize",
