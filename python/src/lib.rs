@@ -25,6 +25,7 @@ mod file;
 mod image;
 mod iso;
 mod operations;
+mod picture;
 mod remedy;
 mod words;
 mod work;
@@ -50,6 +51,8 @@ mod _native {
     use crate::operations::{
         compare, create, detect, formats, inspect, limits, measure_size, resize,
     };
+    #[pymodule_export]
+    use crate::picture::{map_html, map_summary};
     #[pymodule_export]
     use crate::words::{format_of_name, word, words};
     #[pymodule_export]

@@ -100,6 +100,8 @@ pub use open::limits::{Limit, Limits};
 pub use open::probe::Probing;
 pub use open::secrets::Secrets;
 pub use open::{OpenOptions, SnapshotSelector};
+#[cfg(feature = "picture")]
+pub use ops::Draw;
 pub use ops::{
     Callback, Compare, CompareError, CompareStage, Comparison, Convert, Create, Created,
     DigestAlgorithm, Digests, FileDigest, MapEntries, MapEntry, NewSize, Plan, Progress, Reflink,
@@ -113,6 +115,8 @@ pub use report::finding::{Finding, Severity};
 pub use report::inspection;
 #[cfg(feature = "inspect")]
 pub use report::inspection::Inspection;
+#[cfg(feature = "picture")]
+pub use report::picture;
 pub use report::printable::printable;
 pub use report::{check, info};
 pub use storage::caching::Caching;

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, NoReturn, SupportsIndex
 
 from diskimg import _native
-from diskimg._errors import UnsupportedError
+from diskimg._errors import Error, UnsupportedError
 from diskimg._file import ImageFile
+from diskimg._progress import Progress, progress_callback
 from diskimg._results import CheckReport, Extent, Finding, Info, Measure, Snapshot
 from diskimg._types import amount, file_or_name, open_args, option_pairs
 from diskimg._words import choice
@@ -21,6 +23,9 @@ _EXTENTS = 4096
 _CHUNK = 256 << 10
 """Bytes read into a caller's buffer at a time. The data passes through a copy; at this size the
 copy stays in the CPU cache."""
+
+_SUMMARY_SECONDS = 2.0
+"""Time after which a notebook shows an image without its map."""
 
 
 def open(
@@ -122,6 +127,18 @@ class Image:
         if self.closed:
             return "<closed diskimg.Image>"
         return f"<diskimg.Image name={self.name!r} format={self.format!r} size={self.size}>"
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: a strip of the disk and a line of facts, in a few kilobytes.
+
+        It has no script. If the map of a very large image takes too long or cannot be read, the
+        text of `repr` is shown.
+        """
+        try:
+            summary = _native.map_summary(self._native, _SUMMARY_SECONDS)
+        except (Error, OSError, ValueError):
+            summary = None
+        return summary or f"<code>{html.escape(repr(self))}</code>"
 
     def __enter__(self) -> Image:
         return self
@@ -296,6 +313,23 @@ class Image:
             format=self.format,
             findings=tuple(Finding(*finding) for finding in findings),
         )
+
+    def map_html(self, *, check: bool = True, progress: Progress = None) -> str:
+        """Return a page with a map of the image: a single HTML file, at most a few megabytes.
+
+        The page shows guest offsets against host offsets, the layers of the chain, partitions,
+        fragmentation and findings. It loads nothing from the network, and names from the image
+        are escaped. Write it as UTF-8.
+
+        Args:
+            check: Also check the consistency of the image's metadata, as `check` does.
+            progress: As for `convert`. Backing files count as often as their tables are read.
+
+        Raises:
+            Error: A table cannot be read or is inconsistent.
+        """
+        with progress_callback(progress, "map") as callback:
+            return _native.map_html(self._native, check, callback)
 
     def measure(
         self, format: Format = "raw", options: Mapping[str, OptionValue] | None = None

@@ -2,13 +2,17 @@
 
 use crate::args::Parsed;
 use crate::args::common::{self, ImageArgs, Input, OutputFormat};
+use crate::args::recipe::Destination;
 use crate::failure::Failure;
+use crate::output::Program;
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
 Examples:
   diskimg map disk.qcow2
-  diskimg map --output=json -s 1G -l 64M disk.qcow2";
+  diskimg map --output=json -s 1G -l 64M disk.qcow2
+  diskimg map --html disk.html disk.qcow2";
 
 /// Show where an image's data is stored.
 #[derive(Debug, clap::Args)]
@@ -24,6 +28,9 @@ pub(crate) struct Args {
     #[arg(long, value_enum, value_name = "human|json", default_value_t)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     output: OutputFormat,
+    /// Write a page with a map of the image to PAGE ('-': standard output)
+    #[arg(long, value_name = "PAGE", value_hint = clap::ValueHint::FilePath)]
+    html: Option<PathBuf>,
     /// Start at this guest offset
     #[arg(short, long, value_name = "OFFSET")]
     start_offset: Option<String>,
@@ -41,6 +48,8 @@ pub(crate) struct Job {
     pub(crate) input: Input,
     /// `--output`.
     pub(crate) output: OutputFormat,
+    /// `--html`.
+    pub(crate) html: Option<Destination>,
     /// Guest offset of the first byte.
     pub(crate) start: u64,
     /// Maximum number of bytes; `None` is up to the end.
@@ -49,13 +58,30 @@ pub(crate) struct Job {
 
 impl Args {
     /// Validates the arguments.
-    pub(crate) fn parse(self) -> Result<Parsed<Job>, Failure> {
+    pub(crate) fn parse(self, program: Program) -> Result<Parsed<Job>, Failure> {
+        let html = self.html()?;
+        if html.is_some() && program == Program::QemuImg {
+            return Err(Failure::usage("map", "unrecognized option '--html'"));
+        }
         let policy = self.image_args.policy()?;
         let size = |what, text: Option<&str>| text.map(|t| common::size(what, t)).transpose();
         let start = size("start offset", self.start_offset.as_deref())?;
         let length = size("max length", self.max_length.as_deref())?;
         let file = common::single_file("map", self.files)?;
         let input = Input::new(&file, self.format.as_deref(), &policy)?;
-        Ok(Parsed::Job(Job { input, output: self.output, start: start.unwrap_or(0), length }))
+        let (output, start) = (self.output, start.unwrap_or(0));
+        Ok(Parsed::Job(Job { input, output, html, start, length }))
+    }
+
+    /// Returns where to write the page.
+    fn html(&self) -> Result<Option<Destination>, Failure> {
+        let Some(path) = &self.html else { return Ok(None) };
+        if self.start_offset.is_some() || self.max_length.is_some() {
+            return Err(Failure::usage("map", "--html shows the whole disk, without -s and -l"));
+        }
+        if self.output != OutputFormat::Human {
+            return Err(Failure::usage("map", "--html and --output are mutually exclusive"));
+        }
+        Destination::from_arg(Some(path.clone()), "map").map(Some)
     }
 }

@@ -206,6 +206,11 @@ pub(crate) fn grammar(program: Program) -> clap::Command {
             .mut_subcommand("config", |command| command.hide(true)),
     };
     grammar.override_usage(usage).mut_subcommands(|command| match command.get_name() {
+        // qemu-img has no such option.
+        "map" if program == Program::QemuImg => {
+            let command = command.mut_arg("html", |arg| arg.hide(true)).after_help(None::<&str>);
+            with_usage(command, name, "", operands("map"))
+        }
         "iso" => rename_examples(command, name)
             .override_usage(format!("{name} iso [OPTIONS] <COMMAND>"))
             .mut_subcommands(|command| {
@@ -310,7 +315,7 @@ pub(crate) fn parse(
         CommandArgs::Convert(args) => run(args.parse(program)?, Command::Convert),
         CommandArgs::Info(args) => run(args.parse(program)?, Command::Info),
         CommandArgs::Inspect(args) => run(args.parse()?, Command::Inspect),
-        CommandArgs::Map(args) => run(args.parse()?, Command::Map),
+        CommandArgs::Map(args) => run(args.parse(program)?, Command::Map),
         CommandArgs::Create(args) => run(args.parse(program)?, Command::Create),
         CommandArgs::Compare(args) => run(args.parse()?, Command::Compare),
         CommandArgs::Check(args) => run(args.parse()?, Command::Check),

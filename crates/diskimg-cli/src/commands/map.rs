@@ -2,14 +2,101 @@
 
 use crate::args::common::OutputFormat;
 use crate::args::map::Job;
+use crate::args::recipe::Destination;
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
-use crate::output::Console;
-use diskimg::{Error, ErrorKind, MapEntry, printable};
-use std::io::{self, Write};
+use crate::output::progress::{Meter, ProgressMode};
+use crate::output::{self, Console};
+use diskimg::{Draw, Durability, Error, ErrorKind, MapEntry, Options, Output, Progress, printable};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::OnceLock;
+
+/// Percentage between two progress updates.
+const STEP: f64 = 1.0;
+
+/// Prints the map, or writes a page.
+pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
+    match &job.html {
+        Some(page) => write_page(job, page, console),
+        None => print(job, console),
+    }
+}
+
+/// Writes the page.
+fn write_page(job: &Job, page: &Destination, console: &Console) -> Result<u8, Failure> {
+    let rules = match page {
+        Destination::File(path) => {
+            output::require_streams(Some(path), false)?;
+            require_page(path)?;
+            Rules::new().allow_write(path, &Options::default())
+        }
+        Destination::Stdout => Rules::new(),
+    };
+    let open = || job.input.open(console.program());
+    let image = confine::open(&rules, &[&job.input], open)?;
+    // Starts after the check of the metadata, which a signal ends at once.
+    let meter = OnceLock::new();
+    let stdout_taken = matches!(page, Destination::Stdout);
+    let mode = ProgressMode { requested: None, quiet: false, stdout_taken };
+    let report =
+        |progress: Progress| meter.get_or_init(|| Meter::start(mode, STEP)).report(progress);
+    let draw = Draw::new(&image).check(true).progress(&report);
+    let picture = draw.run();
+    if let Some(meter) = meter.into_inner() {
+        meter.end();
+    }
+    let picture = picture?;
+    let page = match page {
+        Destination::Stdout => output::image_stdout()?,
+        Destination::File(path) => {
+            Output::create(path).map_err(|e| Error::io("cannot create", e).in_file(path))?
+        }
+    };
+    let notes = page.notes();
+    Draw::new(&image).write_html(&picture, page, Durability::Flushed)?;
+    console.note(notes);
+    console.warn(image.warnings());
+    Ok(0)
+}
+
+/// Verifies that no other file than a page is replaced: the names of the page and of the image are
+/// easily confused.
+fn require_page(path: &Path) -> Result<(), Failure> {
+    let refuse = |what: &str| {
+        let hint = "name another file for the page, or remove this one first";
+        Err(Error::refused(what.to_owned()).hint(hint).in_file(path).into())
+    };
+    let Ok(found) = std::fs::metadata(path) else { return Ok(()) };
+    if is_block_device(&found) {
+        return refuse("it is a block device");
+    }
+    if !found.is_file() || found.len() == 0 {
+        return Ok(());
+    }
+    let mut start = [0; 15];
+    let read = File::open(path).and_then(|mut file| file.read(&mut start));
+    let length = read.map_err(|e| Error::io("cannot read", e).in_file(path))?;
+    match start[..length].eq_ignore_ascii_case(b"<!doctype html>") {
+        true => Ok(()),
+        false => refuse("it exists and is not an HTML page"),
+    }
+}
+
+#[cfg(unix)]
+fn is_block_device(found: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    found.file_type().is_block_device()
+}
+
+#[cfg(not(unix))]
+fn is_block_device(_found: &std::fs::Metadata) -> bool {
+    false
+}
 
 /// Prints the map.
-pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
+fn print(job: &Job, console: &Console) -> Result<u8, Failure> {
     let open = || job.input.open(console.program());
     let image = confine::open(&Rules::new(), &[&job.input], open)?;
     let end = job.length.map_or(u64::MAX, |length| job.start.saturating_add(length));

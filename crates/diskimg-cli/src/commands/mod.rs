@@ -16,6 +16,7 @@ mod xorriso;
 
 use crate::args::Command;
 use crate::args::convert::Destination;
+use crate::args::map::Job as Map;
 use crate::args::recipe;
 use crate::confine::{Calls, Extract};
 use crate::failure::Failure;
@@ -42,6 +43,7 @@ pub(crate) fn calls(command: &Command) -> Calls {
         Command::IsoRemaster(job) => image_calls(&job.output).and_spool(),
         Command::IsoCreate(recipe) if recipe.dry_run => Calls::modify(),
         Command::IsoCreate(recipe) => image_calls(&recipe.output),
+        Command::Map(Map { html: Some(page), .. }) => image_calls(page).and_spool(),
         Command::Xorriso(job) => xorriso::calls(job).and_spool(),
         Command::IsoCat(_) => Calls::write_stdout().and_spool(),
         // Files in a directory, which is made.
@@ -60,7 +62,7 @@ pub(crate) fn calls(command: &Command) -> Calls {
     }
 }
 
-/// Returns the calls of a command that writes an ISO image.
+/// Returns the calls of a command that writes a file that is no disk image.
 fn image_calls(output: &recipe::Destination) -> Calls {
     match output {
         recipe::Destination::File(path) => Calls::create(path),

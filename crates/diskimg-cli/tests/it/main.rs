@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod args;
+#[cfg(unix)]
+mod browser;
 mod commands;
 mod confine;
 mod documentation;

@@ -76,6 +76,12 @@ impl Image {
         Some(Self::from_links(links.to_vec()))
     }
 
+    /// Returns the image whose chain is the layer at `depth` alone.
+    #[cfg(feature = "picture")]
+    pub(crate) fn only(&self, depth: usize) -> Self {
+        Self::from_links(vec![self.links[depth].clone()])
+    }
+
     /// Returns the limits that the layer at `depth` was opened with.
     pub(crate) fn limits(&self, depth: usize) -> &Limits {
         &self.links[depth].limits

@@ -33,9 +33,9 @@ pub struct MapEntry {
 }
 
 impl MapEntry {
-    fn new(image: &Image, extent: &ChainExtent) -> Self {
+    fn new(image: &Image, Piece { extent, hole }: &Piece) -> Self {
         let (zero, data, compressed, host) = match &extent.kind {
-            Kind::Data(host) => (false, true, false, Some(*host)),
+            Kind::Data(host) => (*hole, true, false, Some(*host)),
             Kind::Zero(host) => (true, false, false, *host),
             Kind::Encoded(_) => (false, true, true, None),
             Kind::Unallocated => (true, false, false, None),
@@ -89,50 +89,64 @@ impl MapEntry {
 /// The iterator returns the errors of [`Image::extents`], and ends after the first.
 pub fn map(image: &Image, range: Range<u64>) -> MapEntries<'_> {
     let end = range.end.min(image.size());
-    let extents = image.extents_by(range.start.min(end)..end, WINDOW);
-    MapEntries { parts: Parts { image, extents, rest: None }.peekable() }
+    MapEntries { image, pieces: Pieces::new(image, range.start.min(end)..end).peekable() }
 }
 
 /// Iterator over the entries of a map. Returned by [`map`].
 #[derive(Debug)]
 pub struct MapEntries<'a> {
-    parts: Peekable<Parts<'a>>,
+    image: &'a Image,
+    pieces: Peekable<Pieces<'a>>,
 }
 
-/// Iterator over the same entries, not merged. If the image is preallocated, holes of the file
-/// split data; such a hole is an entry that is both data and zero.
+/// An extent, or a part of one.
 #[derive(Debug)]
-struct Parts<'a> {
+pub(super) struct Piece {
+    pub(super) extent: ChainExtent,
+    /// The extent is data, but a hole of its file, because the image is preallocated.
+    pub(super) hole: bool,
+}
+
+/// Iterator over the extents of a disk. If the image is preallocated, holes of the file split data.
+#[derive(Debug)]
+pub(super) struct Pieces<'a> {
     image: &'a Image,
     extents: Extents<'a>,
     /// Rest of an extent that was split.
     rest: Option<ChainExtent>,
 }
 
-impl Parts<'_> {
-    fn entry(&mut self, extent: &ChainExtent) -> MapEntry {
-        let whole = MapEntry::new(self.image, extent);
-        let Kind::Data(host) = extent.kind else { return whole };
+impl<'a> Pieces<'a> {
+    /// Returns an iterator over a range that is within the disk.
+    pub(super) fn new(image: &'a Image, range: Range<u64>) -> Self {
+        Self { image, extents: image.extents_by(range, WINDOW), rest: None }
+    }
+
+    fn piece(&mut self, extent: ChainExtent) -> Piece {
+        let Kind::Data(host) = extent.kind else { return Piece { extent, hole: false } };
         if !self.image.layer(extent.depth).is_preallocated() {
-            return whole;
+            return Piece { extent, hole: false };
         }
         let file = self.image.file(extent.depth, host.file);
-        let stored = host.offset..host.offset + whole.length;
-        let Some((segment, zero)) = segments(file, stored).next() else { return whole };
-        let length = segment.end - segment.start;
-        if length < whole.length {
-            self.rest = Some(extent.clip(&(whole.start + length..extent.guest.end)));
+        let stored = host.offset..host.offset + extent.len();
+        let Some((segment, hole)) = segments(file, stored).next() else {
+            return Piece { extent, hole: false };
+        };
+        let end = extent.guest.start + (segment.end - segment.start);
+        if end == extent.guest.end {
+            return Piece { extent, hole };
         }
-        MapEntry { length, zero, ..whole }
+        self.rest = Some(extent.clip(&(end..extent.guest.end)));
+        Piece { extent: extent.clip(&(extent.guest.start..end)), hole }
     }
 }
 
-impl Iterator for Parts<'_> {
-    type Item = Result<MapEntry>;
+impl Iterator for Pieces<'_> {
+    type Item = Result<Piece>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let extent = self.rest.take().map(Ok).or_else(|| self.extents.next())?;
-        Some(extent.map(|extent| self.entry(&extent)))
+        Some(extent.map(|extent| self.piece(extent)))
     }
 }
 
@@ -140,14 +154,18 @@ impl Iterator for MapEntries<'_> {
     type Item = Result<MapEntry>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let mut entry = match self.parts.next()? {
-            Ok(entry) => entry,
-            error => return Some(error),
+        let image = self.image;
+        let mut entry = match self.pieces.next()? {
+            Ok(piece) => MapEntry::new(image, &piece),
+            Err(error) => return Some(Err(error)),
         };
-        while let Some(Ok(next)) =
-            self.parts.next_if(|next| next.as_ref().is_ok_and(|next| entry.continues(next)))
-        {
+        while let Some(Ok(piece)) = self.pieces.peek() {
+            let next = MapEntry::new(image, piece);
+            if !entry.continues(&next) {
+                break;
+            }
             entry.length += next.length;
+            self.pieces.next();
         }
         Some(Ok(entry))
     }
@@ -156,6 +174,6 @@ impl Iterator for MapEntries<'_> {
 impl FusedIterator for MapEntries<'_> {}
 
 /// Returns the file offset at which a source starts. It is not 0 for a disk inside an appliance.
-fn start_of(source: &dyn Source) -> u64 {
+pub(super) fn start_of(source: &dyn Source) -> u64 {
     source.as_file().map_or(0, |(_, start)| start)
 }

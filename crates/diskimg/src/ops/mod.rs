@@ -5,6 +5,8 @@ mod compare;
 mod convert;
 mod create;
 mod disk;
+#[cfg(feature = "picture")]
+mod draw;
 mod info;
 #[cfg(feature = "inspect")]
 mod inspect;
@@ -21,6 +23,8 @@ pub use convert::{
     Convert, DigestAlgorithm, Digests, FileDigest, Reflink, Report, Salvaged, Sparse,
 };
 pub use create::{Create, Created};
+#[cfg(feature = "picture")]
+pub use draw::Draw;
 #[cfg(feature = "inspect")]
 pub use inspect::{InspectOptions, inspect, inspect_source};
 pub use map::{MapEntries, MapEntry, map};

@@ -17,6 +17,10 @@ pub(crate) mod apm;
 pub(crate) mod gpt;
 #[cfg(feature = "inspect")]
 pub(crate) mod inspect;
+#[cfg(feature = "picture")]
+pub(crate) mod kinds;
+#[cfg(feature = "picture")]
+pub(crate) mod logical;
 pub(crate) mod mbr;
 
 pub use apm::{Apm, ApmPartition};

@@ -12,6 +12,8 @@ mod inspect;
 mod iso;
 mod locks;
 mod map;
+#[cfg(unix)]
+mod map_page;
 mod measure;
 mod ova;
 #[cfg(target_os = "linux")]

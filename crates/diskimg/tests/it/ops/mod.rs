@@ -5,5 +5,6 @@ mod inspect;
 mod lengths;
 mod map;
 mod measure;
+mod picture;
 mod plan;
 mod resize;
