@@ -67,6 +67,8 @@
 
 pub mod conformance;
 mod error;
+#[cfg(feature = "files")]
+pub mod files;
 pub mod formats;
 #[cfg(feature = "iso")]
 pub mod iso;

@@ -10,6 +10,7 @@ pub(crate) mod create;
 pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod iso;
+pub(crate) mod ls;
 pub(crate) mod map;
 pub(crate) mod measure;
 pub(crate) mod mkisofs;
@@ -55,6 +56,7 @@ enum CommandArgs {
     Info(info::Args),
     Inspect(inspect::Args),
     Map(map::Args),
+    Ls(ls::Args),
     Create(create::Args),
     Compare(compare::Args),
     Check(check::Args),
@@ -107,6 +109,8 @@ pub(crate) enum Command {
     Inspect(inspect::Job),
     /// `map`.
     Map(map::Job),
+    /// `ls`.
+    Ls(ls::Job),
     /// `create`.
     Create(create::Job),
     /// `compare`.
@@ -165,8 +169,9 @@ pub(crate) fn grammar(program: Program) -> clap::Command {
                 with_usage(command, name, "iso ", operands)
             }),
             other => {
-                let operands = operands(other);
-                with_usage(command, name, "", operands)
+                let (operands, hidden) =
+                    (operands(other), other == "ls" && program == Program::QemuImg);
+                with_usage(command, name, "", operands).hide(hidden)
             }
         }
     })
@@ -195,6 +200,7 @@ fn operands(command: &str) -> &'static str {
         "completions" => "SHELL",
         "man" => "[DIR]",
         "info" => "FILE...",
+        "ls" => "IMAGE[:PARTITION] [PATH...]",
         _ => "FILE",
     }
 }
@@ -236,6 +242,10 @@ pub(crate) fn parse(argv: Vec<OsString>, program: Program) -> Result<Invocation,
         Some(subcommand) if name == "iso" => format!("iso {subcommand}"),
         _ => name,
     });
+    if program == Program::QemuImg && command_name.as_deref() == Some("ls") {
+        let message = "Command not found: ls (it is one of diskimg's own)".to_owned();
+        return Err(Failure::Usage { command: None, message });
+    }
     let brief = !argv.iter().any(|arg| arg == "--help");
     let mut grammar = grammar(program);
     let args =
@@ -249,6 +259,7 @@ pub(crate) fn parse(argv: Vec<OsString>, program: Program) -> Result<Invocation,
         CommandArgs::Info(args) => run(args.parse(program)?, Command::Info),
         CommandArgs::Inspect(args) => run(args.parse()?, Command::Inspect),
         CommandArgs::Map(args) => run(args.parse()?, Command::Map),
+        CommandArgs::Ls(args) => run(args.parse()?, Command::Ls),
         CommandArgs::Create(args) => run(args.parse(program)?, Command::Create),
         CommandArgs::Compare(args) => run(args.parse()?, Command::Compare),
         CommandArgs::Check(args) => run(args.parse()?, Command::Check),
