@@ -45,6 +45,7 @@ from diskimg._operations import (
     measure,
     resize,
 )
+from diskimg._partitions import FileSystem, Partition, PartitionTable
 from diskimg._results import (
     CheckReport,
     Child,
@@ -81,6 +82,7 @@ __all__ = [
     "Error",
     "Extent",
     "FileDigest",
+    "FileSystem",
     "Finding",
     "Image",
     "ImageFile",
@@ -92,6 +94,8 @@ __all__ = [
     "LimitError",
     "LockedError",
     "Measure",
+    "Partition",
+    "PartitionTable",
     "Reference",
     "RefusedError",
     "Report",

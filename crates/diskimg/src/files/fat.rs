@@ -12,7 +12,8 @@
 
 use crate::error::{Error, Result};
 use crate::iso::{
-    Attributes, Content, Entry, FileTree, FileType, Findings, Listing, Node, Timestamp,
+    Attributes, Content, Entry, FileTree, FileType, Findings, Listing, MAX_COST_RATIO, Node,
+    Timestamp,
 };
 use crate::storage::number::{to_index, to_u64, to_usize};
 use crate::storage::source::Source;
@@ -309,7 +310,8 @@ impl FileTree for FatTree {
 
     fn read_dir_reporting(&self, dir: &Node, _: &mut Findings<'_>) -> Result<Listing> {
         let Directory { entries, error, bytes, .. } = self.read(dir)?;
-        Ok(Listing { entries, cost: super::cost(bytes), error })
+        // No two directories share clusters, so all together are not longer than the file system.
+        Ok(Listing { entries, cost: bytes.saturating_mul(MAX_COST_RATIO), error })
     }
 }
 

@@ -43,7 +43,7 @@ mod recognize;
 pub use recognize::{Kind, Recognized, recognize};
 
 use crate::error::{Error, Result};
-use crate::iso::{Entry, FileTree, FileType, IsoImage, IsoOptions, Listing, MAX_COST_RATIO};
+use crate::iso::{Entry, FileTree, FileType, IsoImage, IsoOptions, Listing};
 use crate::iso::{Node, Walk};
 use crate::open::limits::Limits;
 use crate::storage::number::to_u64;
@@ -55,10 +55,9 @@ use std::sync::Arc;
 /// Maximum number of symbolic links that a path is followed through, as in Linux.
 const MAX_LINKS: usize = 40;
 
-/// Bounds for the number of bytes of directories and inodes that a walk reads. Between them, it is
-/// the length of the file system.
-const MIN_WALK: u64 = 256 << 20;
-const MAX_WALK: u64 = 4 << 30;
+/// Maximum length of all directories together that a walk reads, in bytes, if the file system is
+/// longer. Five million names, the default of `tree_entries`, take less.
+const MAX_DIRECTORIES: u64 = 256 << 20;
 
 /// Memory for parts of the file system that are read repeatedly, in bytes.
 const CACHE: u64 = 16 << 20;
@@ -235,7 +234,7 @@ impl FileSystem {
     pub fn walk(&self, path: &[u8]) -> Result<Walk> {
         let (dir, path) = self.resolve_directory(path)?;
         let path = path.strip_prefix(b"/").unwrap_or(&path);
-        let bytes = self.bytes.clamp(MIN_WALK, MAX_WALK);
+        let bytes = self.bytes.min(MAX_DIRECTORIES);
         Ok(Walk::new(Arc::clone(&self.tree), dir, path, bytes, self.limits.clone()))
     }
 
@@ -255,10 +254,4 @@ impl FileSystem {
 fn components(path: &[u8]) -> Vec<Vec<u8>> {
     let names = path.split(|&byte| byte == b'/').filter(|name| !matches!(*name, b"" | b"."));
     names.rev().map(<[u8]>::to_vec).collect()
-}
-
-/// Returns what reading `bytes` of directories and inodes costs a walk, which may spend
-/// [`MAX_COST_RATIO`] times the number of bytes that it is given.
-fn cost(bytes: u64) -> u64 {
-    bytes.saturating_mul(MAX_COST_RATIO)
 }

@@ -407,3 +407,131 @@ impl Table {
         self.partitions.iter().find(|partition| partition.number == number)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::partition::GptPartition;
+    use crate::partition::gpt::{self, Guid, Placement};
+    use crate::storage::source::MemorySource;
+
+    const DISK: usize = 8 << 20;
+
+    fn entry(disk: &mut [u8], sector: usize, index: usize, kind: u8, first: u32, sectors: u32) {
+        let at = sector * 512 + 446 + 16 * index;
+        disk[at + 4] = kind;
+        disk[at + 8..at + 12].copy_from_slice(&first.to_le_bytes());
+        disk[at + 12..at + 16].copy_from_slice(&sectors.to_le_bytes());
+        disk[sector * 512 + 510..][..2].copy_from_slice(&[0x55, 0xaa]);
+    }
+
+    fn read(disk: Vec<u8>) -> Option<Table> {
+        table(&MemorySource::new(disk), None).expect("memory can be read")
+    }
+
+    /// Writes a GPT with a partition in sector 64, of a disk with sectors of `unit` bytes.
+    fn put_gpt(disk: &mut [u8], unit: usize) {
+        let sectors = (disk.len() / unit) as u64;
+        let partition = GptPartition {
+            number: 3,
+            kind: Guid::EFI_SYSTEM,
+            id: Guid([7; 16]),
+            first_sector: 64,
+            last_sector: 71,
+            attributes: 4,
+            name: "ESP".into(),
+        };
+        let placement = Placement::new(40);
+        let new = gpt::encode(Guid([9; 16]), &[partition], placement, sectors);
+        let usable_end = placement.usable_end(sectors) as usize;
+        for (sector, bytes) in [
+            (1, &new.header),
+            (2, &new.entries),
+            (usable_end, &new.entries),
+            (sectors as usize - 1, &new.backup_header),
+        ] {
+            disk[sector * unit..][..bytes.len()].copy_from_slice(bytes);
+        }
+    }
+
+    #[test]
+    fn a_gpt_counts_sectors_of_either_size() {
+        for unit in [512, 4096] {
+            let mut disk = vec![0; DISK];
+            put_gpt(&mut disk, unit);
+            entry(&mut disk, 0, 0, PROTECTIVE, 1, u32::MAX);
+            let table = read(disk).expect("a table");
+            assert_eq!((table.scheme, table.sector_bytes), (Scheme::Gpt, unit as u64));
+            assert_eq!((&table.others[..], &table.oddities[..]), (&[][..], &[][..]), "{unit}");
+            let partition = table.partition(3).expect("a partition");
+            assert_eq!((partition.start, partition.length), (64 * unit as u64, 8 * unit as u64));
+            assert_eq!(partition.kind_name, Some("EFI System"));
+            assert!(partition.bootable);
+        }
+    }
+
+    #[test]
+    fn an_mbr_with_partitions_has_precedence_over_a_gpt_that_it_does_not_protect() {
+        let mut disk = vec![0; DISK];
+        put_gpt(&mut disk, 512);
+        let table = read(disk.clone()).expect("a table");
+        assert_eq!((table.scheme, table.oddities.len()), (Scheme::Gpt, 1));
+        entry(&mut disk, 0, 1, 0x83, 100, 50);
+        let table = read(disk.clone()).expect("a table");
+        assert_eq!((table.scheme, &table.others[..]), (Scheme::Mbr, &[Scheme::Gpt][..]));
+        assert_eq!(table.oddities.len(), 1);
+        // A hybrid.
+        entry(&mut disk, 0, 0, PROTECTIVE, 1, 99);
+        let table = read(disk).expect("a table");
+        assert_eq!((table.scheme, &table.others[..]), (Scheme::Gpt, &[Scheme::Mbr][..]));
+    }
+
+    #[test]
+    fn logical_partitions_are_relative_to_their_record_and_loops_end() {
+        let mut disk = vec![0; DISK];
+        entry(&mut disk, 0, 0, 0x0f, 1000, 5000);
+        entry(&mut disk, 0, 2, 0x83, 10, 20);
+        entry(&mut disk, 1000, 0, 0x83, 63, 100);
+        entry(&mut disk, 1000, 1, 0x05, 500, 500);
+        entry(&mut disk, 1500, 0, 0x82, 1, 10);
+        let table = read(disk.clone()).expect("a table");
+        let found: Vec<_> = table.partitions.iter().map(|p| (p.number, p.start / 512)).collect();
+        assert_eq!(found, [(1, 1000), (3, 10), (5, 1063), (6, 1501)]);
+        assert_eq!(table.oddities, []);
+        entry(&mut disk, 1500, 1, 0x05, 0, 500);
+        let table = read(disk.clone()).expect("a table");
+        assert_eq!((table.partitions.len(), table.oddities.len()), (4, 1));
+        assert!(table.oddities[0].message.contains("form a loop"));
+        // Beyond the end of the disk.
+        entry(&mut disk, 1500, 1, 0x05, u32::MAX, 500);
+        let table = read(disk).expect("a table");
+        assert!(table.oddities[0].message.contains("no extended boot record"));
+    }
+
+    #[test]
+    fn the_boot_sector_of_a_file_system_is_no_table() {
+        let mut disk = vec![0; DISK];
+        disk[..3].copy_from_slice(&[0xeb, 0x3c, 0x90]);
+        disk[11..14].copy_from_slice(&[0, 2, 1]);
+        // Boot code where the entries of a table are.
+        disk[446..510].fill(0x41);
+        disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+        assert_eq!(read(disk.clone()), None);
+        // A boot loader whose MBR begins with a jump.
+        disk[446..510].fill(0);
+        entry(&mut disk, 0, 0, 0x83, 100, 50);
+        assert!(read(disk).is_some());
+        assert_eq!(read(vec![0; DISK]), None);
+        assert_eq!(read(vec![0; 100]), None);
+    }
+
+    #[test]
+    fn ranges_end_at_the_end_of_the_disk() {
+        let mut disk = vec![0; DISK];
+        entry(&mut disk, 0, 0, 0x83, 100, u32::MAX);
+        entry(&mut disk, 0, 1, 0x83, u32::MAX, 1);
+        let table = read(disk).expect("a table");
+        assert_eq!(table.partitions[0].range(DISK as u64), Some(51_200..DISK as u64));
+        assert_eq!(table.partitions[1].range(DISK as u64), None);
+    }
+}

@@ -9,6 +9,8 @@ mod inspect;
 #[cfg(unix)]
 mod iso;
 mod locks;
+#[cfg(target_os = "linux")]
+mod ls;
 mod map;
 mod measure;
 mod ova;

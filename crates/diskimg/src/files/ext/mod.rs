@@ -26,8 +26,7 @@ use self::inode::Inode;
 use self::journal::Overlay;
 use self::superblock::Superblock;
 use crate::error::{Error, Result};
-use crate::files::cost;
-use crate::iso::{Content, Entry, FileTree, FileType, Findings, Listing, Node};
+use crate::iso::{Content, Entry, FileExtent, FileTree, FileType, Findings, Listing, Node};
 use crate::open::limits::Limits;
 use crate::storage::number::{to_u64, to_usize};
 use crate::storage::source::Source;
@@ -145,7 +144,10 @@ impl ExtTree {
             attributes: inode.attributes(number),
             link_target,
             content: match inode.file_type() {
-                Some(FileType::Directory) => Content::Extents(Vec::new()),
+                // The walk needs only the length.
+                Some(FileType::Directory) => {
+                    Content::Extents(vec![FileExtent { offset: None, len: inode.size }])
+                }
                 _ => Content::Unsupported("in an ext4 file system, whose files are not read"),
             },
             location: number.into(),
@@ -176,7 +178,7 @@ impl FileTree for ExtTree {
         }
         let (names, mut error) = directory::names(self, number, &inode)?;
         let inode_bytes = u64::from(self.superblock.inode_bytes);
-        let bytes = inode.size + to_u64(names.len()) * inode_bytes;
+        let cost = to_u64(names.len()) * inode_bytes;
         let mut entries = Vec::new();
         for name in names {
             let file = Inode::read(self, name.inode);
@@ -192,6 +194,6 @@ impl FileTree for ExtTree {
         }
         // Large directories are in the order of a hash.
         entries.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Listing { entries, cost: cost(bytes), error })
+        Ok(Listing { entries, cost, error })
     }
 }
