@@ -59,7 +59,7 @@ fn in_block(block: &[u8], has_file_types: bool, names: &mut Vec<Name>) -> Result
             true => usize::from(entry[6]),
             false => usize::from(LittleEndian::read_u16(&entry[6..])),
         };
-        if len < HEADER || len % 4 != 0 || len > entry.len() || HEADER + name_len > len {
+        if len < HEADER || !len.is_multiple_of(4) || len > entry.len() || HEADER + name_len > len {
             let message = format!("an entry of {len} bytes with a name of {name_len} bytes");
             return Err(Error::new(crate::ErrorKind::Corrupt, message));
         }
