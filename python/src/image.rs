@@ -4,15 +4,18 @@ use crate::arguments::{Input, OpenArgs, format, options};
 use crate::cluster::Cluster;
 use crate::errors::{Raise, bad_value};
 use crate::file::Raised;
+use crate::iso::{Fields, fields as fields_of};
 use crate::work;
 use diskimg::check::Code;
-use diskimg::{Error, MapEntry};
+use diskimg::files::{self, FileSystem};
+use diskimg::storage::source::{Source, WindowSource};
+use diskimg::{Error, Limits, MapEntry, partition};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyIndexError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyMemoryView};
 use serde::Serialize;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Cluster size reported for formats that have none.
 const DEFAULT_CLUSTER_SIZE: u64 = 64 << 10;
@@ -23,6 +26,14 @@ pub(crate) struct Image {
     /// `None` once the image is closed.
     image: RwLock<Option<diskimg::Image>>,
     raised: Raised,
+}
+
+/// A partition table, and what each partition contains.
+#[derive(Serialize)]
+struct TableWithContents {
+    #[serde(flatten)]
+    table: partition::Table,
+    contents: Vec<Option<files::Recognized>>,
 }
 
 /// The fields of `Extent`, in order.
@@ -206,6 +217,50 @@ impl Image {
         let (format, options) = (self::format(py, format)?, options(pairs));
         json(&self.run(py, |image| diskimg::measure(format, &options, image))?)
     }
+
+    /// Returns the partition table as JSON, with what the partitions contain.
+    fn partitions(&self, py: Python<'_>, sector_size: Option<u64>) -> PyResult<Option<String>> {
+        let table = self.run(py, |image| {
+            let Some(table) = partition::table(image, sector_size)? else { return Ok(None) };
+            let disk: Arc<dyn Source> = Arc::new(image.clone());
+            let contents = table.partitions.iter().map(|partition| {
+                let is_extended = partition.role == partition::Role::Extended;
+                match window(&disk, partition).filter(|_| !is_extended) {
+                    Some(source) => files::recognize(&source),
+                    None => Ok(None),
+                }
+            });
+            let contents = contents.collect::<Result<_, _>>()?;
+            Ok(Some(TableWithContents { table, contents }))
+        })?;
+        table.as_ref().map(json).transpose()
+    }
+
+    /// Returns what a partition, or with 0 the disk, contains as JSON.
+    fn file_system(&self, py: Python<'_>, partition: u32) -> PyResult<Option<String>> {
+        let found = self.run(py, |image| files::recognize(&part(image, partition)?))?;
+        found.as_ref().map(json).transpose()
+    }
+
+    /// Returns the entries of a directory.
+    fn listdir<'py>(
+        &self,
+        py: Python<'py>,
+        partition: u32,
+        path: Vec<u8>,
+    ) -> PyResult<Vec<Fields<'py>>> {
+        let entries = self.run(py, |image| {
+            let in_image = |error: Error| error.in_file(image.name(0));
+            let source = part(image, partition).map_err(in_image)?;
+            let files = FileSystem::open(source, &Limits::default()).map_err(in_image)?;
+            files.read_dir(&path).map_err(in_image)
+        })?;
+        let below = if path.is_empty() { path } else { [&path, &b"/"[..]].concat() };
+        let entries = entries.iter();
+        entries
+            .map(|entry| fields_of(py, &[&below, &entry.name[..]].concat(), &entry.node))
+            .collect()
+    }
 }
 
 fn cluster_size(image: &diskimg::Image) -> u64 {
@@ -241,4 +296,22 @@ fn code(code: Code) -> &'static str {
 /// Serializes `value` to JSON text, which the Python code converts to its own classes.
 pub(crate) fn json(value: &impl Serialize) -> PyResult<String> {
     serde_json::to_string(value).map_err(|e| PyRuntimeError::new_err(e.to_string()))
+}
+
+/// Returns the bytes of a partition, unless it begins beyond the end of the disk.
+fn window(disk: &Arc<dyn Source>, partition: &partition::Partition) -> Option<Arc<dyn Source>> {
+    let range = partition.range(disk.len())?;
+    Some(Arc::new(WindowSource::new(Arc::clone(disk), range).ok()?))
+}
+
+/// Returns the bytes of the partition with this number; 0 is the whole disk.
+fn part(image: &diskimg::Image, number: u32) -> diskimg::Result<Arc<dyn Source>> {
+    let disk: Arc<dyn Source> = Arc::new(image.clone());
+    if number == 0 {
+        return Ok(disk);
+    }
+    let table = partition::table(image, None)?;
+    let found = table.as_ref().and_then(|table| table.partition(number));
+    let source = found.and_then(|partition| window(&disk, partition));
+    source.ok_or_else(|| Error::invalid(format!("the disk has no partition {number}")))
 }

@@ -69,6 +69,8 @@
 
 pub mod conformance;
 mod error;
+#[cfg(feature = "files")]
+pub mod files;
 pub mod formats;
 #[cfg(feature = "iso")]
 pub mod iso;

@@ -14,6 +14,7 @@
 
 mod detect;
 mod exercise;
+mod files;
 mod iso;
 mod judges;
 mod memory;
@@ -56,6 +57,11 @@ pub const TARGETS: &[Target] = &[
     Target { name: "iso_udf", function: iso::udf, seeds: iso::udf_seeds },
     Target { name: "iso_zisofs", function: iso::zisofs, seeds: iso::zisofs_seeds },
     Target { name: "iso_cue", function: iso::cue, seeds: iso::cue_seeds },
+    Target {
+        name: "file_systems",
+        function: files::file_systems,
+        seeds: files::file_systems_seeds,
+    },
     Target { name: "detect", function: detect::detect, seeds: detect::detect_seeds },
     Target { name: "open_anything", function: detect::open_anything, seeds: detect::image_seeds },
     Target {

@@ -3,6 +3,8 @@
 use diskimg::storage::sink::MemorySink;
 use diskimg::storage::source::{MemorySource, Source};
 use diskimg::{Convert, Format, OpenOptions, Options, Output, Report};
+use flate2::read::GzDecoder;
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -74,4 +76,25 @@ pub(crate) fn testdata() -> Vec<Vec<u8>> {
     paths.retain(is_image);
     paths.sort();
     paths.iter().filter_map(|path| std::fs::read(path).ok()).collect()
+}
+
+/// Returns the disks with partition tables and file systems in the repository's test data, sorted
+/// by name.
+///
+/// # Panics
+/// If one cannot be read.
+pub(crate) fn file_systems() -> Vec<Vec<u8>> {
+    let directory = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/files"));
+    let Ok(entries) = std::fs::read_dir(&directory) else {
+        panic!("cannot read the directory {}", directory.display());
+    };
+    let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "gz"));
+    paths.sort();
+    let unpack = |path: &PathBuf| {
+        let (packed, mut disk) = (std::fs::read(path).expect("readable"), Vec::new());
+        GzDecoder::new(&packed[..]).read_to_end(&mut disk).expect("gzip");
+        disk
+    };
+    paths.iter().map(unpack).collect()
 }

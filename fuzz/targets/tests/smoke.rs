@@ -114,6 +114,7 @@ smoke! {
     iso_udf
     iso_zisofs
     iso_cue
+    file_systems
     detect
     open_anything
     inspect_descriptor

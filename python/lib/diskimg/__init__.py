@@ -47,6 +47,7 @@ from diskimg._operations import (
     measure,
     resize,
 )
+from diskimg._partitions import FileSystem, Partition, PartitionTable
 from diskimg._results import (
     CheckReport,
     Child,
@@ -83,6 +84,7 @@ __all__ = [
     "Error",
     "Extent",
     "FileDigest",
+    "FileSystem",
     "Finding",
     "Image",
     "ImageFile",
@@ -94,6 +96,8 @@ __all__ = [
     "LimitError",
     "LockedError",
     "Measure",
+    "Partition",
+    "PartitionTable",
     "Reference",
     "RefusedError",
     "Report",

@@ -6,16 +6,20 @@ import html
 import json
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, NoReturn, SupportsIndex
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
 from diskimg import _native
 from diskimg._errors import Error, UnsupportedError
 from diskimg._file import ImageFile
+from diskimg._partitions import FileSystem, PartitionTable
 from diskimg._progress import Progress, progress_callback
 from diskimg._results import CheckReport, Extent, Finding, Info, Measure, Snapshot
 from diskimg._types import amount, file_or_name, open_args, option_pairs
 from diskimg._words import choice
 from diskimg.types import BinaryReader, ExternalFiles, Format, Node, OptionValue, Path
+
+if TYPE_CHECKING:
+    from diskimg.iso import Entry
 
 _EXTENTS = 4096
 """Maximum number of extents requested from the native module at a time."""
@@ -289,6 +293,54 @@ class Image:
             Error: The image cannot be read there.
         """
         return self._native.cluster(amount("offset", offset))
+
+    def partitions(self, *, sector_size: int | None = None) -> PartitionTable | None:
+        """Return the disk's partition table: GPT, MBR or Apple partition map.
+
+        Args:
+            sector_size: Sector size of the disk, 512 or 4096. By default, the one that a GPT
+                counts by, or 512.
+
+        Returns:
+            The table, or `None` if the disk has none. Then, `file_system` may know what it is.
+
+        Raises:
+            InvalidError: The sector size is neither 512 nor 4096; also a `ValueError`.
+            Error: The image cannot be read there.
+        """
+        text = self._native.partitions(sector_size)
+        return None if text is None else PartitionTable._from_json(json.loads(text))
+
+    def file_system(self, partition: int = 0) -> FileSystem | None:
+        """Recognize what a partition, or with 0 the whole disk, contains.
+
+        Raises:
+            InvalidError: There is no such partition; also a `ValueError`.
+            Error: The image cannot be read there.
+        """
+        text = self._native.file_system(amount("partition", partition))
+        return None if text is None else FileSystem(**json.loads(text))
+
+    def listdir(self, path: str | bytes = "/", *, partition: int = 0) -> list[Entry]:
+        """List a directory of a FAT, ext2, ext3, ext4, ISO 9660 or UDF file system.
+
+        Nothing is mounted. FAT records local times without a time zone; they are taken as UTC.
+
+        Args:
+            path: The directory. A symbolic link to a directory is followed.
+            partition: Number of the partition; 0 is the whole disk.
+
+        Raises:
+            InvalidError: There is no such partition or directory; also a `ValueError`.
+            UnsupportedError: No file system is recognized, or its files cannot be listed.
+            CorruptError: The file system is damaged.
+            LimitError: The directory exceeds a limit.
+            Error: The image cannot be read there.
+        """
+        from diskimg.iso._results import Entry, encode_path
+
+        entries = self._native.listdir(amount("partition", partition), encode_path(path))
+        return [Entry._from_native(fields) for fields in entries]
 
     def as_file(self) -> ImageFile:
         """Return the virtual disk as a seekable raw binary file object, at position 0."""

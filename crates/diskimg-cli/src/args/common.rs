@@ -94,6 +94,11 @@ impl Policy {
         Ok(Some(node.map_err(|e| e.in_file(name))?))
     }
 
+    /// Returns true if `name` is not a file name but describes an image.
+    pub(crate) fn is_node(&self, name: &Path) -> bool {
+        self.image_opts || name.to_str().is_some_and(|name| name.starts_with("json:"))
+    }
+
     /// Returns the options for opening an image.
     pub(crate) fn options(&self) -> OpenOptions {
         OpenOptions::new()

@@ -10,6 +10,7 @@ pub(crate) mod create;
 pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod iso;
+pub(crate) mod ls;
 pub(crate) mod map;
 pub(crate) mod measure;
 pub(crate) mod mkisofs;
@@ -79,6 +80,7 @@ enum CommandArgs {
     Info(info::Args),
     Inspect(inspect::Args),
     Map(map::Args),
+    Ls(ls::Args),
     Create(create::Args),
     Compare(compare::Args),
     Check(check::Args),
@@ -136,6 +138,8 @@ pub(crate) enum Command {
     Inspect(inspect::Job),
     /// `map`.
     Map(map::Job),
+    /// `ls`.
+    Ls(ls::Job),
     /// `create`.
     Create(create::Job),
     /// `compare`.
@@ -218,8 +222,8 @@ pub(crate) fn grammar(program: Program) -> clap::Command {
                 with_usage(command, name, "iso ", operands)
             }),
         other => {
-            let operands = operands(other);
-            with_usage(command, name, "", operands)
+            let hidden = other == "ls" && program == Program::QemuImg;
+            with_usage(command, name, "", operands(other)).hide(hidden)
         }
     })
 }
@@ -249,6 +253,7 @@ fn operands(command: &str) -> &'static str {
         "config" => "",
         "man" => "[DIR]",
         "info" => "FILE...",
+        "ls" => "IMAGE[:PARTITION] [PATH...]",
         _ => "FILE",
     }
 }
@@ -303,6 +308,10 @@ pub(crate) fn parse(
         Some(subcommand) if name == "iso" => format!("iso {subcommand}"),
         _ => name,
     });
+    if program == Program::QemuImg && command_name.as_deref() == Some("ls") {
+        let message = "Command not found: ls (it is one of diskimg's own)".to_owned();
+        return Err(Failure::Usage { command: None, message });
+    }
     let brief = !argv.iter().any(|arg| arg == "--help");
     let mut grammar = settings.apply(grammar(program));
     let args =
@@ -316,6 +325,7 @@ pub(crate) fn parse(
         CommandArgs::Info(args) => run(args.parse(program)?, Command::Info),
         CommandArgs::Inspect(args) => run(args.parse()?, Command::Inspect),
         CommandArgs::Map(args) => run(args.parse(program)?, Command::Map),
+        CommandArgs::Ls(args) => run(args.parse()?, Command::Ls),
         CommandArgs::Create(args) => run(args.parse(program)?, Command::Create),
         CommandArgs::Compare(args) => run(args.parse()?, Command::Compare),
         CommandArgs::Check(args) => run(args.parse()?, Command::Check),

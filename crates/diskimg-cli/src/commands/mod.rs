@@ -8,6 +8,7 @@ mod create;
 mod info;
 mod inspect;
 mod iso;
+mod ls;
 mod manual;
 mod map;
 mod measure;
@@ -52,6 +53,7 @@ pub(crate) fn calls(command: &Command) -> Calls {
         Command::Info(_)
         | Command::Inspect(_)
         | Command::Map(_)
+        | Command::Ls(_)
         | Command::Compare(_)
         | Command::Check(_)
         | Command::Measure(_)
@@ -77,6 +79,7 @@ pub(crate) fn run(command: Command, console: &Console) -> Result<u8, Failure> {
         Command::Info(job) => info::run(&job, console),
         Command::Inspect(job) => inspect::run(&job, console),
         Command::Map(job) => map::run(&job, console),
+        Command::Ls(job) => ls::run(&job, console),
         Command::Create(job) => create::run(job, console),
         Command::Compare(job) => compare::run(&job, console),
         Command::Check(job) => check::run(&job, console),

@@ -145,6 +145,12 @@ impl IsoImage {
         &self.options.limits
     }
 
+    /// Returns the selected directory tree and its root.
+    #[cfg(feature = "files")]
+    pub(crate) fn into_tree(self) -> (Arc<dyn FileTree>, Node) {
+        (self.tree, self.root)
+    }
+
     /// Returns the selected name space.
     pub fn namespace(&self) -> Namespace {
         self.namespace

@@ -54,6 +54,14 @@ pub use time::Timestamp;
 pub use verify::Verified;
 pub use walk::{Found, Walk};
 
+// The directories of other file systems are trees like those of ISO images.
+#[cfg(feature = "files")]
+pub(crate) use finding::Findings;
+#[cfg(feature = "files")]
+pub(crate) use node::{Content, FileTree, Listing};
+#[cfg(feature = "files")]
+pub(crate) use walk::MAX_COST_RATIO;
+
 /// Returns whether a shell pattern matches all of `text`: `*`, which also matches slashes, `?`,
 /// `[a-z]`, `[!a-z]`, and `\\` before a literal character.
 pub fn matches_pattern(pattern: &[u8], text: &[u8]) -> bool {

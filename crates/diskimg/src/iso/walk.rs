@@ -15,7 +15,7 @@ const MAX_PATH: usize = 4096;
 /// multiple of the image's length: file entries, allocation extents, continuation areas. Each of
 /// them has one owner in an image that a writer made, and is read once, unless a file has several
 /// names: a UDF name takes 40 bytes, and its file entry usually 2048.
-pub(super) const MAX_COST_RATIO: u64 = 64;
+pub(crate) const MAX_COST_RATIO: u64 = 64;
 
 /// A file or directory, and its path.
 #[derive(Debug, Clone, PartialEq, Eq)]

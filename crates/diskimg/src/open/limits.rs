@@ -39,7 +39,8 @@ macro_rules! limits {
         /// * 100 times `descriptor_bytes` and seven times `ovf_bytes`;
         /// * for each thread, six times the largest compressed unit (at most `unit_bytes`) and
         ///   3 MiB;
-        /// * for each open directory of an ISO image, 17 times `directory_bytes`.
+        /// * for each open directory of an ISO image, 17 times `directory_bytes`, and of another file
+        ///   system 30 times, with 16 MiB for its cache.
         ///
         /// The length of the file is a further bound, because memory is allocated only for tables
         /// that are within the file. `SECURITY.md` contains measurements.
@@ -174,15 +175,15 @@ limits! {
         "Deflate cannot exceed the default. (Compressed clusters and grains are bounded by
         `unit_bytes` instead.)";
     directory_depth = 256,
-        "Nested directories of an ISO image";
+        "Nested directories of a file system";
     tree_entries = 5_000_000,
-        "Files and directories of an ISO image that are visited";
+        "Files and directories of a file system that are visited";
     directory_bytes = 64 << 20,
-        "Bytes of one directory, one path table or one UDF table of an ISO image";
+        "Bytes of one directory, or of one path table or UDF table of an ISO image";
     file_sections = 65_536,
         "Sections (extents) of one file of an ISO image";
     link_bytes = 4096,
-        "Bytes of a symbolic link's target in an ISO image";
+        "Bytes of a symbolic link's target in a file system";
     continuations = 32,
         "Continuation areas of one directory record's system use field";
 }

@@ -11,8 +11,8 @@
 //!         -1  backup header: own LBA and backup LBA exchanged, another entries LBA
 //! ```
 //!
-//! Specification: UEFI, "GUID Partition Table (GPT) Disk Layout". Only sectors of 512 bytes are
-//! supported.
+//! Specification: UEFI, "GUID Partition Table (GPT) Disk Layout". Sectors have
+//! 512 bytes, unless a caller says otherwise.
 
 use super::{Oddity, le16, le32, le64, note};
 use crate::error::{Error, Result};
@@ -195,6 +195,8 @@ impl Gpt {
 struct Header {
     /// Sector from which it was read.
     at: u64,
+    /// Length of a sector in bytes.
+    unit: u64,
     own: u64,
     other: u64,
     first_usable: u64,
@@ -213,25 +215,38 @@ impl Gpt {
     /// # Errors
     /// Returns [`Io`](crate::ErrorKind::Io) if reading fails.
     pub(crate) fn read(source: &dyn Source, oddities: &mut Vec<Oddity>) -> Result<Option<Self>> {
-        let sectors = source.len() / SECTOR;
-        let primary = Header::read(source, 1, oddities)?;
+        Self::read_sectors(source, SECTOR, oddities)
+    }
+
+    /// Like [`read`](Self::read), on a disk with sectors of `unit` bytes: all sector numbers of the
+    /// table count those.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(crate) fn read_sectors(
+        source: &dyn Source,
+        unit: u64,
+        oddities: &mut Vec<Oddity>,
+    ) -> Result<Option<Self>> {
+        let sectors = source.len() / unit;
+        let primary = Header::read(source, 1, unit, oddities)?;
         let backup_at = primary.as_ref().map(|primary| primary.other);
         let backup_at = backup_at.filter(|&at| at > 1).unwrap_or(sectors.saturating_sub(1));
         let backup = match backup_at {
-            2.. => Header::read(source, backup_at, oddities)?,
+            2.. => Header::read(source, backup_at, unit, oddities)?,
             _ => None,
         };
         match (&primary, &backup) {
             (None, None) => return Ok(None),
             (Some(_), None) => {
-                let at = backup_at.saturating_mul(SECTOR);
+                let at = backup_at.saturating_mul(unit);
                 note(oddities, at, "GPT: no backup header where the primary header says");
             }
-            (None, Some(_)) => note(oddities, SECTOR, "GPT: no primary header, only a backup"),
+            (None, Some(_)) => note(oddities, unit, "GPT: no primary header, only a backup"),
             (Some(_), Some(_)) if backup_at != sectors - 1 => {
                 note(
                     oddities,
-                    backup_at * SECTOR,
+                    backup_at * unit,
                     "GPT: the backup header is not in the last sector",
                 );
             }
@@ -244,7 +259,7 @@ impl Gpt {
         if let (Some(first), Some(second)) = (&first, &second)
             && first != second
         {
-            note(oddities, backup_at * SECTOR, "GPT: primary and backup entries differ");
+            note(oddities, backup_at * unit, "GPT: primary and backup entries differ");
         }
         let primary_valid = primary.as_ref().is_some_and(|header| header.valid);
         let backup_valid = backup.as_ref().is_some_and(|header| header.valid);
@@ -268,7 +283,7 @@ impl Gpt {
 
 /// Checks that partitions do not overlap and are within the usable sectors.
 fn check_ranges(header: &Header, partitions: &[GptPartition], oddities: &mut Vec<Oddity>) {
-    let at = header.at * SECTOR;
+    let at = header.at * header.unit;
     for partition in partitions {
         let number = partition.number;
         let GptPartition { first_sector: first, last_sector: last, .. } = *partition;
@@ -295,14 +310,20 @@ fn check_ranges(header: &Header, partitions: &[GptPartition], oddities: &mut Vec
 
 impl Header {
     /// Reads the header in sector `at`. Returns `None` if there is none or the disk is too short.
-    fn read(source: &dyn Source, at: u64, oddities: &mut Vec<Oddity>) -> Result<Option<Self>> {
-        let Some(offset) = at.checked_mul(SECTOR) else { return Ok(None) };
+    fn read(
+        source: &dyn Source,
+        at: u64,
+        unit: u64,
+        oddities: &mut Vec<Oddity>,
+    ) -> Result<Option<Self>> {
+        let Some(offset) = at.checked_mul(unit) else { return Ok(None) };
         let Some(bytes) = read(source, offset, SECTOR)? else { return Ok(None) };
         if !bytes.starts_with(SIGNATURE) {
             return Ok(None);
         }
         let mut header = Self {
             at,
+            unit,
             own: le64(&bytes, 24),
             other: le64(&bytes, 32),
             first_usable: le64(&bytes, 40),
@@ -344,7 +365,7 @@ impl Header {
         source: &dyn Source,
         oddities: &mut Vec<Oddity>,
     ) -> Result<Vec<GptPartition>> {
-        let offset = self.at * SECTOR;
+        let offset = self.at * self.unit;
         let size = u64::from(self.size);
         // The specification requires 128 times a power of two.
         if !self.size.is_power_of_two() || !(to_u64(ENTRY)..=SECTOR * 8).contains(&size) {
@@ -353,7 +374,7 @@ impl Header {
             return Ok(Vec::new());
         }
         let len = u64::from(self.count) * size;
-        let array = match self.entries_at.checked_mul(SECTOR) {
+        let array = match self.entries_at.checked_mul(self.unit) {
             Some(at) if len <= MAX_ARRAY => read(source, at, len)?,
             _ => None,
         };

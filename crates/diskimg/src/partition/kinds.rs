@@ -1,80 +1,136 @@
-//! Descriptions of partition types.
+//! Names of well-known partition types, as fdisk shows them.
 
 use super::Guid;
 
-/// Types of GPT partitions, from the UEFI specification and the Discoverable Partitions
-/// Specification.
+/// Returns the name of a type of an MBR partition.
+pub(super) fn mbr(kind: u8) -> Option<&'static str> {
+    Some(match kind {
+        0x01 => "FAT12",
+        0x04 => "FAT16 <32M",
+        0x05 => "Extended",
+        0x06 => "FAT16",
+        0x07 => "HPFS/NTFS/exFAT",
+        0x0b => "W95 FAT32",
+        0x0c => "W95 FAT32 (LBA)",
+        0x0e => "W95 FAT16 (LBA)",
+        0x0f => "W95 Ext'd (LBA)",
+        0x11 => "Hidden FAT12",
+        0x12 => "Compaq diagnostics",
+        0x14 => "Hidden FAT16 <32M",
+        0x16 => "Hidden FAT16",
+        0x17 => "Hidden HPFS/NTFS",
+        0x1b => "Hidden W95 FAT32",
+        0x1c => "Hidden W95 FAT32 (LBA)",
+        0x1e => "Hidden W95 FAT16 (LBA)",
+        0x27 => "Hidden NTFS WinRE",
+        0x39 => "Plan 9",
+        0x41 => "PPC PReP Boot",
+        0x42 => "SFS",
+        0x63 => "GNU HURD or SysV",
+        0x80 => "Old Minix",
+        0x81 => "Minix / old Linux",
+        0x82 => "Linux swap / Solaris",
+        0x83 => "Linux",
+        0x84 => "OS/2 hidden or Intel hibernation",
+        0x85 => "Linux extended",
+        0x86 => "NTFS volume set",
+        0x87 => "NTFS volume set",
+        0x8e => "Linux LVM",
+        0xa0 => "IBM Thinkpad hibernation",
+        0xa5 => "FreeBSD",
+        0xa6 => "OpenBSD",
+        0xa8 => "Darwin UFS",
+        0xa9 => "NetBSD",
+        0xab => "Darwin boot",
+        0xaf => "HFS / HFS+",
+        0xbe => "Solaris boot",
+        0xbf => "Solaris",
+        0xda => "Non-FS data",
+        0xdb => "CP/M / CTOS / ...",
+        0xde => "Dell Utility",
+        0xea => "Linux extended boot",
+        0xeb => "BeOS fs",
+        0xee => "GPT",
+        0xef => "EFI (FAT-12/16/32)",
+        0xf8 => "EBBR protective",
+        0xfb => "VMware VMFS",
+        0xfc => "VMware VMKCORE",
+        0xfd => "Linux raid autodetect",
+        _ => return None,
+    })
+}
+
+/// Returns the name of a type of a GPT partition.
+pub(super) fn gpt(kind: &Guid) -> Option<&'static str> {
+    let kind = kind.to_string();
+    GPT.iter().find(|(guid, _)| *guid == kind).map(|(_, name)| *name)
+}
+
+/// Types of GPT partitions.
 const GPT: &[(&str, &str)] = &[
-    ("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "EFI system"),
+    ("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "EFI System"),
+    ("024DEE41-33E7-11D3-9D69-0008C781F39F", "MBR partition scheme"),
     ("21686148-6449-6E6F-744E-656564454649", "BIOS boot"),
-    ("0FC63DAF-8483-4772-8E79-3D69D8477DE4", "Linux file system"),
-    ("0657FD6D-A4AB-43C4-84E5-0933C84B4F4F", "Linux swap"),
-    ("E6D6D379-F507-44C2-A23C-238F2A3DF928", "Linux LVM"),
-    ("A19D880F-05FC-4D3B-A006-743F0F84911E", "Linux RAID"),
-    ("4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709", "Linux root (x86-64)"),
-    ("B921B045-1DF0-41C3-AF44-4C6F280D3FAE", "Linux root (ARM64)"),
-    ("933AC7E1-2EB4-4F13-B844-0E14E2AEF915", "Linux home"),
-    ("3B8F8425-20E0-4F3B-907F-1A25A76F98E8", "Linux server data"),
-    ("BC13C2FF-59E6-4262-A352-B275FD6F7172", "Linux extended boot"),
-    ("EBD0A0A2-B9E5-4433-87C0-68B6B72699C7", "Microsoft basic data"),
+    ("9E1A2D38-C612-4316-AA26-8B49521E5A8B", "PowerPC PReP boot"),
+    ("7412F7D5-A156-4B13-81DC-867174929325", "ONIE boot"),
+    ("D4E6E2CD-4469-46F3-B5CB-1BFF57AFC149", "ONIE config"),
     ("E3C9E316-0B5C-4DB8-817D-F92DF00215AE", "Microsoft reserved"),
-    ("DE94BBA4-06D1-4D40-A16A-BFD50179D6AC", "Windows recovery"),
-    ("48465300-0000-11AA-AA11-00306543ECAC", "Apple HFS"),
-    ("7C3457EF-0000-11AA-AA11-00306543ECAC", "Apple APFS"),
+    ("EBD0A0A2-B9E5-4433-87C0-68B6B72699C7", "Microsoft basic data"),
+    ("5808C8AA-7E8F-42E0-85D2-E1E90434CFB3", "Microsoft LDM metadata"),
+    ("AF9B60A0-1431-4F62-BC68-3311714A69AD", "Microsoft LDM data"),
+    ("DE94BBA4-06D1-4D40-A16A-BFD50179D6AC", "Windows recovery environment"),
+    ("E75CAF8F-F680-4CEE-AFA3-B001E56EFC2D", "Microsoft Storage Spaces"),
+    ("0657FD6D-A4AB-43C4-84E5-0933C84B4F4F", "Linux swap"),
+    ("0FC63DAF-8483-4772-8E79-3D69D8477DE4", "Linux filesystem"),
+    ("3B8F8425-20E0-4F3B-907F-1A25A76F98E8", "Linux server data"),
+    ("44479540-F297-41B2-9AF7-D131D5F0458A", "Linux root (x86)"),
+    ("4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709", "Linux root (x86-64)"),
+    ("69DAD710-2CE4-4E3C-B16C-21A1D49ABED3", "Linux root (ARM)"),
+    ("B921B045-1DF0-41C3-AF44-4C6F280D3FAE", "Linux root (ARM-64)"),
+    ("77055800-792C-4F94-B39A-98C91B762BB6", "Linux root (LoongArch-64)"),
+    ("C31C45E6-3F39-412E-80FB-4809C4980599", "Linux root (PPC64LE)"),
+    ("72EC70A6-CF74-40E6-BD49-4BDA08E8F224", "Linux root (RISC-V-64)"),
+    ("5EEAD9A9-FE09-4A1E-A1D7-520D00531306", "Linux root (S390X)"),
+    ("8DA63339-0007-60C0-C436-083AC8230908", "Linux reserved"),
+    ("933AC7E1-2EB4-4F13-B844-0E14E2AEF915", "Linux home"),
+    ("A19D880F-05FC-4D3B-A006-743F0F84911E", "Linux RAID"),
+    ("E6D6D379-F507-44C2-A23C-238F2A3DF928", "Linux LVM"),
+    ("4D21B016-B534-45C2-A9FB-5C16E091FD2D", "Linux variable data"),
+    ("7EC6F557-3BC5-4ACA-B293-16EF5DF639D1", "Linux temporary data"),
+    ("8484680C-9521-48C6-9C11-B0720656F69E", "Linux /usr (x86-64)"),
+    ("B0E01050-EE5F-4390-949A-9101B17104E9", "Linux /usr (ARM-64)"),
+    ("2C7357ED-EBD2-46D9-AEC1-23D437EC2BF5", "Linux root verity (x86-64)"),
+    ("DF3300CE-D69F-4C92-978C-9BFB0F38D820", "Linux root verity (ARM-64)"),
+    ("BC13C2FF-59E6-4262-A352-B275FD6F7172", "Linux extended boot"),
+    ("773f91ef-66d4-49b5-bd83-d683bf40ad16", "Linux user's home"),
+    ("516E7CB4-6ECF-11D6-8FF8-00022D09712B", "FreeBSD data"),
+    ("83BD6B9D-7F41-11DC-BE0B-001560B84F0F", "FreeBSD boot"),
+    ("516E7CB5-6ECF-11D6-8FF8-00022D09712B", "FreeBSD swap"),
     ("516E7CB6-6ECF-11D6-8FF8-00022D09712B", "FreeBSD UFS"),
     ("516E7CBA-6ECF-11D6-8FF8-00022D09712B", "FreeBSD ZFS"),
+    ("516E7CB8-6ECF-11D6-8FF8-00022D09712B", "FreeBSD Vinum"),
+    ("48465300-0000-11AA-AA11-00306543ECAC", "Apple HFS/HFS+"),
+    ("7C3457EF-0000-11AA-AA11-00306543ECAC", "Apple APFS"),
+    ("55465300-0000-11AA-AA11-00306543ECAC", "Apple UFS"),
+    ("52414944-0000-11AA-AA11-00306543ECAC", "Apple RAID"),
+    ("426F6F74-0000-11AA-AA11-00306543ECAC", "Apple boot"),
+    ("4C616265-6C00-11AA-AA11-00306543ECAC", "Apple label"),
+    ("53746F72-6167-11AA-AA11-00306543ECAC", "Apple Core storage"),
+    ("6A82CB45-1DD2-11B2-99A6-080020736631", "Solaris boot"),
+    ("6A85CF4D-1DD2-11B2-99A6-080020736631", "Solaris root"),
+    ("6A898CC3-1DD2-11B2-99A6-080020736631", "Solaris /usr & Apple ZFS"),
+    ("49F48D32-B10E-11DC-B99B-0019D1879648", "NetBSD swap"),
+    ("49F48D5A-B10E-11DC-B99B-0019D1879648", "NetBSD FFS"),
+    ("49F48D82-B10E-11DC-B99B-0019D1879648", "NetBSD LFS"),
+    ("FE3A2A5D-4F32-41A7-B725-ACCC3285A309", "ChromeOS kernel"),
+    ("3CB8E202-3B7E-47DD-8A3C-7FF2A13CFCEC", "ChromeOS root fs"),
+    ("2E0A753D-9E48-43B0-8337-B15192CB1B5E", "ChromeOS reserved"),
+    ("45B0969E-9B03-4F30-B4C6-B4B80CEFF106", "Ceph Journal"),
+    ("4FBD7E29-9D25-41B8-AFD0-062C0CEFF05D", "Ceph OSD"),
+    ("AA31E02A-400F-11DB-9590-000C2911D1B8", "VMware VMFS"),
+    ("9D275380-40AD-11DB-BF97-000C2911D1B8", "VMware Diagnostic"),
+    ("381CFCCC-7288-11E0-92EE-000C2911D0B2", "VMware Virtual SAN"),
+    ("9198EFFC-31C0-11DB-8F78-000C2911D1B8", "VMware Reserved"),
+    ("824CC7A0-36A8-11E3-890A-952519AD3F61", "OpenBSD data"),
+    ("6828311A-BA55-42A4-BCDE-A89BB5EDECAE", "Marvell Armada 3700 Boot partition"),
 ];
-
-/// Types of MBR partitions.
-const MBR: &[(u8, &str)] = &[
-    (0x01, "FAT12"),
-    (0x04, "FAT16"),
-    (0x05, "extended"),
-    (0x06, "FAT16"),
-    (0x07, "NTFS or exFAT"),
-    (0x0b, "FAT32"),
-    (0x0c, "FAT32"),
-    (0x0e, "FAT16"),
-    (0x0f, "extended"),
-    (0x17, "hidden NTFS"),
-    (0x27, "Windows recovery"),
-    (0x82, "Linux swap"),
-    (0x83, "Linux"),
-    (0x85, "Linux extended"),
-    (0x8e, "Linux LVM"),
-    (0xa5, "FreeBSD"),
-    (0xa6, "OpenBSD"),
-    (0xa9, "NetBSD"),
-    (0xcd, "ISO 9660"),
-    (0xee, "GPT protective"),
-    (0xef, "EFI system"),
-    (0xfd, "Linux RAID"),
-];
-
-/// Describes the type of a GPT partition; returns the GUID if it is not known.
-pub(crate) fn gpt(kind: Guid) -> String {
-    let guid = kind.to_string();
-    let known = GPT.iter().find(|(known, _)| *known == guid);
-    known.map_or(guid.clone(), |(_, name)| (*name).to_owned())
-}
-
-/// Describes the type of an MBR partition; returns the number if it is not known.
-pub(crate) fn mbr(kind: u8) -> String {
-    let known = MBR.iter().find(|(known, _)| *known == kind);
-    known.map_or_else(|| format!("type {kind:#04x}"), |(_, name)| (*name).to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn known_types_have_a_description() {
-        for (guid, name) in GPT {
-            assert_eq!(gpt(guid.parse().expect("a GUID")), *name);
-        }
-        assert_eq!(gpt(Guid([1; 16])), "01010101-0101-0101-0101-010101010101");
-        assert_eq!((mbr(0x83), mbr(0xfe)), ("Linux".to_owned(), "type 0xfe".to_owned()));
-        assert!(MBR.is_sorted_by_key(|(kind, _)| kind));
-    }
-}

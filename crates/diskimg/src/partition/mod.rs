@@ -17,16 +17,15 @@ pub(crate) mod apm;
 pub(crate) mod gpt;
 #[cfg(feature = "inspect")]
 pub(crate) mod inspect;
-#[cfg(feature = "picture")]
-pub(crate) mod kinds;
-#[cfg(feature = "picture")]
-pub(crate) mod logical;
+mod kinds;
 pub(crate) mod mbr;
+mod table;
 
 pub use apm::{Apm, ApmPartition};
 pub use gpt::{Gpt, GptPartition, Guid};
 pub(crate) use mbr::only_partition_kind;
 pub use mbr::{Mbr, MbrPartition};
+pub use table::{Partition, Role, Scheme, Table, table};
 
 use byteorder::{ByteOrder, LittleEndian};
 use serde::Serialize;

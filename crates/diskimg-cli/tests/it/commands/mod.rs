@@ -11,6 +11,8 @@ mod inspect;
 #[cfg(unix)]
 mod iso;
 mod locks;
+#[cfg(target_os = "linux")]
+mod ls;
 mod map;
 #[cfg(unix)]
 mod map_page;
