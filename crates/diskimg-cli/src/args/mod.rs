@@ -222,8 +222,9 @@ pub(crate) fn grammar(program: Program) -> clap::Command {
                 with_usage(command, name, "iso ", operands)
             }),
         other => {
-            let hidden = other == "ls" && program == Program::QemuImg;
-            with_usage(command, name, "", operands(other)).hide(hidden)
+            let (operands, hidden) =
+                (operands(other), other == "ls" && program == Program::QemuImg);
+            with_usage(command, name, "", operands).hide(hidden)
         }
     })
 }

@@ -40,8 +40,9 @@ fn write_page(job: &Job, page: &Destination, console: &Console) -> Result<u8, Fa
     let meter = OnceLock::new();
     let stdout_taken = matches!(page, Destination::Stdout);
     let mode = ProgressMode { requested: None, quiet: false, stdout_taken };
-    let report =
-        |progress: Progress| meter.get_or_init(|| Meter::start(mode, STEP)).report(progress);
+    let report = |progress: Progress| {
+        meter.get_or_init(|| Meter::start(mode, STEP, console.colors())).report(progress)
+    };
     let draw = Draw::new(&image).check(true).progress(&report);
     let picture = draw.run();
     if let Some(meter) = meter.into_inner() {
