@@ -20,6 +20,9 @@ pub enum Format {
     /// VMware's virtual disk format.
     #[cfg(feature = "vmdk")]
     Vmdk,
+    /// Microsoft's virtual hard disk of Virtual PC and Hyper-V, which QEMU calls `vpc`.
+    #[cfg(feature = "vhd")]
+    Vhd,
     /// A virtual appliance: an OVF package, either one archive (OVA) or an OVF descriptor with its
     /// files. Contains any number of disks.
     #[cfg(feature = "ova")]
@@ -37,6 +40,8 @@ impl Format {
         Self::Qcow2,
         #[cfg(feature = "vmdk")]
         Self::Vmdk,
+        #[cfg(feature = "vhd")]
+        Self::Vhd,
         #[cfg(feature = "ova")]
         Self::Ova,
         #[cfg(feature = "iso")]
@@ -50,6 +55,8 @@ impl Format {
         "qcow2",
         #[cfg(not(feature = "vmdk"))]
         "vmdk",
+        #[cfg(not(feature = "vhd"))]
+        "vpc",
         #[cfg(not(feature = "ova"))]
         "ova",
         #[cfg(not(feature = "iso"))]
@@ -64,6 +71,8 @@ impl Format {
             Self::Qcow2 => "qcow2",
             #[cfg(feature = "vmdk")]
             Self::Vmdk => "vmdk",
+            #[cfg(feature = "vhd")]
+            Self::Vhd => "vpc",
             #[cfg(feature = "ova")]
             Self::Ova => "ova",
             #[cfg(feature = "iso")]
@@ -72,7 +81,7 @@ impl Format {
     }
 
     /// Returns the format that new files with the extension of `path` usually have: `.qcow2`,
-    /// `.vmdk`, `.ova` and `.ovf` (an appliance), in any case. A file with another extension, such
+    /// `.vmdk`, `.vhd`, `.ova` and `.ovf` (an appliance), in any case. A file with another extension, such
     /// as `.img` or `.iso`, can have any format or is raw: `None`.
     ///
     /// This is a guess for files that will be created. The format of an existing file is in its
@@ -84,6 +93,8 @@ impl Format {
             "qcow2" => Some(Self::Qcow2),
             #[cfg(feature = "vmdk")]
             "vmdk" => Some(Self::Vmdk),
+            #[cfg(feature = "vhd")]
+            "vhd" => Some(Self::Vhd),
             #[cfg(feature = "ova")]
             "ova" | "ovf" => Some(Self::Ova),
             _ => None,
@@ -113,6 +124,8 @@ impl FromStr for Format {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
+        // The name of the files, which OpenStack uses, too.
+        let name = if name == "vhd" { "vpc" } else { name };
         Self::ALL.iter().copied().find(|f| f.name() == name).ok_or_else(|| {
             if Self::LEFT_OUT.contains(&name) {
                 return Error::unsupported(format!(

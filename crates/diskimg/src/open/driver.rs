@@ -37,9 +37,9 @@ type CreateDisks = fn(CreateRequest<'_>, &[Range<u64>]) -> Result<Box<dyn Target
 pub(crate) struct Driver {
     /// Returns true if the bytes are in this format. Always false for raw, which is the fallback.
     pub(crate) probe: fn(&ProbeBuffer<'_>) -> bool,
-    /// True if QEMU recognizes this format. True for OVA as well, which QEMU treats as raw, because
-    /// an OVA is useless as a raw disk.
-    pub(crate) known_to_qemu: bool,
+    /// Returns true if QEMU recognizes this format in the bytes. True for an OVA as well, which QEMU
+    /// treats as raw, because an OVA is useless as a raw disk.
+    pub(crate) probe_like_qemu: fn(&ProbeBuffer<'_>) -> bool,
     /// Size in bytes of which the size of a new image must be a multiple.
     pub(crate) sector: u64,
     /// Opens one layer.
@@ -83,6 +83,8 @@ impl Format {
             Self::Qcow2 => &formats::qcow2::DRIVER,
             #[cfg(feature = "vmdk")]
             Self::Vmdk => &formats::vmdk::DRIVER,
+            #[cfg(feature = "vhd")]
+            Self::Vhd => &formats::vhd::DRIVER,
             #[cfg(feature = "ova")]
             Self::Ova => &formats::ova::DRIVER,
             #[cfg(feature = "iso")]

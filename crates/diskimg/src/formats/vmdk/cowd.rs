@@ -212,7 +212,7 @@ fn corrupt(message: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::super::sparse::{OnDamage, SparseExtent};
-    use super::super::tables::MemoryBudget;
+    use crate::formats::table_cache::MemoryBudget;
     use super::*;
     use crate::formats::vmdk::tests::esx::{Cowd, Grain, Grains, guest, put};
     use crate::model::extent::Kind;

@@ -16,7 +16,7 @@ use super::header::{GD_AT_END, Header};
 use super::scan::Scan;
 use super::stream;
 pub(super) use super::stream::GrainMarker;
-use super::tables::{MemoryBudget, TableCache};
+use crate::formats::table_cache::{MemoryBudget, TableCache};
 use super::{SECTOR, read, read_sector};
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::distinct::SharedTables;

@@ -24,7 +24,7 @@ mod header;
 #[cfg(test)]
 mod tests;
 
-use super::tables::{MemoryBudget, TableCache};
+use crate::formats::table_cache::{MemoryBudget, TableCache};
 use super::{SECTOR, read, sectors_to_bytes};
 use crate::error::{Error, Result};
 use crate::formats::distinct::SharedTables;
