@@ -69,7 +69,9 @@ impl Blocks {
         let (at, len) = (header.table_at, count * 4);
         if at.checked_add(len).is_none_or(|end| end > data_end) {
             let message = format!("its {len} bytes extend beyond the end of the file");
-            return Err(Error::corrupt(TABLE, message).at(at).hint("the file is probably truncated"));
+            return Err(Error::corrupt(TABLE, message)
+                .at(at)
+                .hint("the file is probably truncated"));
         }
         require_stored(&*source, TABLE, at, len)?;
         let mut raw = vec![U32::ZERO; to_usize(count)];
@@ -101,9 +103,9 @@ impl Blocks {
             let end = block.end.min(range.end);
             match self.table[to_usize(index)] {
                 FREE => push(out, at..end, Kind::Unallocated),
-                sector => self
-                    .map_block(index, sector, at..end, out)
-                    .map_err(|e| e.losing(block))?,
+                sector => {
+                    self.map_block(index, sector, at..end, out).map_err(|e| e.losing(block))?
+                }
             }
             at = end;
         }

@@ -37,7 +37,8 @@ fn check_blocks(blocks: &Blocks, findings: &mut Findings<'_>) {
         }
         findings.counts.allocated_clusters += 1;
         let start = u64::from(sector) * SECTOR;
-        findings.counts.fragmented_clusters += u64::from(end != 0 && !(end..end + MAX_GAP).contains(&start));
+        findings.counts.fragmented_clusters +=
+            u64::from(end != 0 && !(end..end + MAX_GAP).contains(&start));
         end = blocks.data_at(sector).saturating_add(blocks.block_bytes);
         let last = findings.counts.image_end_offset.unwrap_or(0);
         findings.counts.image_end_offset = Some(last.max(end));

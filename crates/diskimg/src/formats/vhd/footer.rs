@@ -110,7 +110,8 @@ impl Footer {
         }
         let (stored, computed) = (raw.checksum.get(), checksum(bytes, CHECKSUM_AT));
         if stored != computed {
-            let message = format!("its checksum is {stored:#010x}, but its bytes give {computed:#010x}");
+            let message =
+                format!("its checksum is {stored:#010x}, but its bytes give {computed:#010x}");
             return Err(corrupt(to_u64(CHECKSUM_AT), message));
         }
         if raw.version.get() >> 16 != 1 {
@@ -204,9 +205,15 @@ impl Footer {
 
     /// Describes the first difference to `other` that matters for reading the disk.
     pub(super) fn contradiction(&self, other: &Self) -> Option<String> {
-        let differ = |what: &str, a: String, b: String| Some(format!("the {what} is {a} in one and {b} in the other"));
+        let differ = |what: &str, a: String, b: String| {
+            Some(format!("the {what} is {a} in one and {b} in the other"))
+        };
         if self.disk_type != other.disk_type {
-            return differ("disk type", self.disk_type.name().into(), other.disk_type.name().into());
+            return differ(
+                "disk type",
+                self.disk_type.name().into(),
+                other.disk_type.name().into(),
+            );
         }
         if self.current_size != other.current_size {
             let bytes = |footer: &Self| format!("{} bytes", footer.current_size);

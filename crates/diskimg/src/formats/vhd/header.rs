@@ -149,7 +149,8 @@ impl Header {
         }
         let (stored, computed) = (raw.checksum.get(), checksum(bytes, CHECKSUM_AT));
         if stored != computed {
-            let message = format!("its checksum is {stored:#010x}, but its bytes give {computed:#010x}");
+            let message =
+                format!("its checksum is {stored:#010x}, but its bytes give {computed:#010x}");
             return Err(corrupt(to_u64(CHECKSUM_AT), message));
         }
         if raw.version.get() >> 16 != 1 {
@@ -248,7 +249,8 @@ impl Header {
 
 /// Decodes UTF-16; `None` if it is invalid or has an odd number of bytes.
 fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Option<String> {
-    let units: Vec<u16> = bytes.chunks(2).map(|pair| Some(unit(pair.try_into().ok()?))).collect::<Option<_>>()?;
+    let units: Vec<u16> =
+        bytes.chunks(2).map(|pair| Some(unit(pair.try_into().ok()?))).collect::<Option<_>>()?;
     String::from_utf16(&units).ok()
 }
 

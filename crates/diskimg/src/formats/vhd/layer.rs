@@ -47,9 +47,8 @@ impl Vhd {
         let size = size(&footer, context);
         if footer.disk_type == DiskType::Fixed {
             if size > data_end {
-                let message = format!(
-                    "the disk has {size} bytes, but only {data_end} precede the footer"
-                );
+                let message =
+                    format!("the disk has {size} bytes, but only {data_end} precede the footer");
                 return Err(Error::corrupt("VHD footer", message)
                     .at(data_end.saturating_add(48))
                     .hint("the file is probably truncated"));
@@ -181,7 +180,8 @@ impl Layer for Vhd {
         let mut warnings: Vec<_> = self.damage.iter().cloned().collect();
         let (geometry, current) = (self.footer.geometry.bytes(), self.footer.current_size);
         if self.footer.qemu_uses_geometry() && geometry != current {
-            let used = if self.size == current { "the latter is used" } else { "the former is used" };
+            let used =
+                if self.size == current { "the latter is used" } else { "the former is used" };
             warnings.push(format!(
                 "the size of the disk is {geometry} bytes by its geometry, which QEMU uses, and \
                  {current} by its footer: {used}"

@@ -25,8 +25,7 @@ use crate::storage::source::Source;
 const ROLE: &str = "parent";
 
 /// Advice for a child whose parent cannot be opened.
-const NEEDS_PARENT: &str =
-    "a differencing disk holds only what differs from its parent: put the parent into the same \
+const NEEDS_PARENT: &str = "a differencing disk holds only what differs from its parent: put the parent into the same \
      directory";
 
 /// Returns the names of the parent, in the order in which they are tried, without duplicates.

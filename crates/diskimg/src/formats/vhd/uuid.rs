@@ -23,7 +23,8 @@ impl Uuid {
     /// Parses the form that [`Display`](fmt::Display) writes.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let digits: Vec<u8> = text.bytes().filter(|&byte| byte != b'-').collect();
-        let hex = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let hex =
+            |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
         let mut bytes = [0; 16];
         if digits.len() != 2 * bytes.len() {
             return None;

@@ -17,9 +17,7 @@ use crate::error::{Error, Result};
 use crate::model::backing::Backing;
 use crate::model::flat::{FlatFile, Preallocation};
 use crate::model::options::Options;
-use crate::model::target::{
-    CreateRequest, Measure, MeasureRequest, Target, TargetSpec,
-};
+use crate::model::target::{CreateRequest, Measure, MeasureRequest, Target, TargetSpec};
 use crate::remedy::Remedy;
 use crate::storage::output::Output;
 use dynamic::{BLOCK, DynamicTarget, Layout};
@@ -104,7 +102,8 @@ fn size_and_geometry(
     has_parent: bool,
 ) -> Result<(u64, Geometry, [u8; 4])> {
     let sectors = size.div_ceil(SECTOR);
-    let (size, geometry, creator) = match options.switch("force_size")?.unwrap_or(true) || has_parent
+    let (size, geometry, creator) = match options.switch("force_size")?.unwrap_or(true)
+        || has_parent
     {
         true => (sectors * SECTOR, Geometry::exact_or_max(sectors), *b"dimg"),
         false => match Geometry::covering(sectors) {
