@@ -80,6 +80,16 @@ impl Format {
         }
     }
 
+    /// Returns the name that OpenStack uses: `vhd` where QEMU says `vpc`, otherwise
+    /// [`name`](Self::name).
+    pub const fn openstack_name(self) -> &'static str {
+        match self {
+            #[cfg(feature = "vhd")]
+            Self::Vhd => "vhd",
+            _ => self.name(),
+        }
+    }
+
     /// Returns the format that new files with the extension of `path` usually have: `.qcow2`,
     /// `.vmdk`, `.vhd`, `.ova` and `.ovf` (an appliance), in any case. A file with another extension, such
     /// as `.img` or `.iso`, can have any format or is raw: `None`.
@@ -124,9 +134,8 @@ impl FromStr for Format {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        // The name of the files, which OpenStack uses, too.
-        let name = if name == "vhd" { "vpc" } else { name };
-        Self::ALL.iter().copied().find(|f| f.name() == name).ok_or_else(|| {
+        let is_named = |f: &Self| f.name() == name || f.openstack_name() == name;
+        Self::ALL.iter().copied().find(is_named).ok_or_else(|| {
             if Self::LEFT_OUT.contains(&name) {
                 return Error::unsupported(format!(
                     "this build does not include the format '{name}' (cargo feature {name})"
