@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::report::check::{CheckReport, Code, Finding};
+use crate::report::finding::Severity;
 
 /// Reports findings one by one and counts them.
 pub(crate) struct Findings<'a> {
@@ -17,6 +18,12 @@ impl Findings<'_> {
 
     pub(crate) fn corruption(&mut self, message: String) {
         self.found(Code::Corruption, message);
+    }
+
+    /// Reports a defect that does not affect the data.
+    pub(crate) fn warning(&mut self, message: String) {
+        self.counts.warnings += 1;
+        (self.report)(Finding::new(Code::Corruption, Severity::Warning, message));
     }
 
     /// Reports a structure that cannot be read, because of damage or an I/O error.

@@ -33,10 +33,12 @@ pub(super) const FREE: u32 = u32::MAX;
 pub(super) struct Blocks {
     source: Arc<dyn Source>,
     /// Size of the disk in bytes.
-    size: u64,
+    pub(super) size: u64,
     pub(super) block_bytes: u64,
     /// Length of a block's bitmap in bytes, a multiple of 512.
     pub(super) bitmap_bytes: u64,
+    /// Host offset of the table.
+    pub(super) table_at: u64,
     /// The first sector of each block, which is that of its bitmap.
     pub(super) table: Vec<u32>,
     /// The blocks that overlap others; found when guest data is first mapped.
@@ -44,9 +46,9 @@ pub(super) struct Blocks {
     /// Ranges of the file in which no block can be: the first footer, the header, the table.
     reserved: [Range<u64>; 3],
     /// The end of the space for blocks.
-    data_end: u64,
+    pub(super) data_end: u64,
     /// Whether sectors that are not allocated are the parent's.
-    differencing: bool,
+    pub(super) differencing: bool,
     bitmaps: TableCache<u8>,
 }
 
@@ -82,6 +84,7 @@ impl Blocks {
             size,
             block_bytes: header.block_bytes,
             bitmap_bytes: bitmap_bytes(header.block_bytes),
+            table_at: at,
             table: raw.iter().map(|entry| entry.get()).collect(),
             shared: OnceLock::new(),
             reserved: [0..super::footer::FOOTER_BYTES, header_at..header_end, at..at + len],
@@ -260,6 +263,13 @@ pub(super) fn set_bits(bitmap: &mut [u8], sectors: Range<u64>) {
     }
 }
 
+/// Clears the bits of the sectors.
+pub(super) fn clear_bits(bitmap: &mut [u8], sectors: Range<u64>) {
+    for sector in sectors {
+        bitmap[to_usize(sector / 8)] &= !(0x80 >> (sector % 8));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,6 +288,8 @@ mod tests {
             set_bits(&mut set, run);
         }
         assert_eq!(set, bitmap);
+        clear_bits(&mut set, 1..24);
+        assert_eq!(set, [0x80, 0, 0, 1, 0, 0]);
     }
 
     #[test]

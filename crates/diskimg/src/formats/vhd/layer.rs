@@ -75,6 +75,10 @@ impl Vhd {
         Ok(Self { files: [source], footer, size, dynamic, parent, damage })
     }
 
+    pub(super) fn footer(&self) -> &Footer {
+        &self.footer
+    }
+
     /// Returns the blocks; `None` for a fixed disk.
     pub(super) fn blocks(&self) -> Option<&Blocks> {
         self.dynamic.as_ref().map(|dynamic| &dynamic.blocks)

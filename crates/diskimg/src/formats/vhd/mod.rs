@@ -27,6 +27,7 @@
 
 mod blocks;
 mod check;
+mod edit;
 mod footer;
 mod geometry;
 mod header;
@@ -64,7 +65,7 @@ pub(crate) static DRIVER: Driver = Driver {
     },
     require: None,
     create: write::create,
-    open_mutable: None,
+    open_mutable: Some(edit::open),
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
         OptionSpec::new("backing_file", OptionKind::Text, "File name of a base image"),

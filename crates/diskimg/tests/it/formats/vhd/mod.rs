@@ -1,6 +1,7 @@
 //! Tests of VHD.
 
 mod differencing;
+mod in_place;
 mod matrix;
 mod reading;
 
