@@ -34,6 +34,8 @@ pub(crate) enum Sharing {
 const ZLIB: &[&str] = &["-c"];
 const ZSTD: &[&str] = &["-c", "-o", "compression_type=zstd"];
 const STREAM: &[&str] = &["-o", "subformat=streamOptimized"];
+/// Without it, qemu-img changes the size of the disk.
+const FORCE_SIZE: &[&str] = &["-o", "force_size=on"];
 // qemu-img has no such option and uses zlib's default level.
 const ZLIB_LEVEL_1: &[&str] = &["-c", "-o", "compression_level=1"];
 
@@ -67,7 +69,7 @@ impl Cell {
 
 /// Returns all cells.
 fn all() -> Vec<Cell> {
-    use Form::{Fragmented, Huge, HugeQcow2, Qcow2, Qcow2Zlib, Qcow2Zstd, Raw, Stream, Vmdk};
+    use Form::{Fragmented, Huge, HugeQcow2, Qcow2, Qcow2Zlib, Qcow2Zstd, Raw, Stream, Vhd, Vmdk};
     use Sharing::{Default, Offload};
     let level_1 = Cell::new("raw→qcow2 -c zlib, level 1", Raw, "qcow2", ZLIB, Floor::Unknown);
     vec![
@@ -80,6 +82,9 @@ fn all() -> Vec<Cell> {
         Cell::stored("vmdk→raw", Vmdk, "raw"),
         Cell::stored("vmdk→qcow2", Vmdk, "qcow2"),
         Cell::stored("vmdk→vmdk", Vmdk, "vmdk"),
+        Cell::new("raw→vpc", Raw, "vpc", FORCE_SIZE, Floor::Copy),
+        Cell::stored("vpc→raw", Vhd, "raw"),
+        Cell::stored("vpc→qcow2", Vhd, "qcow2"),
         Cell::new("raw→qcow2 -c zlib", Raw, "qcow2", ZLIB, Floor::ENCODE_DEFLATE),
         Cell { ours: ZLIB_LEVEL_1, ..level_1 },
         Cell::new("raw→qcow2 -c zstd", Raw, "qcow2", ZSTD, Floor::ENCODE_ZSTD),

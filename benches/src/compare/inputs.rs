@@ -32,6 +32,8 @@ pub(crate) enum Form {
     Vmdk,
     /// The same as a streamOptimized VMDK.
     Stream,
+    /// The same as a dynamic VHD.
+    Vhd,
     /// A raw disk of 16 TiB with little data.
     Huge,
     /// The same as qcow2.
@@ -48,6 +50,7 @@ impl Form {
             Self::Qcow2 | Self::Qcow2Zlib | Self::Qcow2Zstd => "qcow2",
             Self::HugeQcow2 | Self::Fragmented => "qcow2",
             Self::Vmdk | Self::Stream => "vmdk",
+            Self::Vhd => "vpc",
         }
     }
 
@@ -59,6 +62,7 @@ impl Form {
             Self::Qcow2Zstd => "ext4-zstd.qcow2",
             Self::Vmdk => "ext4.vmdk",
             Self::Stream => "ext4-stream.vmdk",
+            Self::Vhd => "ext4.vhd",
             Self::Huge => "huge.raw",
             Self::HugeQcow2 => "huge.qcow2",
             Self::Fragmented => "fragmented.qcow2",
@@ -74,6 +78,7 @@ impl Form {
             Self::Qcow2Zstd => (Self::Raw, &["-c", "-o", "compression_type=zstd"]),
             Self::Vmdk => (Self::Raw, &[]),
             Self::Stream => (Self::Raw, &["-o", "subformat=streamOptimized"]),
+            Self::Vhd => (Self::Raw, &["-o", "force_size=on"]),
             Self::HugeQcow2 => (Self::Huge, &[]),
             Self::Raw | Self::Huge | Self::Fragmented => return None,
         })

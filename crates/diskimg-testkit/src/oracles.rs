@@ -1,4 +1,4 @@
-//! Independent VMDK readers, whose results are compared with a disk's content.
+//! Independent readers of VMDK and VHD, whose results are compared with a disk's content.
 //!
 //! ```text
 //!   image ──► reader ──► guest bytes ──┐
@@ -24,7 +24,8 @@ pub enum Oracle {
     QemuImg,
     SevenZip,
     Dissect,
-    Libvmdk,
+    /// libvmdk or libvhdi.
+    Libyal,
 }
 
 /// The result of reading an image.
@@ -52,27 +53,36 @@ impl fmt::Display for Verdict {
 }
 
 impl Oracle {
-    pub const ALL: [Self; 4] = [Self::QemuImg, Self::SevenZip, Self::Dissect, Self::Libvmdk];
+    pub const ALL: [Self; 4] = [Self::QemuImg, Self::SevenZip, Self::Dissect, Self::Libyal];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::QemuImg => "qemu-img",
             Self::SevenZip => "7-Zip",
             Self::Dissect => "dissect",
-            Self::Libvmdk => "libvmdk",
+            Self::Libyal => "libyal",
         }
     }
 
-    /// Reads the VMDK `image` to its end and compares it with `disk`.
-    pub fn compare(self, image: &Path, disk: &Disk) -> Verdict {
+    /// Reads `image`, which has the format `vmdk` or `vpc`, to its end and compares it with `disk`.
+    pub fn compare(self, format: &str, image: &Path, disk: &Disk) -> Verdict {
         match self {
-            Self::QemuImg => compare_qemu_img(image, disk),
+            Self::QemuImg => compare_qemu_img(format, image, disk),
             Self::SevenZip => {
+                let kind = if format == "vpc" { "-tvhd" } else { "-tvmdk" };
                 let mut command = Command::new("7zz");
-                compare_output(command.args(["x", "-tvmdk", "-so", "-bd"]).arg(image), disk)
+                compare_output(command.args(["x", kind, "-so", "-bd"]).arg(image), disk)
             }
-            Self::Dissect => compare_python(include_str!("oracles/dissect_vmdk.py"), image, disk),
-            Self::Libvmdk => compare_python(include_str!("oracles/libvmdk.py"), image, disk),
+            Self::Dissect => {
+                let vhd = include_str!("oracles/dissect_vhd.py");
+                let vmdk = include_str!("oracles/dissect_vmdk.py");
+                compare_python(if format == "vpc" { vhd } else { vmdk }, image, disk)
+            }
+            Self::Libyal => {
+                let (vhd, vmdk) =
+                    (include_str!("oracles/libvhdi.py"), include_str!("oracles/libvmdk.py"));
+                compare_python(if format == "vpc" { vhd } else { vmdk }, image, disk)
+            }
         }
     }
 }
@@ -87,8 +97,8 @@ pub fn compare_bytes(guest: impl Read, disk: &Disk) -> Verdict {
 }
 
 /// qemu-img cannot write to a pipe, but it can compare.
-fn compare_qemu_img(image: &Path, disk: &Disk) -> Verdict {
-    let args = ["compare", "-f", "vmdk", "-F", "raw"].map(OsStr::new);
+fn compare_qemu_img(format: &str, image: &Path, disk: &Disk) -> Verdict {
+    let args = ["compare", "-f", format, "-F", "raw"].map(OsStr::new);
     let raw = tempfile::NamedTempFile::new().unwrap().into_temp_path();
     disk.write(&raw);
     File::options().write(true).open(&raw).unwrap().set_len(guest_len(disk)).unwrap();
@@ -144,7 +154,7 @@ fn last_line(text: &[u8]) -> String {
         .to_owned()
 }
 
-/// Returns the size of the disk in a VMDK, which has whole sectors.
+/// Returns the size of the disk in the image, which has whole sectors.
 fn guest_len(disk: &Disk) -> u64 {
     disk.size.next_multiple_of(512)
 }

@@ -60,6 +60,7 @@
     not(all(
         feature = "qcow2",
         feature = "vmdk",
+        feature = "vhd",
         feature = "ova",
         feature = "iso",
         feature = "inspect"

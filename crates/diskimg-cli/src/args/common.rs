@@ -417,6 +417,19 @@ pub(crate) fn suggest_option(options: &Options, format: Format) -> Result<(), Fa
     Ok(())
 }
 
+/// Sets the options that are not given to QEMU's default values, where these are others, if the
+/// command was run as qemu-img.
+pub(crate) fn set_qemu_defaults(options: &mut Options, format: Format, program: Program) {
+    if program != Program::QemuImg {
+        return;
+    }
+    for spec in format.options() {
+        if let Some(value) = spec.qemu_default.filter(|_| options.get(spec.name).is_none()) {
+            options.set(spec.name, value);
+        }
+    }
+}
+
 /// Adds the backing file given with flags to the options of a new image.
 ///
 /// # Errors

@@ -246,6 +246,9 @@ impl Args {
             return Ok(Parsed::Show(common::options_help(format, !self.files.is_empty())));
         };
         common::suggest_option(&options, format)?;
+        if !self.no_create {
+            common::set_qemu_defaults(&mut options, format, program);
+        }
         common::add_backing(&mut options, self.backing.take(), self.backing_format.take())?;
         if options.get("backing_file").is_some() && options.get("backing_fmt").is_none() {
             return Err(Failure::error(

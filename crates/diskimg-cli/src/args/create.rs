@@ -89,6 +89,7 @@ impl Args {
             return Ok(Parsed::Show(common::options_help(format, !self.operands.is_empty())));
         };
         common::suggest_option(&options, format)?;
+        common::set_qemu_defaults(&mut options, format, program);
         common::add_backing(&mut options, self.backing, self.backing_format)?;
         let mut operands = self.operands.into_iter();
         let (Some(path), size, None) = (operands.next(), operands.next(), operands.next()) else {

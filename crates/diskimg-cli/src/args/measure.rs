@@ -3,6 +3,7 @@
 use crate::args::Parsed;
 use crate::args::common::{self, ImageArgs, Input, OutputFormat};
 use crate::failure::Failure;
+use crate::output::Program;
 use diskimg::{Format, Options};
 use std::ffi::OsString;
 
@@ -11,7 +12,7 @@ Examples:
   diskimg measure -O qcow2 disk.raw
   diskimg measure -O qcow2 --size 10G";
 
-/// Calculate the size of a new raw, qcow2 or ISO image.
+/// Calculate the size of a new raw, qcow2, VHD or ISO image.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -70,13 +71,14 @@ pub(crate) enum Subject {
 
 impl Args {
     /// Validates the arguments.
-    pub(crate) fn parse(mut self) -> Result<Parsed<Job>, Failure> {
+    pub(crate) fn parse(mut self, program: Program) -> Result<Parsed<Job>, Failure> {
         let policy = self.image_args.policy()?;
         let format = common::format(self.target_format.as_deref().unwrap_or("raw"))?;
-        let Some(options) = common::create_options(&self.options)? else {
+        let Some(mut options) = common::create_options(&self.options)? else {
             return Ok(Parsed::Show(common::options_help(format, !self.files.is_empty())));
         };
         common::suggest_option(&options, format)?;
+        common::set_qemu_defaults(&mut options, format, program);
         let subject = match (&self.size, self.files.pop()) {
             (Some(size), None) => Subject::Size(common::size("image size", size)?),
             (None, Some(file)) if self.files.is_empty() => {

@@ -330,7 +330,7 @@ pub(crate) fn parse(
         CommandArgs::Create(args) => run(args.parse(program)?, Command::Create),
         CommandArgs::Compare(args) => run(args.parse()?, Command::Compare),
         CommandArgs::Check(args) => run(args.parse()?, Command::Check),
-        CommandArgs::Measure(args) => run(args.parse()?, Command::Measure),
+        CommandArgs::Measure(args) => run(args.parse(program)?, Command::Measure),
         CommandArgs::Resize(args) => run(args.parse()?, Command::Resize),
         CommandArgs::Iso(args) => args.parse()?,
         // Reached when run as qemu-img or with options before the command; otherwise mkisofs::parse

@@ -87,7 +87,7 @@ pub(crate) fn examine(
         SIGNATURES.iter().filter(move |known| known.kind == kind).filter(|k| (k.matches)(&buffer))
     };
     let signatures: Vec<_> = known(Kind::Image).collect();
-    let names = formats.iter().map(|format| format.name());
+    let names = formats.iter().map(|format| format.openstack_name());
     let mut names = names.chain(signatures.iter().map(|signature| signature.name));
     if let Some(first) = names.next() {
         found.format = first;
@@ -238,7 +238,7 @@ pub(crate) fn examine_sector_data(
         Subject { source: data, head: buffer.head, tail: buffer.tail, limits: subject.limits };
     let images = SIGNATURES.iter().filter(|known| known.kind == Kind::Image);
     let signatures = images.filter(|known| (known.matches)(&buffer)).map(|known| known.name);
-    let formats = matching(&extracted, &buffer).into_iter().map(Format::name);
+    let formats = matching(&extracted, &buffer).into_iter().map(Format::openstack_name);
     for name in formats.chain(signatures) {
         if name != found.format && !found.other_formats.contains(&name) {
             found.other_formats.push(name);

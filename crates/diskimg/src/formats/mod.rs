@@ -8,10 +8,12 @@
 // A cast could silently truncate a number from an image; `storage::number` has checked conversions.
 #![cfg_attr(not(test), deny(clippy::as_conversions))]
 
-#[cfg(any(feature = "qcow2", feature = "vmdk"))]
+#[cfg(any(feature = "qcow2", feature = "vmdk", feature = "vhd"))]
 pub(crate) mod distinct;
 #[cfg(feature = "inspect")]
 mod embedded_archives;
+#[cfg(any(feature = "vmdk", feature = "vhd"))]
+pub(crate) mod findings;
 pub(crate) mod holes;
 #[cfg(feature = "inspect")]
 pub(crate) mod inspect;
@@ -25,5 +27,9 @@ mod plain_disk;
 pub mod qcow2;
 pub mod raw;
 pub(crate) mod signatures;
+#[cfg(any(feature = "vmdk", feature = "vhd"))]
+pub(crate) mod table_cache;
+#[cfg(feature = "vhd")]
+pub mod vhd;
 #[cfg(feature = "vmdk")]
 pub mod vmdk;

@@ -110,8 +110,10 @@ pub(crate) static SIGNATURES: &[Signature] = &[
         b.head.starts_with(b"OOOM\0\0\0")
     }),
     // QEMU probes the first sector only, so that a fixed VHD is a raw disk to it.
+    #[cfg(not(feature = "vhd"))]
     Signature {
         alias: Some("vpc"),
+        advice: Some("this build does not include VHD (cargo feature vhd)"),
         size: vhd_size,
         qemu: |b| b.head.starts_with(VHD_COOKIE),
         ..Signature::image("vhd", "a VHD image", |b| vhd_footer(b).is_some())
@@ -241,6 +243,7 @@ pub(crate) static SIGNATURES: &[Signature] = &[
     Signature::packed("tar", "a tar archive", |b| is_tar(b.head)),
 ];
 
+#[cfg(not(feature = "vhd"))]
 const VHD_COOKIE: &[u8] = b"conectix";
 
 const BOCHS_MAGIC: &[u8] = b"Bochs Virtual HD Image";
@@ -249,6 +252,7 @@ const BOCHS_MAGIC: &[u8] = b"Bochs Virtual HD Image";
 const CLOOP_SCRIPT: &[u8] =
     b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n";
 
+#[cfg(not(feature = "vhd"))]
 /// The footer is the last sector of a VHD; a dynamic or differencing disk has a copy in its first.
 /// Some early programs wrote footers of 511 bytes.
 fn vhd_footer<'a>(buffer: &'a ProbeBuffer<'_>) -> Option<&'a [u8]> {
@@ -258,6 +262,7 @@ fn vhd_footer<'a>(buffer: &'a ProbeBuffer<'_>) -> Option<&'a [u8]> {
     candidates.find(|bytes| bytes.starts_with(VHD_COOKIE))
 }
 
+#[cfg(not(feature = "vhd"))]
 fn vhd_size(buffer: &ProbeBuffer<'_>) -> Option<u64> {
     vhd_footer(buffer)?.get(48..56)?.try_into().ok().map(u64::from_be_bytes)
 }

@@ -19,6 +19,9 @@ pub enum Format {
     /// VMware's virtual disk format.
     #[cfg(feature = "vmdk")]
     Vmdk,
+    /// Microsoft's virtual hard disk of Virtual PC and Hyper-V, which QEMU calls `vpc`.
+    #[cfg(feature = "vhd")]
+    Vhd,
     /// A virtual appliance: an OVF package, either one archive (OVA) or an OVF descriptor with its
     /// files. Contains any number of disks.
     #[cfg(feature = "ova")]
@@ -36,6 +39,8 @@ impl Format {
         Self::Qcow2,
         #[cfg(feature = "vmdk")]
         Self::Vmdk,
+        #[cfg(feature = "vhd")]
+        Self::Vhd,
         #[cfg(feature = "ova")]
         Self::Ova,
         #[cfg(feature = "iso")]
@@ -43,16 +48,20 @@ impl Format {
         Self::Raw,
     ];
 
-    /// Names of the formats that this build does not include: one cargo feature each.
-    pub(crate) const LEFT_OUT: &'static [&'static str] = &[
+    /// Names of the formats that this build does not include, and their cargo features.
+    pub(crate) const LEFT_OUT: &'static [(&'static str, &'static str)] = &[
         #[cfg(not(feature = "qcow2"))]
-        "qcow2",
+        ("qcow2", "qcow2"),
         #[cfg(not(feature = "vmdk"))]
-        "vmdk",
+        ("vmdk", "vmdk"),
+        #[cfg(not(feature = "vhd"))]
+        ("vpc", "vhd"),
+        #[cfg(not(feature = "vhd"))]
+        ("vhd", "vhd"),
         #[cfg(not(feature = "ova"))]
-        "ova",
+        ("ova", "ova"),
         #[cfg(not(feature = "iso"))]
-        "iso",
+        ("iso", "iso"),
     ];
 
     /// Returns the format's name, as it is written on the command line.
@@ -63,6 +72,8 @@ impl Format {
             Self::Qcow2 => "qcow2",
             #[cfg(feature = "vmdk")]
             Self::Vmdk => "vmdk",
+            #[cfg(feature = "vhd")]
+            Self::Vhd => "vpc",
             #[cfg(feature = "ova")]
             Self::Ova => "ova",
             #[cfg(feature = "iso")]
@@ -70,9 +81,19 @@ impl Format {
         }
     }
 
+    /// Returns the name that OpenStack uses: `vhd` where QEMU says `vpc`, otherwise
+    /// [`name`](Self::name).
+    pub const fn openstack_name(self) -> &'static str {
+        match self {
+            #[cfg(feature = "vhd")]
+            Self::Vhd => "vhd",
+            _ => self.name(),
+        }
+    }
+
     /// Returns the format that new files with the extension of `path` usually have: `.qcow2`,
-    /// `.vmdk`, `.ova` and `.ovf` (an appliance), in any case. A file with another extension, such
-    /// as `.img` or `.iso`, can have any format or is raw: `None`.
+    /// `.vmdk`, `.vhd`, `.ova` and `.ovf` (an appliance), in any case. A file with another extension,
+    /// such as `.img` or `.iso`, can have any format or is raw: `None`.
     ///
     /// This is a guess for files that will be created. The format of an existing file is in its
     /// contents.
@@ -83,6 +104,8 @@ impl Format {
             "qcow2" => Some(Self::Qcow2),
             #[cfg(feature = "vmdk")]
             "vmdk" => Some(Self::Vmdk),
+            #[cfg(feature = "vhd")]
+            "vhd" => Some(Self::Vhd),
             #[cfg(feature = "ova")]
             "ova" | "ovf" => Some(Self::Ova),
             _ => None,

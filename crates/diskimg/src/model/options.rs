@@ -62,17 +62,25 @@ pub struct OptionSpec {
     pub help: &'static str,
     /// Default value, if it is to be shown. Giving it explicitly is the same as giving none.
     pub default: Option<&'static str>,
+    /// Default value in QEMU, if it is another one. Programs that replace qemu-img set it.
+    pub qemu_default: Option<&'static str>,
 }
 
 impl OptionSpec {
     /// Creates an option without a default value to show.
     pub(crate) const fn new(name: &'static str, kind: OptionKind, help: &'static str) -> Self {
-        Self { name, kind, help, default: None }
+        Self { name, kind, help, default: None, qemu_default: None }
     }
 
     /// Sets the default value.
     pub(crate) const fn default(self, value: &'static str) -> Self {
         Self { default: Some(value), ..self }
+    }
+
+    /// Sets QEMU's default value.
+    #[cfg(feature = "vhd")]
+    pub(crate) const fn qemu_default(self, value: &'static str) -> Self {
+        Self { qemu_default: Some(value), ..self }
     }
 }
 

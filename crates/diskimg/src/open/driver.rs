@@ -38,9 +38,9 @@ type CreateDisks = fn(CreateRequest<'_>, &[Range<u64>]) -> Result<Box<dyn Target
 pub(crate) struct Driver {
     /// Returns true if the bytes are in this format. Always false for raw, which is the fallback.
     pub(crate) probe: fn(&ProbeBuffer<'_>) -> bool,
-    /// True if QEMU recognizes this format. True for OVA as well, which QEMU treats as raw, because
-    /// an OVA is useless as a raw disk.
-    pub(crate) known_to_qemu: bool,
+    /// Returns true if QEMU recognizes this format in the bytes. True for an OVA as well, which QEMU
+    /// treats as raw, because an OVA is useless as a raw disk.
+    pub(crate) probe_like_qemu: fn(&ProbeBuffer<'_>) -> bool,
     /// Size in bytes of which the size of a new image must be a multiple.
     pub(crate) sector: u64,
     /// Opens one layer.
@@ -84,6 +84,8 @@ impl Format {
             Self::Qcow2 => &formats::qcow2::DRIVER,
             #[cfg(feature = "vmdk")]
             Self::Vmdk => &formats::vmdk::DRIVER,
+            #[cfg(feature = "vhd")]
+            Self::Vhd => &formats::vhd::DRIVER,
             #[cfg(feature = "ova")]
             Self::Ova => &formats::ova::DRIVER,
             #[cfg(feature = "iso")]
@@ -101,14 +103,16 @@ impl Format {
 impl FromStr for Format {
     type Err = Error;
 
-    /// Parses a format's [name](Format::name).
+    /// Parses a format's [name](Format::name), or the one that [OpenStack](Format::openstack_name)
+    /// uses.
     fn from_str(name: &str) -> Result<Self> {
-        if let Some(format) = Self::ALL.iter().copied().find(|format| format.name() == name) {
+        let is_named = |format: &Self| [format.name(), format.openstack_name()].contains(&name);
+        if let Some(format) = Self::ALL.iter().copied().find(is_named) {
             return Ok(format);
         }
-        if Self::LEFT_OUT.contains(&name) {
+        if let Some((_, feature)) = Self::LEFT_OUT.iter().find(|(left_out, _)| *left_out == name) {
             return Err(Error::unsupported(format!(
-                "this build does not include the format '{name}' (cargo feature {name})"
+                "this build does not include the format '{name}' (cargo feature {feature})"
             )));
         }
         let is_named = |known: &&Signature| known.name == name || known.alias == Some(name);

@@ -112,6 +112,8 @@ pub(crate) struct OpenContext<'a> {
     pub(crate) with_parent: bool,
     /// The format was probed, not specified by the caller.
     pub(crate) probed: bool,
+    /// Where QEMU interprets an image in another way than its specification, follow QEMU.
+    pub(crate) like_qemu: bool,
 }
 
 impl OpenOptions {
@@ -340,6 +342,7 @@ impl OpenOptions {
             with_extents: self.with_extents,
             with_parent: self.with_parent(),
             probed: self.format.is_none(),
+            like_qemu: self.probing == Probing::LikeQemu,
             ..OpenContext::isolated(&self.limits)
         }
     }
@@ -511,6 +514,7 @@ impl<'a> OpenContext<'a> {
             with_extents: false,
             with_parent: false,
             probed: false,
+            like_qemu: false,
         }
     }
 

@@ -115,22 +115,27 @@ impl Format {
         probing: Probing,
     ) -> Result<Self> {
         let mut bytes = ProbeBytes::read_head(source)?;
-        let buffer = bytes.of(path);
-        let matches = |format: &&Self| {
-            let hidden = probing == Probing::LikeQemu && !format.driver().known_to_qemu;
-            !hidden && (format.driver().probe)(&buffer)
+        let find = |buffer: &ProbeBuffer<'_>| {
+            let matches = |format: &&Self| match probing {
+                Probing::All => (format.driver().probe)(buffer),
+                Probing::LikeQemu => (format.driver().probe_like_qemu)(buffer),
+            };
+            Self::ALL.iter().find(matches).copied()
         };
-        if let Some(format) = Self::ALL.iter().find(matches) {
-            return Ok(*format);
+        if let Some(format) = find(&bytes.of(path)) {
+            return Ok(format);
         }
-        // No supported format needs the tail. If it cannot be read, signatures in it are not seen:
-        // a disk with a damaged last sector can still be converted. But what may be readable later
-        // must not make a disk of another format a raw one.
+        // If the tail cannot be read, signatures in it are not seen: a disk with a damaged last
+        // sector can still be converted. But what may be readable later must not make a disk of
+        // another format a raw one.
         match bytes.read_tail(source) {
             Err(error) if error.kind() == ErrorKind::Transient => return Err(error),
             _ => {}
         }
         let buffer = bytes.of(path);
+        if let Some(format) = find(&buffer) {
+            return Ok(format);
+        }
         let recognized = |signature: &&Signature| match probing {
             Probing::LikeQemu if signature.kind == SignatureKind::Image => {
                 (signature.qemu)(&buffer)

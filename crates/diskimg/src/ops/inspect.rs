@@ -163,9 +163,12 @@ fn open(path: &Path, options: &InspectOptions) -> Result<Arc<dyn Source>> {
 
 /// Returns the names that are accepted as a claimed format.
 fn known_formats() -> impl Iterator<Item = &'static str> {
-    let read = Format::ALL.iter().map(|format| format.name());
+    let read = Format::ALL.iter().flat_map(|format| {
+        let (name, other) = (format.name(), format.openstack_name());
+        [Some(name), Some(other).filter(|&other| other != name)]
+    });
     let signatures = SIGNATURES.iter().flat_map(|known| [Some(known.name), known.alias]).flatten();
-    read.chain(["gpt", "mbr"]).chain(signatures)
+    read.flatten().chain(["gpt", "mbr"]).chain(signatures)
 }
 
 /// Adds a finding if the format is not the claimed one.
@@ -175,7 +178,8 @@ fn check_claimed_format(claimed: &str, found: &mut Inspection) {
         accept_packed_as_raw(found);
     }
     let alias = SIGNATURES.iter().find(|known| known.alias == Some(claimed));
-    let name = alias.map_or(claimed, |known| known.name);
+    let read = claimed.parse::<Format>().map(Format::openstack_name);
+    let name = alias.map_or(read.unwrap_or(claimed), |known| known.name);
     let agrees = match name {
         "gpt" | "mbr" => found.format == "raw" && found.partition_table.is_some(),
         name => found.format == name,

@@ -21,10 +21,10 @@ fn formats_have_other_usual_names_in_any_case() {
 fn formats_that_are_not_supported_are_named_and_mistyped_ones_suggested() {
     let lab = Lab::new();
     lab.raw("a.raw");
-    let all = "supported formats: qcow2, vmdk, ova, iso, raw";
+    let all = "supported formats: qcow2, vmdk, vpc, ova, iso, raw";
     for (name, message) in [
-        ("vhd", "the format 'vhd' (a VHD image) is recognized, but not supported"),
-        ("VPC", "the format 'vpc' (a VHD image) is recognized, but not supported"),
+        ("parallels", "the format 'parallels' (a Parallels image) is recognized, but not supported"),
+        ("PLOOP", "the format 'ploop' (a Parallels image) is recognized, but not supported"),
         ("vhdx", "(a VHDX image)"),
         ("vdi", "(a VDI image)"),
         ("qed", "(a QED image)"),

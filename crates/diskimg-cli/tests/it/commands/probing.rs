@@ -37,12 +37,12 @@ fn as_qemu_img_a_compressed_file_is_an_error_and_a_fixed_vhd_is_raw() {
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     lab.qemu("create -q -f vpc -o subformat=fixed fixed 1M").ok();
-    lab.qemu("create -q -f vpc dynamic 1M").ok();
+    lab.qemu("create -q -f vhdx dynamic 1M").ok();
     std::fs::write(lab.path("disk.gz"), [0x1f, 0x8b, 8, 0, 0, 0, 0, 0]).expect("writes");
 
     assert!(run("convert -O raw fixed out").0);
     assert!(lab.read("out") == lab.read("fixed"));
-    for (file, name) in [("dynamic", "VHD"), ("disk.gz", "gzip")] {
+    for (file, name) in [("dynamic", "VHDX"), ("disk.gz", "gzip")] {
         let (success, err) = run(&format!("convert -O raw {file} out2"));
         assert!(!success && err.contains(name) && err.contains("-f raw"), "{err}");
         assert!(!lab.path("out2").exists());

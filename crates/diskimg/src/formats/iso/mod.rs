@@ -34,7 +34,7 @@ use std::sync::Arc;
 
 pub(crate) static DRIVER: Driver = Driver {
     probe,
-    known_to_qemu: false,
+    probe_like_qemu: |_| false,
     sector: 1,
     open: |source, context| {
         context.refuse_snapshot(Format::Iso)?;

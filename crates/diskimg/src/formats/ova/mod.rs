@@ -74,7 +74,7 @@ const ALIGNMENT: u64 = 512 * GRAIN;
 
 pub(crate) static DRIVER: Driver = Driver {
     probe,
-    known_to_qemu: true,
+    probe_like_qemu: probe,
     sector: 512,
     open: |source, context| Ok(Arc::new(Ova::open(source, context)?)),
     require: None,

@@ -41,7 +41,7 @@ use std::sync::Arc;
 
 pub(crate) static DRIVER: Driver = Driver {
     probe,
-    known_to_qemu: true,
+    probe_like_qemu: probe,
     sector: 512,
     open: |source, context| Ok(Arc::new(layer::Qcow2::open(source, context)?)),
     require: None,

@@ -22,7 +22,7 @@ pub(crate) use layer::Raw;
 
 pub(crate) static DRIVER: Driver = Driver {
     probe: |_| false,
-    known_to_qemu: true,
+    probe_like_qemu: |_| false,
     sector: 1,
     open: |source, context| {
         context.refuse_snapshot(crate::Format::Raw)?;

@@ -16,6 +16,7 @@ use super::scan::Scan;
 use super::sparse::{GTE_ZEROED, SparseExtent, grain_start};
 use super::stream::{GrainMarker, MARKER_EOS, MARKER_FOOTER, MARKER_PROGRESS, MetaDataMarker};
 use crate::error::{Error, Result};
+use crate::formats::findings::Findings;
 use crate::model::extent::Kind;
 use crate::report::check::{CheckReport, Code, Finding};
 use crate::storage::number::{to_index, to_u32, to_u64, to_usize};
@@ -47,35 +48,6 @@ pub(super) fn check(
 struct Check<'a> {
     extent: &'a SparseExtent,
     findings: Findings<'a>,
-}
-
-/// Reports findings one by one and counts them.
-pub(super) struct Findings<'a> {
-    pub(super) report: &'a mut dyn FnMut(Finding),
-    pub(super) counts: &'a mut CheckReport,
-}
-
-impl Findings<'_> {
-    pub(super) fn found(&mut self, code: Code, message: String) {
-        self.counts.count(code);
-        (self.report)(Finding::of_check(code, message));
-    }
-
-    pub(super) fn corruption(&mut self, message: String) {
-        self.found(Code::Corruption, message);
-    }
-
-    /// Reports a structure that cannot be read, because of damage or an I/O error.
-    pub(super) fn unreadable(&mut self, what: &str, error: &Error) {
-        let code = if error.is_storage_failure() { Code::CheckError } else { Code::Corruption };
-        self.found(code, format!("{what}: {}", error.without_remedy()));
-    }
-
-    /// Reports the error of a part of the check that exceeds a limit.
-    pub(super) fn within_limits<T>(&mut self, outcome: Result<T>) -> Option<T> {
-        let report = |error: Error| self.found(Code::CheckError, error.without_remedy());
-        outcome.map_err(report).ok()
-    }
 }
 
 /// A bitmap of the occupied sectors of a file, with one bit per `1 << shift` sectors.

@@ -212,8 +212,8 @@ fn corrupt(message: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::super::sparse::{OnDamage, SparseExtent};
-    use super::super::tables::MemoryBudget;
     use super::*;
+    use crate::formats::table_cache::MemoryBudget;
     use crate::formats::vmdk::tests::esx::{Cowd, Grain, Grains, guest, put};
     use crate::model::extent::Kind;
     use crate::open::limits::Limits;

@@ -15,9 +15,10 @@ use super::extent_line::{Access, ExtentKind, ExtentLine};
 use super::header::{Header, MAGIC};
 use super::sesparse::SeSparseExtent;
 use super::sparse::{OnDamage, SparseExtent, read_header};
-use super::tables::MemoryBudget;
 use super::{COWD_MAGIC, SESPARSE_MAGIC, check, cowd};
 use crate::error::{Error, ErrorKind, Result};
+use crate::formats::findings::Findings;
+use crate::formats::table_cache::MemoryBudget;
 use crate::model::extent::{Extent, HostOffset, Kind, push};
 use crate::open::OpenContext;
 use crate::open::external_files::{ExternalFiles, Resolver};
@@ -492,7 +493,7 @@ impl VmdkExtent {
             }
             None => report(finding),
         };
-        let mut findings = check::Findings { report: &mut report, counts };
+        let mut findings = Findings { report: &mut report, counts };
         let line = &self.line.text;
         match &self.layout {
             Layout::Sparse(extent) => check::check(extent, &mut report, counts)?,

@@ -1,6 +1,5 @@
 //! Reading VMDK: the descriptor lists the extents, and the extents locate the guest bytes.
 
-use super::check::Findings;
 use super::descriptor::{Descriptor, NO_PARENT};
 use super::descriptor_source::DescriptorSource;
 use super::extent::{Layout, OpenExtents, VmdkExtent};
@@ -9,6 +8,7 @@ use super::parent::{self, Parent};
 use super::sparse::read_header;
 use super::{SECTOR, read, write};
 use crate::error::{Error, Result};
+use crate::formats::findings::Findings;
 use crate::model::extent::Extent;
 use crate::model::format::Format;
 use crate::model::layer::{DiskLayout, Layer, ParentReference};

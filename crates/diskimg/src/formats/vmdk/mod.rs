@@ -54,7 +54,6 @@ mod sparse;
 mod stream;
 #[cfg(feature = "inspect")]
 mod table_copies;
-mod tables;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -80,7 +79,7 @@ const SESPARSE_MAGIC: [u8; 8] = [0xbe, 0xba, 0xfe, 0xca, 0, 0, 0, 0];
 
 pub(crate) static DRIVER: Driver = Driver {
     probe,
-    known_to_qemu: true,
+    probe_like_qemu: probe,
     sector: SECTOR,
     open: |source, context| {
         context.refuse_snapshot(crate::Format::Vmdk)?;

@@ -7,5 +7,6 @@ mod ova;
 mod overlays;
 mod readers;
 mod real_images;
+mod vhd;
 mod vmdk;
 mod writers;

@@ -25,8 +25,6 @@ fn cases(dir: &Path) -> Vec<Case> {
     let path = |file: &str| dir.join(file).to_str().unwrap().to_owned();
 
     for (file, options, name) in [
-        ("dynamic.vhd", "-f vpc", "VHD"),
-        ("fixed.vhd", "-f vpc -o subformat=fixed", "VHD"),
         ("vhdx", "-f vhdx", "VHDX"),
         ("vdi", "-f vdi", "VDI"),
         ("qed", "-f qed", "QED"),

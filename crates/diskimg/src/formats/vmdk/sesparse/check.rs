@@ -9,9 +9,10 @@
 //! The free bitmap and the back map are not checked: their contents are not documented.
 
 use super::super::SECTOR;
-use super::super::check::{Findings, Occupied};
+use super::super::check::Occupied;
 use super::header::REGIONS;
 use super::{Gte, SeSparseExtent};
+use crate::formats::findings::Findings;
 use crate::report::check::{CheckReport, Finding};
 use crate::storage::number::to_u64;
 

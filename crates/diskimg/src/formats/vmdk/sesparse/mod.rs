@@ -24,11 +24,11 @@ mod header;
 #[cfg(test)]
 mod tests;
 
-use super::tables::{MemoryBudget, TableCache};
 use super::{SECTOR, read, sectors_to_bytes};
 use crate::error::{Error, Result};
 use crate::formats::distinct::SharedTables;
 use crate::formats::holes::require_stored;
+use crate::formats::table_cache::{MemoryBudget, TableCache};
 use crate::model::extent::{Extent, HostOffset, Kind, push};
 use crate::model::layer::{entries_for, next_allocated_in_table};
 use crate::open::limits::Limits;

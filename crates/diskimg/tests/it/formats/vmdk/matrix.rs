@@ -95,7 +95,7 @@ struct Row {
 impl Row {
     /// Reads the image with every oracle.
     fn new(subformat: &'static str, content: &'static str, image: &Path, disk: &Disk) -> Self {
-        let cells = Oracle::ALL.map(|oracle| (oracle.name(), oracle.compare(image, disk)));
+        let cells = Oracle::ALL.map(|oracle| (oracle.name(), oracle.compare("vmdk", image, disk)));
         Self { subformat, content, cells: cells.into() }
     }
 
@@ -220,7 +220,7 @@ fn the_oracles_detect_wrong_bytes_wrong_sizes_and_files_that_are_no_image() {
     run("qemu-img", args.into_iter().chain([image.to_str().unwrap()]));
     std::fs::write(&junk, vec![7; 1 << 20]).unwrap();
     for oracle in Oracle::ALL {
-        let verdict = oracle.compare(&image, &disk);
+        let verdict = oracle.compare("vmdk", &image, &disk);
         if verdict == Verdict::NotInstalled {
             continue;
         }
@@ -230,10 +230,10 @@ fn the_oracles_detect_wrong_bytes_wrong_sizes_and_files_that_are_no_image() {
             Disk { runs: runs(1), size: disk.size - 512 },
             Disk { runs: runs(1), size: disk.size + 512 },
         ] {
-            let verdict = oracle.compare(&image, &other);
+            let verdict = oracle.compare("vmdk", &image, &other);
             assert!(matches!(verdict, Verdict::Differs(_)), "{}: {verdict}", oracle.name());
         }
-        let verdict = oracle.compare(&junk, &disk);
+        let verdict = oracle.compare("vmdk", &junk, &disk);
         // dissect reads any other file as a flat extent.
         assert_ne!(verdict, Verdict::Same, "{}", oracle.name());
     }

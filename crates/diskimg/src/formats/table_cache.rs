@@ -1,11 +1,11 @@
-//! The cache of grain tables.
+//! A cache of the tables that locate guest bytes: grain tables, sector bitmaps.
 
 use crate::error::Result;
 use crate::storage::lock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Maximum number of tables per extent. With 512 grains of 64 KiB per table they cover 512 MiB.
+/// Maximum number of tables per cache. Grain tables with 512 grains of 64 KiB cover 512 MiB.
 const CACHED_TABLES: usize = 16;
 
 /// Maximum size in bytes of the cached tables of all extents of a disk.
@@ -14,7 +14,7 @@ const BUDGET_BYTES: usize = 16 << 20;
 /// The memory that the caches of one disk share, so that a disk of thousands of extents needs no
 /// more than a disk of a few.
 #[derive(Debug, Clone, Default)]
-pub(super) struct MemoryBudget(Arc<AtomicUsize>);
+pub(crate) struct MemoryBudget(Arc<AtomicUsize>);
 
 impl MemoryBudget {
     /// Reserves `bytes` and returns true, or returns false if less is available.
@@ -28,16 +28,16 @@ impl MemoryBudget {
     }
 }
 
-/// Tables by their index in the grain directory, most recently used first.
+/// Tables by their index, most recently used first.
 #[derive(Debug)]
-pub(super) struct TableCache<T> {
+pub(crate) struct TableCache<T> {
     tables: Mutex<Vec<(u64, Arc<[T]>)>>,
     budget: MemoryBudget,
 }
 
 impl<T> TableCache<T> {
     /// Creates an empty cache that shares `budget` with others.
-    pub(super) fn new(budget: MemoryBudget) -> Self {
+    pub(crate) fn new(budget: MemoryBudget) -> Self {
         Self { tables: Mutex::default(), budget }
     }
 
@@ -45,7 +45,7 @@ impl<T> TableCache<T> {
     ///
     /// # Errors
     /// As `read`.
-    pub(super) fn get(
+    pub(crate) fn get(
         &self,
         index: u64,
         read: impl FnOnce() -> Result<Vec<T>>,
