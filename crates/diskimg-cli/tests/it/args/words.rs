@@ -23,7 +23,10 @@ fn formats_that_are_not_supported_are_named_and_mistyped_ones_suggested() {
     lab.raw("a.raw");
     let all = "supported formats: qcow2, vmdk, vpc, ova, iso, raw";
     for (name, message) in [
-        ("parallels", "the format 'parallels' (a Parallels image) is recognized, but not supported"),
+        (
+            "parallels",
+            "the format 'parallels' (a Parallels image) is recognized, but not supported",
+        ),
         ("PLOOP", "the format 'ploop' (a Parallels image) is recognized, but not supported"),
         ("vhdx", "(a VHDX image)"),
         ("vdi", "(a VDI image)"),

@@ -8,13 +8,16 @@ use diskimg_testkit::tool::qemu_bytes;
 use diskimg_testkit::vhd::{SECTOR, Vhd, fixed, footer, seal};
 use std::path::Path;
 
+/// Guest bytes of a block.
+const BLOCK: u64 = 64 << 10;
+
 /// A disk of four blocks, of which two are allocated.
 fn sample() -> Vhd {
-    Vhd::dynamic(4 * 64 << 10).block(1, 0x11, 0..128).block(3, 0x33, 0..128)
+    Vhd::dynamic(4 * BLOCK).block(1, 0x11, 0..128).block(3, 0x33, 0..128)
 }
 
 fn sample_bytes() -> Vec<u8> {
-    let mut bytes = vec![0; 4 * 64 << 10];
+    let mut bytes = vec![0; 4 * BLOCK as usize];
     bytes[64 << 10..128 << 10].fill(0x11);
     bytes[192 << 10..].fill(0x33);
     bytes
@@ -57,14 +60,14 @@ fn sectors_whose_bit_is_not_set_are_zeros() {
     let odd = vec![0, 1, 5, 8, 9, 15, 16, 64, 127];
     let aligned: Vec<_> = (0..8).chain(24..48).chain(120..128).collect();
     for (sectors, is_aligned) in [(odd, false), (aligned, true)] {
-        let image = Vhd::dynamic(2 * 64 << 10).block(1, 0xaa, sectors.iter().copied());
+        let image = Vhd::dynamic(2 * BLOCK).block(1, 0xaa, sectors.iter().copied());
         let path = write(dir.path(), "disk.vhd", &image);
         let run = |sector: &usize| Run {
             at: (64 << 10) + *sector as u64 * 512,
             len: 512,
             fill: Fill::Byte(0xaa),
         };
-        let disk = Disk { size: 2 * 64 << 10, runs: sectors.iter().map(run).collect() };
+        let disk = Disk { size: 2 * BLOCK, runs: sectors.iter().map(run).collect() };
         assert_eq!(our_bytes(&path), disk.bytes());
         if is_aligned {
             let verdict = Oracle::Libyal.compare("vpc", &path, &disk);
@@ -142,7 +145,7 @@ fn either_footer_suffices_and_the_check_reports_the_other() {
 fn footers_that_contradict_each_other_are_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let mut file = sample().build();
-    let grown = Vhd { size: 5 * 64 << 10, ..sample() };
+    let grown = Vhd { size: 5 * BLOCK, ..sample() };
     file[..SECTOR].copy_from_slice(&grown.footer());
     let path = write_bytes(dir.path(), "disk.vhd", &file);
     let error = error(&path);
@@ -208,7 +211,7 @@ fn a_table_may_have_more_entries_than_the_disk_needs_but_not_fewer() {
     let path = write(dir.path(), "disk.vhd", &Vhd { entries: Some(5), ..sample() });
     assert_eq!(our_bytes(&path), sample_bytes());
     let path =
-        write(dir.path(), "disk.vhd", &Vhd { size: 5 * 64 << 10, entries: Some(4), ..sample() });
+        write(dir.path(), "disk.vhd", &Vhd { size: 5 * BLOCK, entries: Some(4), ..sample() });
     let error = error(&path);
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(error.to_string().contains("the disk has 5 blocks"), "{error}");
