@@ -28,6 +28,8 @@ PATH="$PATH:/usr/sbin:/sbin"
 export LC_ALL=C.UTF-8
 need cc build-essential
 need mkfs.ext4 e2fsprogs
+need mkfs.vfat dosfstools
+need blkid util-linux
 need 7zz 7zip
 need prlimit util-linux
 need xz xz-utils
