@@ -10,7 +10,12 @@ from diskimg._results import Json
 
 @dataclass(frozen=True, slots=True)
 class FileSystem:
-    """A file system, or other contents of a disk or partition, recognized by its signature."""
+    """A file system, or other contents of a disk or partition, recognized by its signature.
+
+    >>> volume = b"LUKS\\xba\\xbe\\x00\\x01".ljust(1 << 20, b"\\0")
+    >>> diskimg.open(io.BytesIO(volume), "raw").file_system().type
+    'crypto_LUKS'
+    """
 
     type: str
     """The name by which blkid and ``/etc/fstab`` call it: ``ext4``, ``vfat``, ``LVM2_member``."""
@@ -26,7 +31,16 @@ class FileSystem:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """A partition of a disk."""
+    """A partition of a disk.
+
+    >>> disk = bytearray(1 << 20)
+    >>> disk[446:462] = bytes.fromhex("00000000 83000000 01000000 ff070000")
+    >>> disk[510:520] = b"\\x55\\xaaLUKS\\xba\\xbe\\x00\\x01"
+    >>> image = diskimg.open(io.BytesIO(disk), "raw")
+    >>> [partition] = image.partitions().partitions
+    >>> partition.start, partition.length, partition.type_name, partition.file_system.type
+    (512, 1048064, 'Linux', 'crypto_LUKS')
+    """
 
     number: int
     """Number, as Linux counts them: logical partitions of an MBR begin at 5."""
@@ -56,7 +70,15 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class PartitionTable:
-    """The partition table of a disk."""
+    """The partition table of a disk.
+
+    >>> disk = bytearray(1 << 20)
+    >>> disk[446:462] = bytes.fromhex("00000000 83000000 01000000 ff070000")
+    >>> disk[510:520] = b"\\x55\\xaaLUKS\\xba\\xbe\\x00\\x01"
+    >>> image = diskimg.open(io.BytesIO(disk), "raw")
+    >>> image.partitions().scheme, len(image.partitions().partitions)
+    ('mbr', 1)
+    """
 
     scheme: Literal["mbr", "gpt", "apm"]
     """Kind of the table."""

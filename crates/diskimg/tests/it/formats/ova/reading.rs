@@ -278,6 +278,8 @@ fn the_disk_format_follows_from_descriptor_and_content() {
         ("a.vmdk", VMDK_FORMAT),
         ("a.vmdk", ""),
         ("a.qcow2", ""),
+        ("a.vhd", ""),
+        ("a.vhd", "http://technet.microsoft.com/#vhd"),
         ("uuid", qcow),
         ("uuid", "urn:unknown"),
         ("a.img", ""),
@@ -296,9 +298,8 @@ fn the_disk_format_follows_from_descriptor_and_content() {
         // Nothing declares this disk as raw.
         ("a.bin", "", ErrorKind::Unsupported),
         ("a.bin", "urn:unknown", ErrorKind::Unsupported),
-        ("a.vhd", "", ErrorKind::Unsupported),
-        ("a.bin", "http://technet.microsoft.com/#vhd", ErrorKind::Unsupported),
-        // Declared as VMDK, but the content is in a format that is not supported.
+        ("a.bin", "http://technet.microsoft.com/#vhd", ErrorKind::Corrupt),
+        // Declared as VMDK, but the content is another format.
         ("a.vhd", VMDK_FORMAT, ErrorKind::Corrupt),
     ] {
         let error = open(href, format).map(drop).unwrap_err();
