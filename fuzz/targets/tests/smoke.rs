@@ -103,6 +103,7 @@ smoke! {
     vmdk_stream
     vmdk_cowd
     vmdk_sesparse
+    vhd
     ovf_envelope
     ova_archive
     ova_packed

@@ -158,7 +158,7 @@ fn the_new_file_remains_if_overwriting_the_old_one_fails() {
          mkdir m; mount -t tmpfs -o size=10m none m\n\
          head -c 1000000 /dev/urandom > m/t.raw; head -c 6000000 /dev/urandom > s.raw\n\
          cp m/t.raw old.raw\n\
-         ! strace -qq -o trace -f -e trace=renameat -e inject=renameat:error=EPERM \\\n\
+         ! strace -qq -o trace -f -e trace=/^rename -e inject=/^rename:error=EPERM \\\n\
              $P --sandbox=off convert -O raw s.raw m/t.raw\n\
          cmp old.raw m/t.raw",
     );

@@ -204,7 +204,8 @@ fn partitions_of_an_mbr_and_what_they_occupy_are_listed() {
         .iter()
         .map(|p| (p.number, &*p.kind, p.start / MIB, p.length / MIB, p.totals.data / MIB))
         .collect();
-    let expected = [(1, "Linux", 1, 8, 2), (2, "extended", 16, 32, 1), (5, "Linux LVM", 24, 20, 1)];
+    let expected =
+        [(1, "Linux", 1, 8, 2), (2, "W95 Ext'd (LBA)", 16, 32, 1), (5, "Linux LVM", 24, 20, 1)];
     assert_eq!(found, expected);
     assert!(table.partitions.iter().all(|p| p.totals.sum() == p.length));
 }
