@@ -1,6 +1,7 @@
 //! The enumerations of the library as Python sees them: arguments and results that are one of
 //! several words. `_types.py` lists the words for type checkers; a test compares the two.
 
+use crate::errors::exception;
 use diskimg::inspection::Code;
 use diskimg::iso::write::{CylinderAlignment, Emulation, Hide, Joliet, RockRidge};
 use diskimg::iso::{Droppable, Namespace};
@@ -62,7 +63,11 @@ pub(crate) fn word(name: &str, text: &str) -> Option<String> {
 }
 
 /// Returns the format that a new file of this name has unless another is given.
+///
+/// # Errors
+/// Raises `UnsupportedError` if its extension is that of a format that is not supported.
 #[pyfunction]
-pub(crate) fn format_of_name(name: PathBuf) -> &'static str {
-    Format::from_extension(&name).unwrap_or_default().name()
+pub(crate) fn format_of_name(py: Python<'_>, name: PathBuf) -> PyResult<&'static str> {
+    let format = Format::of_new_file(&name).map_err(|error| exception(py, &error))?;
+    Ok(format.name())
 }

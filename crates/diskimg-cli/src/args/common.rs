@@ -327,7 +327,7 @@ pub(crate) fn new_format(
     match (name, path) {
         (Some(name), _) => format(name),
         (None, Some(path)) if program != Program::QemuImg => {
-            Ok(Format::from_extension(Path::new(path)).unwrap_or_default())
+            Ok(Format::of_new_file(Path::new(path))?)
         }
         _ => Ok(Format::Raw),
     }
@@ -448,6 +448,12 @@ pub(crate) fn add_backing(
             Some(value) => drop(options.set(option, value)),
             None => {}
         }
+    }
+    // In the words of an image, which QEMU reads. Its drivers for devices are recorded as they are.
+    if let Some(name) = options.get("backing_fmt").filter(|name| !name.starts_with("host_"))
+        && let Ok(format) = self::format(name)
+    {
+        options.set("backing_fmt", format.name());
     }
     match options.get("backing_file") {
         None | Some("") if options.get("backing_fmt").is_some() => {

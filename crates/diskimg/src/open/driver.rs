@@ -3,7 +3,7 @@
 //! It depends on `formats/`, which depends on this layer: the only dependency of a layer on a
 //! higher one.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::formats;
 #[cfg(feature = "inspect")]
 use crate::formats::inspect::Inspect;
@@ -20,6 +20,7 @@ use crate::open::probe::ProbeBuffer;
 use crate::storage::edit::Storage;
 use crate::storage::source::Source;
 use std::ops::Range;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -90,6 +91,25 @@ impl Format {
             Self::Ova => &formats::ova::DRIVER,
             #[cfg(feature = "iso")]
             Self::Iso => &formats::iso::DRIVER,
+        }
+    }
+
+    /// Returns the format of a new file of this name if no other is named: that of its
+    /// [extension](Self::from_extension), otherwise raw.
+    ///
+    /// # Errors
+    /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if the extension is that of a format
+    /// that is recognized but not supported, such as `.vhdx`: nobody expects a raw disk there.
+    pub fn of_new_file(path: &Path) -> Result<Self> {
+        if let Some(format) = Self::from_extension(path) {
+            return Ok(format);
+        }
+        let extension = path.extension().map(|name| name.to_string_lossy().to_ascii_lowercase());
+        match extension.map(|name| name.parse::<Self>()) {
+            Some(Err(error)) if error.kind() == ErrorKind::Unsupported => {
+                Err(error.hint("name the format raw if a raw disk is to have this name"))
+            }
+            _ => Ok(Self::Raw),
         }
     }
 

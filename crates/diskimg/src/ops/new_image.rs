@@ -82,6 +82,12 @@ pub(super) fn take_backing(options: &mut Options, backing: &mut Option<Backing>)
                 name.filter(|n| !n.is_empty()).map(|name| Backing { format, ..Backing::new(name) });
         }
     }
+    // QEMU does not know the other names of a format.
+    if let Some(name) = backing.as_mut().and_then(|backing| backing.format.as_mut())
+        && let Ok(format) = name.parse::<Format>()
+    {
+        *name = format.name().to_owned();
+    }
 }
 
 /// Opens the backing file of a new image at `output`, and stores its content ID in `backing`.

@@ -169,7 +169,9 @@ pub fn table(source: &dyn Source, sector_bytes: Option<u64>) -> Result<Option<Ta
                 let message = format!("GPT with {found}: other programs ignore it");
                 note(&mut oddities, 0, message);
             }
-            of_gpt(gpt, unit)
+            let table = of_gpt(gpt, unit);
+            note_beyond(&table.partitions, source.len(), &mut oddities);
+            table
         }
         (gpt, Some(mbr), _) if uses_mbr => {
             if gpt.is_some() {
@@ -280,6 +282,20 @@ fn of_gpt(gpt: Gpt, unit: u64) -> Table {
         id: Some(gpt.disk_id.to_string()),
         partitions: partitions.collect(),
         oddities: Vec::new(),
+    }
+}
+
+/// Notes partitions that end beyond the end of the disk, as the parser of an MBR does.
+fn note_beyond(partitions: &[Partition], disk_bytes: u64, oddities: &mut Vec<Oddity>) {
+    for partition in partitions {
+        let end = partition.start.saturating_add(partition.length);
+        if end > disk_bytes {
+            let message = format!(
+                "GPT partition {} ends at byte {end}, past the image's end at {disk_bytes}",
+                partition.number
+            );
+            note(oddities, partition.start, message);
+        }
     }
 }
 

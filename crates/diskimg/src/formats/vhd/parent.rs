@@ -100,9 +100,7 @@ pub(super) fn locate(
     let resolver = Resolver { lock: None, ..context.resolver };
     if resolver.policy == ExternalFiles::None {
         let message = format!("it names the {ROLE} '{}'", names[0]);
-        return Err(Error::refused(message)
-            .hint(NEEDS_PARENT)
-            .with_remedy(Remedy::AllowFilesInSameDir));
+        return Err(Error::refused(message).with_remedy(Remedy::AllowFilesInSameDir));
     }
     let (mut first_error, mut other) = (None, None);
     for name in &names {

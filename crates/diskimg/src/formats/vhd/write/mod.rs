@@ -71,8 +71,8 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn TargetSpec>> 
     }
     let preallocation = match options.get("preallocation") {
         Some(mode) if mode != "off" && !fixed => {
-            let message = format!("Unsupported preallocation mode '{mode}' for dynamic disks: off");
-            return Err(Error::unsupported(message).hint("fixed disks can be preallocated"));
+            let message = format!("Unsupported preallocation mode '{mode}' for dynamic disks");
+            return Err(Error::unsupported(message).hint("subformat=fixed can be preallocated"));
         }
         mode => Preallocation::parse(mode, "vpc")?,
     };
@@ -112,13 +112,17 @@ fn size_and_geometry(
         },
     };
     if size > MAX_SIZE {
-        return Err(Error::limit(format!("a disk of {size} bytes; a VHD has at most {MAX_SIZE}"))
+        return Err(Error::limit(format!("a disk of {size} bytes; a VHD has at most 2040 GiB"))
             .hint("use another format, such as qcow2"));
     }
     Ok((size, geometry, creator))
 }
 
 fn parent(backing: &Backing) -> Result<NewParent> {
+    if let Some(format) = backing.format.as_deref().filter(|&format| format != "vpc") {
+        let message = format!("the parent of a differencing VHD must be a VHD, not {format}");
+        return Err(Error::invalid(message));
+    }
     let uuid = backing.content_id.as_deref().and_then(Uuid::parse);
     let uuid = uuid.filter(|uuid| !uuid.is_nil()).ok_or_else(|| {
         Error::invalid("a differencing VHD records its parent's UUID, which is not known")
