@@ -122,7 +122,7 @@ def convert(
             only the formats that can be streamed: raw, VMDK with
             ``subformat=streamOptimized`` and OVA.
         format: The output's format: one of `FORMATS`. The default follows from the suffix of the
-            file name (``.qcow2``, ``.vmdk``, ``.ova``, ``.ovf``); it is raw for any other name
+            file name (``.qcow2``, ``.vmdk``, ``.vhd``, ``.ova``, ``.ovf``); it is raw for any other name
             and for file objects.
         src_format: The source's format; by default it is detected.
         options: Create options of the output's format; `create_options` lists them.

@@ -136,6 +136,9 @@ impl Args {
         };
         let input = |name: &OsString| Input::new(name, self.format.as_deref(), &policy);
         let found = if partition.is_none() { split(&operand, &policy) } else { None };
+        if let Some(text) = operand.to_str().filter(|_| found.is_none() && partition.is_none()) {
+            require_selector(text)?;
+        }
         let (input, disk, partition) = match found {
             Some((image, selector @ Selector::Number(_))) => {
                 (input(&image)?, input(&operand).ok(), Some(selector))
@@ -157,6 +160,21 @@ impl Args {
     }
 }
 
+/// Returns an error for an operand that is an image of one disk and something that is no partition.
+fn require_selector(operand: &str) -> Result<(), Failure> {
+    let Some((image, rest)) = operand.rsplit_once(':') else { return Ok(()) };
+    // An appliance may be followed by the name or ID of a disk.
+    const APPLIANCES: [&str; 6] = ["ova", "ovf", "box", "zip", "gz", "tgz"];
+    let extension = Path::new(image).extension().and_then(OsStr::to_str).unwrap_or_default();
+    let is_image = !Path::new(operand).exists() && Path::new(image).is_file();
+    if !is_image || APPLIANCES.iter().any(|name| extension.eq_ignore_ascii_case(name)) {
+        return Ok(());
+    }
+    Err(Failure::error(format!(
+        "'{rest}' is not a partition of '{image}' (a number, LABEL=, UUID=, PARTLABEL= or PARTUUID=)"
+    )))
+}
+
 /// Splits an operand into an image and a partition. A file whose name is the whole operand is an
 /// image.
 fn split(operand: &OsStr, policy: &Policy) -> Option<(OsString, Selector)> {
@@ -174,7 +192,8 @@ fn split(operand: &OsStr, policy: &Policy) -> Option<(OsString, Selector)> {
         None => text.rsplit_once(':')?,
     };
     let path = Path::new(image);
-    let is_image = image == "-" || path.exists() || appliance_and_disk(path).is_some();
+    // If there is no such file, the error is about it and not about what follows the colon.
+    let is_image = !image.contains(':') || path.exists() || appliance_and_disk(path).is_some();
     Selector::parse(selector).filter(|_| is_image).map(|selector| (image.into(), selector))
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
     /// Format of the new image (default: raw)
-    #[arg(long_help = "Format of the new image: raw, qcow2, iso (default: raw)")]
+    #[arg(long_help = "Format of the new image: raw, qcow2, vpc, iso (default: raw)")]
     #[arg(short = 'O', long, value_name = "FMT", alias = "output-format")]
     target_format: Option<String>,
     /// Options of the format ('help': a list)

@@ -103,3 +103,28 @@ fn ambiguous_abbreviations_are_errors_that_name_the_options() {
         assert!(command.output().expect("runs").status.success());
     }
 }
+
+#[test]
+fn the_extension_of_a_format_that_is_not_supported_does_not_mean_raw() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for line in ["convert a.raw b.vhdx", "create b.vhdx 1M"] {
+        let run = lab.line(line);
+        assert_eq!(run.code, Some(1), "{line}: {run:?}");
+        assert!(run.err.contains("the format 'vhdx' (a VHDX image) is recognized"), "{run:?}");
+        assert!(!lab.path("b.vhdx").exists());
+    }
+    lab.line("convert -O raw a.raw b.vhdx").ok();
+    lab.line("convert a.raw b.img").ok();
+}
+
+#[test]
+fn the_format_of_a_backing_file_may_have_any_of_its_names() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for name in ["RAW", "img"] {
+        lab.line(&format!("create -f qcow2 -b a.raw -F {name} o.qcow2")).ok();
+        lab.qemu("info o.qcow2").ok();
+        assert!(lab.line("info o.qcow2").ok().contains("backing file format: raw"), "{name}");
+    }
+}

@@ -222,3 +222,14 @@ fn a_new_empty_child_shows_its_parent_and_has_a_uuid_of_its_own() {
     let uuid = |path: &Path| Image::open(path).unwrap().layers().next().unwrap().content_ids();
     assert_ne!(uuid(&a), uuid(&b));
 }
+
+/// QEMU does not know the name `vhd`.
+#[test]
+fn a_qcow2_image_over_a_vhd_records_qemus_name_of_the_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = write(dir.path(), "base.vhd", &parent());
+    let path = dir.path().join("overlay.qcow2");
+    let backing = Backing::new("base.vhd").with_format("vhd");
+    Create::new(Format::Qcow2).backing(backing).run(&path).unwrap();
+    assert_eq!(qemu_bytes(&path, "qcow2"), our_bytes(&base));
+}
