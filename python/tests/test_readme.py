@@ -7,8 +7,9 @@ from pathlib import Path
 
 import diskimg
 import pytest
-from examples import PACKAGE, PROJECT, prepare, run
 from tools import TESTDATA
+
+from examples import PACKAGE, PROJECT, prepare, run
 
 
 @pytest.fixture

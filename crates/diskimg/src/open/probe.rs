@@ -125,6 +125,19 @@ impl Format {
         if let Some(format) = find(&bytes.of(path)) {
             return Ok(format);
         }
+        let recognized = |buffer: &ProbeBuffer<'_>| {
+            let matches = |signature: &&Signature| match probing {
+                Probing::LikeQemu if signature.kind == SignatureKind::Image => {
+                    (signature.qemu)(buffer)
+                }
+                _ => (signature.matches)(buffer),
+            };
+            SIGNATURES.iter().find(matches).map(not_supported)
+        };
+        // A guest may write the footer of another format into the last sector of an image.
+        if let Some(error) = recognized(&bytes.of(path)) {
+            return Err(error);
+        }
         // If the tail cannot be read, signatures in it are not seen: a disk with a damaged last
         // sector can still be converted. But what may be readable later must not make a disk of
         // another format a raw one.
@@ -136,14 +149,8 @@ impl Format {
         if let Some(format) = find(&buffer) {
             return Ok(format);
         }
-        let recognized = |signature: &&Signature| match probing {
-            Probing::LikeQemu if signature.kind == SignatureKind::Image => {
-                (signature.qemu)(&buffer)
-            }
-            _ => (signature.matches)(&buffer),
-        };
-        match SIGNATURES.iter().find(recognized) {
-            Some(signature) => Err(not_supported(signature)),
+        match recognized(&buffer) {
+            Some(error) => Err(error),
             None => Ok(Self::Raw),
         }
     }

@@ -7,7 +7,8 @@
 //!   entry ffffffff, bit 0: zeros or, in a differencing disk, the parent's bytes
 //! ```
 //!
-//! QEMU does not read the bitmaps: it returns what is stored in sectors whose bit is 0.
+//! QEMU does not read the bitmaps: it returns what is stored in sectors whose bit is 0. So does the
+//! reader if it is to follow QEMU.
 
 use super::header::Header;
 use super::{SECTOR, read};
@@ -17,7 +18,7 @@ use crate::formats::holes::require_stored;
 use crate::formats::table_cache::{MemoryBudget, TableCache};
 use crate::model::extent::{Extent, HostOffset, Kind, push};
 use crate::model::layer::{entries_for, next_allocated_in_table};
-use crate::open::limits::Limits;
+use crate::open::OpenContext;
 use crate::storage::number::{to_u64, to_usize};
 use crate::storage::source::Source;
 use std::ops::Range;
@@ -49,6 +50,8 @@ pub(super) struct Blocks {
     pub(super) data_end: u64,
     /// Whether sectors that are not allocated are the parent's.
     pub(super) differencing: bool,
+    /// Whether all sectors of a block are allocated, as for QEMU.
+    ignores_bitmaps: bool,
     bitmaps: TableCache<u8>,
 }
 
@@ -65,9 +68,9 @@ impl Blocks {
         data_end: u64,
         size: u64,
         differencing: bool,
-        limits: &Limits,
+        context: &OpenContext<'_>,
     ) -> Result<Self> {
-        let count = header.blocks(size, limits)?;
+        let count = header.blocks(size, context.limits)?;
         let (at, len) = (header.table_at, count * 4);
         if at.checked_add(len).is_none_or(|end| end > data_end) {
             let message = format!("its {len} bytes extend beyond the end of the file");
@@ -90,6 +93,7 @@ impl Blocks {
             reserved: [0..super::footer::FOOTER_BYTES, header_at..header_end, at..at + len],
             data_end,
             differencing,
+            ignores_bitmaps: context.like_qemu && !differencing,
             bitmaps: TableCache::new(MemoryBudget::default()),
         })
     }
@@ -127,24 +131,19 @@ impl Blocks {
         let (start, data) = (index * self.block_bytes, self.data_at(sector));
         let mut at = range.start;
         while at < range.end {
-            let (is_set, run) = run_of_bits(&bitmap, (at - start) / SECTOR);
-            let end = (start + run.saturating_mul(SECTOR)).min(range.end);
+            let (is_set, run) = match self.ignores_bitmaps {
+                true => (true, u64::MAX),
+                false => run_of_bits(&bitmap, (at - start) / SECTOR),
+            };
+            let end = run.saturating_mul(SECTOR).saturating_add(start).min(range.end);
             let kind = match (is_set, self.differencing) {
                 (true, _) => Kind::Data(HostOffset { file: 0, offset: data + (at - start) }),
                 (false, true) => Kind::Unallocated,
                 (false, false) => Kind::Zero(None),
             };
             // A file may end within its last block, if the disk does.
-            let stored_end = data + (end - start);
-            if is_set && stored_end > self.data_end {
-                let message = format!(
-                    "block {index} extends to {stored_end:#x}, beyond the end of the space for \
-                     blocks at {:#x}",
-                    self.data_end
-                );
-                return Err(Error::corrupt(TABLE, message)
-                    .at(u64::from(sector) * SECTOR)
-                    .hint("the file is probably truncated"));
+            if is_set {
+                self.require_stored_to(index, sector, data + (end - start))?;
             }
             push(out, at..end, kind);
             at = end;
@@ -183,14 +182,48 @@ impl Blocks {
         })
     }
 
-    /// Verifies that the allocated sectors of a block are in the file.
+    /// Verifies that a block is in the file as far as the disk needs it, whether its sectors are
+    /// allocated or not.
     ///
     /// # Errors
     /// As [`map`](Self::map).
     pub(super) fn check_block(&self, index: u64, sector: u32) -> Result<()> {
-        let start = index * self.block_bytes;
-        let block = start..(start + self.block_bytes).min(self.size);
-        self.map_block(index, sector, block, &mut Vec::new())
+        self.bitmap(index, sector)?;
+        let needed = (self.size - index * self.block_bytes).min(self.block_bytes);
+        self.require_stored_to(index, sector, self.data_at(sector) + needed)
+    }
+
+    /// Requires that a block's space up to host offset `end` is in the file, before the footer.
+    fn require_stored_to(&self, index: u64, sector: u32, end: u64) -> Result<()> {
+        if end <= self.data_end {
+            return Ok(());
+        }
+        let message = format!(
+            "block {index} extends to {end:#x}, beyond the end of the space for blocks at {:#x}",
+            self.data_end
+        );
+        Err(Error::corrupt(TABLE, message)
+            .at(u64::from(sector) * SECTOR)
+            .hint("the file is probably truncated"))
+    }
+
+    /// Returns the host ranges of sectors whose bit is 0 in the block that starts at `sector`, as far
+    /// as the disk goes.
+    ///
+    /// # Errors
+    /// As [`bitmap`](Self::bitmap).
+    pub(super) fn unallocated_sectors(&self, index: u64, sector: u32) -> Result<Vec<Range<u64>>> {
+        let bitmap = self.bitmap(index, sector)?;
+        let (mut at, mut found, data) = (0, Vec::new(), self.data_at(sector));
+        let end = (self.size - index * self.block_bytes).min(self.block_bytes) / SECTOR;
+        while at < end {
+            let (is_set, next) = run_of_bits(&bitmap, at);
+            if !is_set {
+                found.push(data + at * SECTOR..data + next.min(end) * SECTOR);
+            }
+            at = next;
+        }
+        Ok(found)
     }
 
     /// Describes what is wrong with the place of a block.

@@ -264,13 +264,14 @@ impl Footers {
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if no copy is valid, or if two valid ones contradict
-    /// each other, unless `tolerant`.
-    pub(super) fn choose(self, tolerant: bool) -> Result<Footer> {
+    /// each other, unless `tolerant`. The first sector of a fixed disk is the guest's, except for
+    /// QEMU (`like_qemu`), which takes it for the footer.
+    pub(super) fn choose(self, tolerant: bool, like_qemu: bool) -> Result<Footer> {
         match (self.head, self.tail) {
             (Some(Ok(head)), Some((at, Ok(tail)))) => {
-                // The guest's first sector may contain the header of another disk.
-                let contradiction = head.contradiction(&tail);
-                match contradiction.filter(|_| tail.disk_type != DiskType::Fixed && !tolerant) {
+                let is_copy = tail.disk_type != DiskType::Fixed || like_qemu;
+                let contradiction = head.contradiction(&tail).filter(|_| is_copy && !tolerant);
+                match contradiction {
                     Some(what) => Err(Error::corrupt(
                         "VHD footer",
                         format!("it and its copy at the start of the file differ: {what}"),

@@ -1,12 +1,16 @@
 //! Whether an untrusted VHD is safe to accept: one file with the whole disk, whose two footers mean
 //! the same to every reader.
 
+use super::blocks::FREE;
 use super::footer::{DiskType, FOOTER_BYTES, Footer, Footers};
+use super::layer::Vhd;
 use super::{COOKIE, SECTOR};
 use crate::formats::inspect::{Inspect, Subject};
 use crate::model::format::Format;
 use crate::report::check::Finding;
 use crate::report::inspection::{Code, Inspection, Role};
+use crate::storage::number::{to_u64, to_usize};
+use std::sync::Arc;
 
 pub(super) const INSPECT: Inspect = Inspect { also_matches, examine };
 
@@ -23,7 +27,7 @@ fn examine(subject: &Subject<'_>, found: &mut Inspection) {
         Err(error) => return found.unreadable(&error),
     };
     examine_footers(&footers, subject.len(), found);
-    let footer = match footers.choose(true) {
+    let footer = match footers.choose(true, false) {
         Ok(footer) => footer,
         Err(error) => return found.unreadable(&error),
     };
@@ -38,6 +42,7 @@ fn examine(subject: &Subject<'_>, found: &mut Inspection) {
                 found.add_reference(Role::Parent, &parent.name, Some("vpc"));
                 found.add(Code::Parent, None, "a differencing disk, which needs its parent");
             }
+            hidden_data(subject, found);
             let mut first = None;
             let checked = layer.check(&mut |finding: Finding| {
                 first.get_or_insert(finding.message);
@@ -49,6 +54,46 @@ fn examine(subject: &Subject<'_>, found: &mut Inspection) {
             }
         }
         Err(error) => found.unreadable(&error),
+    }
+}
+
+/// Maximum number of bytes that are read in sectors that are not allocated.
+const MAX_HIDDEN: u64 = 256 << 20;
+
+/// Reports data in sectors of a dynamic disk that are not allocated, which QEMU and other programs
+/// read nevertheless.
+fn hidden_data(subject: &Subject<'_>, found: &mut Inspection) {
+    let Ok(image) = Vhd::open(Arc::clone(subject.source), &subject.context()) else { return };
+    let Some(blocks) = image.blocks().filter(|blocks| !blocks.differencing) else { return };
+    let (mut left, mut buf) = (MAX_HIDDEN, vec![0; to_usize(SECTOR) * 128]);
+    let allocated = (0..).zip(&blocks.table).filter(|&(_, &sector)| sector != FREE);
+    for (index, &sector) in allocated {
+        // Damaged blocks are reported by the check.
+        let Ok(ranges) = blocks.unallocated_sectors(index, sector) else { continue };
+        for range in ranges {
+            let mut at = range.start;
+            while at < range.end {
+                let hole = subject.source.segment_at(at).ok().filter(|segment| segment.hole);
+                if let Some(end) = hole.map(|segment| segment.end).filter(|&end| end > at) {
+                    at = end;
+                    continue;
+                }
+                let len = (range.end - at).min(to_u64(buf.len()));
+                if left < len {
+                    let message = "too many sectors are not allocated: they were not all compared";
+                    return found.add(Code::Subformat, at, message);
+                }
+                left -= len;
+                let part = &mut buf[..to_usize(len)];
+                let is_read = subject.source.read_exact_at(part, at).is_ok();
+                if is_read && part.iter().any(|&byte| byte != 0) {
+                    let message =
+                        format!("block {index} has data in sectors that its bitmap does not list");
+                    return found.add(Code::Subformat, at, message);
+                }
+                at += len;
+            }
+        }
     }
 }
 

@@ -43,7 +43,8 @@ impl Vhd {
         let footers = Footers::read(&*source)?;
         let data_end = footers.data_end(&*source);
         let damage = footers.damage();
-        let footer = footers.choose(context.tolerates_damage() || context.salvage)?;
+        let footer =
+            footers.choose(context.tolerates_damage() || context.salvage, context.like_qemu)?;
         let size = size(&footer, context);
         if footer.disk_type == DiskType::Fixed {
             if size > data_end {
@@ -69,7 +70,7 @@ impl Vhd {
             data_end,
             size,
             differencing,
-            context.limits,
+            context,
         )?;
         let dynamic = Some(Dynamic { header, blocks });
         Ok(Self { files: [source], footer, size, dynamic, parent, damage })

@@ -113,7 +113,7 @@ pub(super) fn locate(
                     continue;
                 }
             };
-            let uuid = Footers::read(&*source)?.choose(true).map(|footer| footer.uuid);
+            let uuid = Footers::read(&*source)?.choose(true, false).map(|footer| footer.uuid);
             let is_parent = context.ignore_content_id
                 || uuid.as_ref().is_ok_and(|uuid| *uuid == header.parent_uuid);
             if is_parent {

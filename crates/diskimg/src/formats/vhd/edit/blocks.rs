@@ -65,10 +65,8 @@ impl BlockWriter {
                 blocks.check_block(index, sector)?;
             }
         }
-        let len = storage.current_len();
-        // A crash while blocks were being appended leaves no footer at the end.
-        let has_footer = blocks.data_end < len;
-        let end = if has_footer { len } else { len.next_multiple_of(SECTOR) + FOOTER_BYTES };
+        // The footer may be shorter than a sector and, after a crash, missing.
+        let end = blocks.data_end.next_multiple_of(SECTOR) + FOOTER_BYTES;
         Ok(Self {
             footer: footer.encode(),
             size: blocks.size,

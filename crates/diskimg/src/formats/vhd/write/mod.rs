@@ -18,11 +18,13 @@ use crate::model::backing::Backing;
 use crate::model::flat::{FlatFile, Preallocation};
 use crate::model::options::Options;
 use crate::model::target::{CreateRequest, Measure, MeasureRequest, Target, TargetSpec};
+use crate::open::external_files::plain_path;
 use crate::remedy::Remedy;
 use crate::storage::output::Output;
 use dynamic::{BLOCK, DynamicTarget, Layout};
 use fixed::FixedTarget;
 use std::hash::{BuildHasher, RandomState};
+use std::path::Path;
 
 /// Maximum size of a disk in bytes: 2040 GiB, the most that sector numbers of 32 bits leave room for.
 const MAX_SIZE: u64 = 0xff00_0000 * SECTOR;
@@ -129,12 +131,13 @@ fn parent(backing: &Backing) -> Result<NewParent> {
             .hint("backing_file must be a VHD image that can be opened")
             .with_remedy(Remedy::OpenBackingFile)
     })?;
-    // Windows separates directories by backslashes.
-    if backing.name.is_empty() || backing.name.contains(['\0', '\\']) {
+    // Windows separates directories by backslashes, and has no prefix `file:`.
+    let name = plain_path(&backing.name).and_then(Path::to_str);
+    let Some(name) = name.filter(|name| !name.contains('\\')) else {
         let message = format!("the backing file's name {:?} cannot be recorded", backing.name);
         return Err(Error::invalid(message));
-    }
-    Ok(NewParent { uuid, name: backing.name.clone() })
+    };
+    Ok(NewParent { uuid, name: name.to_owned() })
 }
 
 impl VhdSpec {

@@ -217,6 +217,11 @@ fn a_new_empty_child_shows_its_parent_and_has_a_uuid_of_its_own() {
             .unwrap();
         path
     };
+    Create::new(Format::Vhd)
+        .backing(Backing::new("file:base.vhd").with_format("vpc"))
+        .run(dir.path().join("c.vhd"))
+        .unwrap();
+    assert_eq!(our_bytes(&dir.path().join("c.vhd")), our_bytes(&base));
     let (a, b) = (create("a.vhd"), create("b.vhd"));
     assert_eq!(our_bytes(&a), our_bytes(&base));
     let uuid = |path: &Path| Image::open(path).unwrap().layers().next().unwrap().content_ids();

@@ -167,6 +167,33 @@ fn writing_restores_a_damaged_copy_of_the_footer() {
     }
 }
 
+/// A footer of 511 bytes is replaced by one of 512, behind the last block.
+#[test]
+fn the_footer_that_is_restored_does_not_overlap_the_last_block() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = Vhd::dynamic(BLOCK).block(0, 0x11, 0..128).build();
+    file.pop();
+    file[50] ^= 1;
+    let target = write_bytes(dir.path(), "disk.vhd", &file);
+    convert(&[0x99; 4096]).run_existing(&target).unwrap();
+    assert!(our_bytes(&target)[4096..] == [0x11; BLOCK as usize - 4096]);
+    assert_consistent(&target);
+}
+
+/// The rest of the block would be written over the footer.
+#[test]
+fn a_disk_with_a_block_that_reaches_beyond_the_footer_is_not_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = Vhd::dynamic(2 * BLOCK).block(1, 0x11, 0..8).build();
+    let footer = file.split_off(file.len() - SECTOR);
+    file.truncate(file.len() - 4096);
+    file.extend(footer);
+    let target = write_bytes(dir.path(), "disk.vhd", &file);
+    let error = convert(&[1; 2 * BLOCK as usize]).run_existing(&target).unwrap_err();
+    assert!(error.to_string().contains("beyond the end"), "{error}");
+    assert!(std::fs::read(&target).unwrap() == file);
+}
+
 #[test]
 fn a_disk_whose_blocks_overlap_is_not_written() {
     let dir = tempfile::tempdir().unwrap();

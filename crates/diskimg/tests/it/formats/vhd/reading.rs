@@ -1,7 +1,8 @@
 //! VHDs that no common program writes, but that exist. They are built by `diskimg_testkit::vhd`.
 
 use super::{bytes_with, our_bytes, write, write_bytes};
-use diskimg::{ErrorKind, Format, Image, OpenOptions, Probing};
+use diskimg::inspection::Code;
+use diskimg::{ErrorKind, Format, Image, InspectOptions, OpenOptions, Probing, inspect};
 use diskimg_testkit::disk::{Disk, Fill, Run};
 use diskimg_testkit::oracles::{Oracle, Verdict};
 use diskimg_testkit::tool::qemu_bytes;
@@ -74,7 +75,59 @@ fn sectors_whose_bit_is_not_set_are_zeros() {
             assert!(matches!(verdict, Verdict::Same | Verdict::NotInstalled), "{verdict}");
         }
         assert!(matches!(Oracle::QemuImg.compare("vpc", &path, &disk), Verdict::Differs(_)));
+        // Who stands in for qemu-img reads what it reads, and an upload is not accepted.
+        let like_qemu = OpenOptions::new().probing(Probing::LikeQemu);
+        assert_eq!(bytes_with(&like_qemu, &path), qemu_bytes(&path, "vpc"));
+        assert_eq!(codes(&path), [Code::Subformat]);
     }
+    // Zeros there are the same to all.
+    let image = Vhd::dynamic(2 * BLOCK).block(1, 0, [3]);
+    assert_eq!(codes(&write(dir.path(), "disk.vhd", &image)), []);
+}
+
+fn codes(path: &Path) -> Vec<Code> {
+    let found = inspect(path, &InspectOptions::new()).unwrap();
+    found.findings.iter().map(|finding| finding.code).collect()
+}
+
+/// The first sector of a fixed disk is the guest's, but QEMU takes it for the footer.
+#[test]
+fn a_footer_in_the_first_sector_of_a_fixed_disk_is_an_error_if_qemu_would_use_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let inner = sample().build();
+    let path = write_bytes(dir.path(), "disk.vhd", &fixed(&inner));
+    assert_eq!(qemu_bytes(&path, "vpc"), sample_bytes());
+    let like_qemu = OpenOptions::new().probing(Probing::LikeQemu);
+    assert_eq!(like_qemu.open(&path).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert!(codes(&path).contains(&Code::Footer));
+}
+
+/// The guest's last sector is often the last one of the file.
+#[test]
+fn a_footer_at_the_end_of_another_image_does_not_make_it_a_vhd() {
+    let dir = tempfile::tempdir().unwrap();
+    for head in [&b"vhdxfile"[..], b"\x1f\x8b\x08\0", b"QED\0"] {
+        let mut contents = vec![0; 4096];
+        contents[..head.len()].copy_from_slice(head);
+        let path = write_bytes(dir.path(), "disk", &fixed(&contents));
+        assert_eq!(Image::open(&path).unwrap_err().kind(), ErrorKind::Unsupported);
+        let named = OpenOptions::new().format(Format::Vhd);
+        assert_eq!(bytes_with(&named, &path), contents);
+    }
+}
+
+/// Sectors that are not allocated now may be written later.
+#[test]
+fn a_block_that_reaches_beyond_the_footer_is_found_by_the_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = Vhd::dynamic(2 * BLOCK).block(1, 0x11, 0..8).build();
+    let footer = file.split_off(file.len() - SECTOR);
+    file.truncate(file.len() - 4096);
+    file.extend(footer);
+    let path = write_bytes(dir.path(), "disk.vhd", &file);
+    our_bytes(&path);
+    assert!(findings(&path)[0].contains("beyond the end of the space for blocks"));
+    assert_eq!(codes(&path), [Code::Unreadable]);
 }
 
 #[test]
