@@ -152,7 +152,7 @@ impl LimitArgs {
             let (name, value) = text.split_once('=').unwrap_or((text, ""));
             let bound = diskimg::parse_size(value).ok_or_else(|| {
                 Failure::error(format!(
-                    "--limit {text}: expected NAME=VALUE, where VALUE may end in k, M, G or T"
+                    "--limit {text}: expected NAME=VALUE, where VALUE may end in k, M, G, T, P or E"
                 ))
             })?;
             limits.set(name, bound).map_err(|e| {

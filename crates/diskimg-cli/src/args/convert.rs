@@ -23,7 +23,7 @@ Examples:
 
 Several SRC are concatenated or, with -O ova, become one disk each. FILE.ova:N is disk N of an
 appliance. DST is created or replaced when it is complete. '-' is standard input or output.
-Sizes may end in k, M, G or T.";
+Sizes may end in k, M, G, T, P or E.";
 
 /// Maximum value of `-S`, as in QEMU.
 const MAX_SPARSE: u64 = 16 << 20;

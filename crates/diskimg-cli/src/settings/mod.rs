@@ -186,7 +186,7 @@ fn check_limit(name: &str, value: &str) -> Result<(), String> {
     }
     match parse_size(value) {
         Some(_) => Ok(()),
-        None => Err(format!("'{value}' is not a number, which may end in k, M, G or T")),
+        None => Err(format!("'{value}' is not a number, which may end in k, M, G, T, P or E")),
     }
 }
 
