@@ -225,10 +225,8 @@ impl Image {
             let Some(table) = partition::table(image, sector_size)? else { return Ok(None) };
             let disk: Arc<dyn Source> = Arc::new(image.clone());
             let found = files::contents(&disk, &table.partitions)?;
-            let in_partition = |(number, error): (u32, Error)| {
-                error.in_file(format!("{}:{number}", image.name(0))).to_string()
-            };
-            let failures: Vec<_> = found.errors.into_iter().map(in_partition).collect();
+            let in_image = |error: Error| error.in_file(image.name(0)).to_string();
+            let failures: Vec<_> = found.errors.into_iter().map(in_image).collect();
             Ok(Some((TableWithContents { table, contents: found.recognized }, failures)))
         })?;
         let Some((table, failures)) = table else { return Ok(None) };

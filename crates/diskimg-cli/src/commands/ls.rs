@@ -26,7 +26,7 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
         Some(disk) if is_disk => disk.path.display().to_string(),
         _ => job.input.path.display().to_string(),
     };
-    let disk = Disk::read(Arc::new(image), name, job)?;
+    let disk = Disk::read(Arc::new(image), name, partition, job)?;
     match partition {
         Some(selector) => disk.files(Some(selector), job, console),
         None if !job.paths.is_empty() => disk.files(None, job, console),
@@ -104,7 +104,13 @@ struct PartitionObject<'a> {
 }
 
 impl Disk {
-    fn read(image: Arc<dyn Source>, name: String, job: &Job) -> Result<Self, Failure> {
+    /// Reads the partition table, and the contents as far as `selector` and the job need them.
+    fn read(
+        image: Arc<dyn Source>,
+        name: String,
+        selector: Option<&Selector>,
+        job: &Job,
+    ) -> Result<Self, Failure> {
         let in_file = |error: Error| Failure::from(error.in_file(&name));
         let table = partition::table(&*image, job.sector_bytes).map_err(in_file)?;
         let mut failures = Vec::new();
@@ -118,7 +124,7 @@ impl Disk {
         // The boot sector of a partition table may look like that of FAT, but not like others.
         let whole = whole.filter(|found| table.is_none() || found.kind == Kind::Iso);
         // The contents of all partitions are needed for the table, and to find one by them.
-        let is_needed = match &job.partition {
+        let is_needed = match selector {
             Some(selector) => matches!(selector, Selector::Label(_) | Selector::Uuid(_)),
             None => job.paths.is_empty(),
         };
@@ -127,9 +133,7 @@ impl Disk {
             true => files::contents(&image, partitions).map_err(in_file)?,
             false => files::Contents::default(),
         };
-        for (number, error) in contents.errors {
-            failures.push(message(&error.in_file(format!("{name}:{number}"))));
-        }
+        failures.extend(contents.errors.into_iter().map(|e| message(&e.in_file(&name))));
         let mut contents = contents.recognized;
         contents.resize(partitions.len(), None);
         Ok(Self { image, name, table, whole, contents, failures })

@@ -19,8 +19,8 @@ const MAX_PLACES: usize = 128;
 pub struct Contents {
     /// What each partition contains, in the order of the partitions.
     pub recognized: Vec<Option<Recognized>>,
-    /// Why the contents of a partition are not known, with its number.
-    pub errors: Vec<(u32, Error)>,
+    /// Why contents are not known. Each error says of which partition.
+    pub errors: Vec<Error>,
 }
 
 /// Recognizes the contents of the partitions of a disk. An extended partition has none. A partition
@@ -54,7 +54,8 @@ pub fn contents(disk: &Arc<dyn Source>, partitions: &[Partition]) -> Result<Cont
         let found = found.or_else(|error| match error.kind() {
             ErrorKind::Transient | ErrorKind::Cancelled => Err(error),
             _ => {
-                contents.errors.push((partition.number, error));
+                let place = format!("in partition {}", partition.number);
+                contents.errors.push(error.prepend_hint(place));
                 Ok(None)
             }
         })?;
@@ -68,4 +69,40 @@ fn recognize_range(disk: &Arc<dyn Source>, range: Range<u64>) -> Result<Option<R
     let Ok(window) = window else { return Ok(None) };
     let window: Arc<dyn Source> = Arc::new(window);
     recognize(&window)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::source::MemorySource;
+
+    fn partitions(count: u32, start: impl Fn(u64) -> u64) -> Vec<Partition> {
+        let partition = |number: u32| Partition {
+            number,
+            start: start(number.into()),
+            length: 512,
+            kind: "0x83".into(),
+            kind_name: None,
+            name: None,
+            id: None,
+            bootable: false,
+            role: Role::Primary,
+        };
+        (1..=count).map(partition).collect()
+    }
+
+    #[test]
+    fn contents_are_recognized_in_a_bounded_number_of_places() {
+        let mut bytes = vec![0; 256 * 512];
+        bytes.chunks_mut(512).for_each(|sector| sector[..6].copy_from_slice(b"LUKS\xba\xbe"));
+        let disk: Arc<dyn Source> = Arc::new(MemorySource::new(bytes));
+        let known = |found: &Contents| found.recognized.iter().flatten().count();
+        let found = contents(&disk, &partitions(200, |number| number * 512)).expect("reads");
+        assert_eq!((known(&found), found.recognized.len(), found.errors.len()), (128, 200, 72));
+        assert_eq!(found.errors[0].kind(), ErrorKind::Limit);
+        let text = found.errors[0].to_string();
+        assert!(text.contains("128 places") && text.contains("in partition 129"), "{text}");
+        let found = contents(&disk, &partitions(8192, |_| 512)).expect("reads");
+        assert_eq!((known(&found), found.errors.len()), (8192, 0), "all in one place");
+    }
 }

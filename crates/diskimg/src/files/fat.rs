@@ -408,6 +408,30 @@ mod tests {
     }
 
     #[test]
+    fn the_label_is_looked_for_in_the_first_64_kib_of_the_root() {
+        let label_at = |index: usize| {
+            let mut disk = vec![0; (1 + 32 + 4096 + 5000) * 512];
+            disk[..3].copy_from_slice(&[0xeb, 0x3c, 0x90]);
+            for (at, value) in [(11, 512), (14, 1), (17, 65_535), (19, 9129), (22, 32)] {
+                disk[at..at + 2].copy_from_slice(&u16::to_le_bytes(value));
+            }
+            for (at, value) in [(13, 1), (16, 1), (21, 0xf8), (38, 0x29), (510, 0x55), (511, 0xaa)]
+            {
+                disk[at] = value;
+            }
+            disk[43..54].copy_from_slice(b"BOOT       ");
+            let root = &mut disk[33 * 512..][..65_535 * ENTRY];
+            root.chunks_mut(ENTRY).for_each(|entry| entry[..11].fill(b'A'));
+            root[index * ENTRY..][..12].copy_from_slice(b"ROOT       \x08");
+            let source = Arc::new(crate::storage::source::MemorySource::new(disk));
+            let tree = FatTree::open(source).expect("reads").expect("is FAT");
+            tree.label().expect("reads")
+        };
+        assert_eq!(label_at(2047).as_deref(), Some("ROOT"));
+        assert_eq!(label_at(2048).as_deref(), Some("BOOT"));
+    }
+
+    #[test]
     fn short_names_are_decoded() {
         let mut entry = [b' '; 32];
         entry[..11].copy_from_slice(b"\x05BC     TXT");

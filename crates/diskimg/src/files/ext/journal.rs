@@ -279,3 +279,19 @@ impl<'a> Journal<'a> {
 fn fault<T>(message: impl Into<String>) -> Result<T> {
     Err(Error::corrupt("ext4 journal", message.into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn revocations_of_one_block_are_counted_each() {
+        let mut replay = Replay::default();
+        for _ in 0..MAX_REVOKED {
+            replay.collect_revoked(1, Item::Revoked(7)).expect("few enough");
+        }
+        let error = replay.collect_revoked(1, Item::Revoked(7)).expect_err("too many");
+        assert_eq!(error.kind(), crate::ErrorKind::Limit);
+        assert_eq!(replay.revoked.len(), 1);
+    }
+}

@@ -204,8 +204,9 @@ impl FileTree for ExtTree {
             }
         }
         cost = cost.saturating_add(targets);
-        // Large directories are in the order of a hash.
-        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        // Large directories are in the order of a hash. A stable sort would need more memory.
+        entries
+            .sort_unstable_by(|a, b| (&a.name, a.node.location).cmp(&(&b.name, b.node.location)));
         Ok(Listing { entries, cost, error })
     }
 }
