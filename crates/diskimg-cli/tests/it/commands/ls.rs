@@ -646,8 +646,8 @@ fn looking_up_a_path_is_bounded() {
     assert_eq!(lab.line("ls none.img /boot").ok(), "boot\n");
     // Two names in a directory are looked up by reading it twice.
     let names = lab.line("ls none.img").ok().lines().count();
-    let line = |limit: usize| format!("ls --limit tree_entries={limit} none.img x/../boot");
-    assert_eq!(lab.line(&line(names + 1)).ok(), "x/../boot\n");
+    let line = |limit: usize| format!("ls --limit tree_entries={limit} none.img x/../a");
+    assert_eq!(lab.line(&line(names + 1)).ok(), "");
     let error = lab.line(&line(names)).fails(1);
     assert!(error.contains("--limit tree_entries=N"), "{error}");
 }
@@ -666,7 +666,7 @@ fn a_journal_is_not_longer_than_its_file_system() {
 fn partitions_that_cannot_be_read_do_not_hide_others() {
     let lab = lab(&["mbr.img"]);
     lab.line("convert -f raw -O qcow2 -o cluster_size=512 mbr.img mbr.qcow2").ok();
-    let wanted = lab.line("ls mbr.qcow2:1").ok();
+    let wanted = lab.line("ls mbr.qcow2:5").ok();
     let whole = lab.line("ls mbr.qcow2").ok();
     // The first cluster of partition 1 is beyond the end of the file.
     let bytes = lab.read("mbr.qcow2");
@@ -689,7 +689,7 @@ fn partitions_that_cannot_be_read_do_not_hide_others() {
     assert_eq!(ran.code, Some(1));
     // Others are not read.
     assert!(lab.line("ls mbr.qcow2:1").fails(1).contains("the file ends at"));
-    assert_ne!(lab.line("ls mbr.qcow2:5").ok(), wanted);
+    assert_eq!(lab.line("ls mbr.qcow2:5").ok(), wanted);
 }
 
 /// Returns the offset of an inode in an image.
