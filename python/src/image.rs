@@ -9,12 +9,13 @@ use crate::work;
 use diskimg::check::Code;
 use diskimg::files::{self, FileSystem};
 use diskimg::storage::source::{Source, WindowSource};
-use diskimg::{Error, Limits, MapEntry, partition};
+use diskimg::{Error, MapEntry, partition};
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::{PyIndexError, PyRuntimeError};
+use pyo3::exceptions::{PyIndexError, PyRuntimeError, PyRuntimeWarning};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyMemoryView};
 use serde::Serialize;
+use std::ffi::CString;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Cluster size reported for formats that have none.
@@ -223,17 +224,17 @@ impl Image {
         let table = self.run(py, |image| {
             let Some(table) = partition::table(image, sector_size)? else { return Ok(None) };
             let disk: Arc<dyn Source> = Arc::new(image.clone());
-            let contents = table.partitions.iter().map(|partition| {
-                let is_extended = partition.role == partition::Role::Extended;
-                match window(&disk, partition).filter(|_| !is_extended) {
-                    Some(source) => files::recognize(&source),
-                    None => Ok(None),
-                }
-            });
-            let contents = contents.collect::<Result<_, _>>()?;
-            Ok(Some(TableWithContents { table, contents }))
+            let found = files::contents(&disk, &table.partitions)?;
+            let in_image = |error: Error| error.in_file(image.name(0)).to_string();
+            let failures: Vec<_> = found.errors.into_iter().map(in_image).collect();
+            Ok(Some((TableWithContents { table, contents: found.recognized }, failures)))
         })?;
-        table.as_ref().map(json).transpose()
+        let Some((table, failures)) = table else { return Ok(None) };
+        for failure in failures {
+            let text = CString::new(failure.replace('\0', "")).unwrap_or_default();
+            PyErr::warn(py, &py.get_type::<PyRuntimeWarning>(), &text, 2)?;
+        }
+        json(&table).map(Some)
     }
 
     /// Returns what a partition, or with 0 the disk, contains as JSON.
@@ -252,7 +253,7 @@ impl Image {
         let entries = self.run(py, |image| {
             let in_image = |error: Error| error.in_file(image.name(0));
             let source = part(image, partition).map_err(in_image)?;
-            let files = FileSystem::open(source, &Limits::default()).map_err(in_image)?;
+            let files = FileSystem::open(source, image.limits(0)).map_err(in_image)?;
             files.read_dir(&path).map_err(in_image)
         })?;
         let below = if path.is_empty() { path } else { [&path, &b"/"[..]].concat() };

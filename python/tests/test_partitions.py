@@ -53,6 +53,33 @@ def test_contents_of_partitions_are_recognized(tmp_path: Path) -> None:
         assert found.to_dict()["uuid"] == "11111111-2222-3333-4444-555555555555"
 
 
+def test_listing_uses_the_limits_of_the_image(tmp_path: Path) -> None:
+    path = unpack(tmp_path, "ext4.img")
+    with (
+        diskimg.open(path, limits={"directory_bytes": 100}) as image,
+        pytest.raises(diskimg.LimitError, match="directory_bytes"),
+    ):
+        image.listdir()
+    with diskimg.open(path) as image:
+        assert image.listdir()
+
+
+def test_a_partition_that_cannot_be_read_does_not_hide_others(tmp_path: Path) -> None:
+    path = tmp_path / "disk.qcow2"
+    diskimg.convert(unpack(tmp_path, "mbr.img"), path, options={"cluster_size": 512})
+    bytes_ = bytearray(path.read_bytes())
+    # The first cluster of partition 1, at 32 KiB, is beyond the end of the file.
+    l1 = int.from_bytes(bytes_[40:48])
+    l2 = int.from_bytes(bytes_[l1 + 8 : l1 + 16]) & ((1 << 56) - 512)
+    bytes_[l2 : l2 + 8] = ((1 << 63) | (1 << 40)).to_bytes(8)
+    path.write_bytes(bytes_)
+    with diskimg.open(path) as image, pytest.warns(RuntimeWarning, match="in partition 1"):
+        table = image.partitions()
+    assert table is not None
+    assert table.partitions[0].file_system is None
+    assert table.partitions[2].file_system is not None
+
+
 def test_directories_are_listed(tmp_path: Path) -> None:
     disk = tmp_path / "disk.qcow2"
     diskimg.convert(unpack(tmp_path, "mbr.img"), disk)

@@ -297,6 +297,8 @@ class Image:
     def partitions(self, *, sector_size: int | None = None) -> PartitionTable | None:
         """Return the disk's partition table: GPT, MBR or Apple partition map.
 
+        A partition that cannot be read has no contents, with a `RuntimeWarning`.
+
         Args:
             sector_size: Sector size of the disk, 512 or 4096. By default, the one that a GPT
                 counts by, or 512.

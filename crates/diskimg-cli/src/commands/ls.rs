@@ -6,11 +6,12 @@ use crate::commands::iso::ls::List;
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::{Console, human, json};
-use diskimg::files::{FileSystem, Kind, Recognized, recognize};
-use diskimg::iso::FileType;
+use crate::remedy::message;
+use diskimg::files::{self, FileSystem, Kind, Recognized, recognize};
+use diskimg::iso::{FileType, Node};
 use diskimg::partition::{self, Partition, Role, Table};
 use diskimg::storage::source::{Source, WindowSource};
-use diskimg::{Error, Format, Image, Remedy, printable};
+use diskimg::{Error, ErrorKind, Format, Image, Remedy, printable};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -25,12 +26,13 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
         Some(disk) if is_disk => disk.path.display().to_string(),
         _ => job.input.path.display().to_string(),
     };
-    let disk = Disk::read(Arc::new(image), name, job)?;
+    let disk = Disk::read(Arc::new(image), name, partition, job)?;
     match partition {
         Some(selector) => disk.files(Some(selector), job, console),
         None if !job.paths.is_empty() => disk.files(None, job, console),
         None if job.output == OutputFormat::Json => {
-            json::print(console, &disk.description()).map(|()| 0)
+            json::print(console, &disk.description())?;
+            Ok(disk.report_failures(console))
         }
         None if disk.table.is_none() && disk.whole.as_ref().is_some_and(|w| w.kind.is_listed()) => {
             disk.files(Some(&Selector::Number(0)), job, console)
@@ -39,7 +41,7 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
             let oddities = disk.table.iter().flat_map(|table| &table.oddities);
             console.print(&disk.text())?;
             console.warn(oddities.map(|oddity| format!("{}: {oddity}", disk.name)));
-            Ok(0)
+            Ok(disk.report_failures(console))
         }
     }
 }
@@ -68,6 +70,8 @@ struct Disk {
     whole: Option<Recognized>,
     /// What each partition contains.
     contents: Vec<Option<Recognized>>,
+    /// Why the contents of partitions, or of the disk, are not known.
+    failures: Vec<String>,
 }
 
 /// The JSON object for a disk.
@@ -100,20 +104,45 @@ struct PartitionObject<'a> {
 }
 
 impl Disk {
-    fn read(image: Arc<dyn Source>, name: String, job: &Job) -> Result<Self, Failure> {
+    /// Reads the partition table, and the contents as far as `selector` and the job need them.
+    fn read(
+        image: Arc<dyn Source>,
+        name: String,
+        selector: Option<&Selector>,
+        job: &Job,
+    ) -> Result<Self, Failure> {
         let in_file = |error: Error| Failure::from(error.in_file(&name));
         let table = partition::table(&*image, job.sector_bytes).map_err(in_file)?;
-        let whole = recognize(&image).map_err(in_file)?;
+        let mut failures = Vec::new();
+        let whole = match recognize(&image) {
+            Err(error) if !is_passing(&error) => {
+                failures.push(message(&error.in_file(&name)));
+                None
+            }
+            found => found.map_err(in_file)?,
+        };
         // The boot sector of a partition table may look like that of FAT, but not like others.
         let whole = whole.filter(|found| table.is_none() || found.kind == Kind::Iso);
-        let mut contents = Vec::new();
-        for partition in table.iter().flat_map(|table| &table.partitions) {
-            let is_extended = partition.role == Role::Extended;
-            let source = window(&image, partition).filter(|_| !is_extended);
-            let found = source.map(|source| recognize(&source)).transpose();
-            contents.push(found.map_err(in_file)?.flatten());
-        }
-        Ok(Self { image, name, table, whole, contents })
+        // The contents of all partitions are needed for the table, and to find one by them.
+        let is_needed = match selector {
+            Some(selector) => matches!(selector, Selector::Label(_) | Selector::Uuid(_)),
+            None => job.paths.is_empty(),
+        };
+        let partitions = table.as_ref().map_or(&[][..], |table| &table.partitions);
+        let contents = match is_needed {
+            true => files::contents(&image, partitions).map_err(in_file)?,
+            false => files::Contents::default(),
+        };
+        failures.extend(contents.errors.into_iter().map(|e| message(&e.in_file(&name))));
+        let mut contents = contents.recognized;
+        contents.resize(partitions.len(), None);
+        Ok(Self { image, name, table, whole, contents, failures })
+    }
+
+    /// Prints why contents are not known, and returns the exit code.
+    fn report_failures(&self, console: &Console) -> u8 {
+        console.warn(&self.failures);
+        u8::from(!self.failures.is_empty())
     }
 
     /// Returns the partitions, with what they contain.
@@ -133,6 +162,9 @@ impl Disk {
             Some(Selector::Number(0)) | None => self.name.clone(),
             Some(selector) => format!("{}:{selector}", self.name),
         };
+        if matches!(selector, Some(Selector::Label(_) | Selector::Uuid(_))) {
+            console.warn(&self.failures);
+        }
         let source = self.source(selector)?;
         let files = FileSystem::open(source, &job.limits).map_err(|e| e.in_file(&name))?;
         console.warn(files.warnings().iter().map(|warning| format!("{name}: {warning}")));
@@ -144,10 +176,7 @@ impl Disk {
         for path in paths {
             let in_path = |error: Error| error.in_file(&name);
             let node = files.lookup(path).map_err(in_path)?;
-            let is_dir = node.is_dir()
-                || node.file_type == FileType::Symlink
-                    && files.lookup(&[path, &b"/"[..]].concat()).is_ok_and(|node| node.is_dir());
-            if !is_dir {
+            if !is_directory(&files, path, &node).map_err(in_path)? {
                 let path = path.strip_prefix(b"/").unwrap_or(path);
                 list.row(path, path, &node)?;
                 continue;
@@ -257,6 +286,22 @@ impl Disk {
         }
         text
     }
+}
+
+/// Returns true if a file is a directory, or a symbolic link to one. A link may lead nowhere.
+fn is_directory(files: &FileSystem, path: &[u8], node: &Node) -> Result<bool, Error> {
+    if node.file_type != FileType::Symlink {
+        return Ok(node.is_dir());
+    }
+    match files.lookup(&[path, &b"/"[..]].concat()) {
+        Err(error) if error.kind() == ErrorKind::Invalid => Ok(false),
+        found => found.map(|node| node.is_dir()),
+    }
+}
+
+/// Returns true for an error that says nothing about what a disk contains.
+fn is_passing(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Transient | ErrorKind::Cancelled)
 }
 
 /// Returns the bytes of a partition, unless it begins beyond the end of the disk.

@@ -24,6 +24,9 @@ use std::sync::Arc;
 /// Maximum length of a directory in bytes: 65,536 entries.
 const MAX_DIRECTORY: u64 = 2 << 20;
 
+/// Maximum length of the part of the root directory in which the label is looked for, in bytes.
+const MAX_LABEL_SEARCH: u64 = 64 << 10;
+
 /// Length of a directory entry in bytes.
 const ENTRY: usize = 32;
 
@@ -135,12 +138,13 @@ impl FatTree {
         format!("{:04X}-{:04X}", self.serial >> 16, self.serial & 0xffff)
     }
 
-    /// Returns the label: that in the root directory or else that in the boot sector.
+    /// Returns the label: that in the first 64 KiB of the root directory or else that in the boot
+    /// sector.
     ///
     /// # Errors
     /// Returns [`Io`](crate::ErrorKind::Io) if reading fails.
     pub(super) fn label(&self) -> Result<Option<String>> {
-        let found = self.read(&self.root_node())?.label;
+        let found = self.read(&self.root_node(), MAX_LABEL_SEARCH)?.label;
         let boot = decode(&self.boot_label).trim_end().to_owned();
         Ok(found.or(Some(boot)).filter(|label| !label.is_empty() && label != "NO NAME"))
     }
@@ -186,12 +190,13 @@ impl FatTree {
         Ok((next < end).then_some(next))
     }
 
-    /// Reads a directory, up to its end or to the first damage.
-    fn read(&self, dir: &Node) -> Result<Directory> {
+    /// Reads a directory, up to its end or to the first damage; at most its first `max` bytes.
+    fn read(&self, dir: &Node, max: u64) -> Result<Directory> {
         let mut found = Directory::default();
         let mut long = LongName::default();
         if self.width != Width::Bits32 && dir.location == self.fixed_root.0 {
             let (offset, len) = self.fixed_root;
+            let len = len.min(max);
             found.bytes = len;
             self.parse_entries(&self.bytes(offset, len)?, offset, &mut long, &mut found);
             return Ok(found);
@@ -213,11 +218,12 @@ impl FatTree {
                 let message = format!("a directory of more than {MAX_DIRECTORY} bytes");
                 return found.damaged(fault(message, offset));
             }
-            let bytes = match self.bytes(offset, self.cluster_bytes) {
+            let bytes = match self.bytes(offset, self.cluster_bytes.min(max)) {
                 Ok(bytes) => bytes,
                 Err(error) => return found.damaged(Err(error)),
             };
-            if self.parse_entries(&bytes, offset, &mut long, &mut found) {
+            let is_end = self.parse_entries(&bytes, offset, &mut long, &mut found);
+            if is_end || found.bytes >= max {
                 return Ok(found);
             }
             match self.next(cluster) {
@@ -309,7 +315,7 @@ impl FileTree for FatTree {
     }
 
     fn read_dir_reporting(&self, dir: &Node, _: &mut Findings<'_>) -> Result<Listing> {
-        let Directory { entries, error, bytes, .. } = self.read(dir)?;
+        let Directory { entries, error, bytes, .. } = self.read(dir, u64::MAX)?;
         // No two directories share clusters, so all together are not longer than the file system.
         Ok(Listing { entries, cost: bytes.saturating_mul(MAX_COST_RATIO), error })
     }
@@ -399,6 +405,30 @@ mod tests {
     fn code_page_437_has_128_characters_above_ascii() {
         assert_eq!(CP437.chars().count(), 128);
         assert_eq!(decode(&[b'A', 0x80, 0x9a, 0xe1, 0xff]), "AÇÜß\u{a0}");
+    }
+
+    #[test]
+    fn the_label_is_looked_for_in_the_first_64_kib_of_the_root() {
+        let label_at = |index: usize| {
+            let mut disk = vec![0; (1 + 32 + 4096 + 5000) * 512];
+            disk[..3].copy_from_slice(&[0xeb, 0x3c, 0x90]);
+            for (at, value) in [(11, 512), (14, 1), (17, 65_535), (19, 9129), (22, 32)] {
+                disk[at..at + 2].copy_from_slice(&u16::to_le_bytes(value));
+            }
+            for (at, value) in [(13, 1), (16, 1), (21, 0xf8), (38, 0x29), (510, 0x55), (511, 0xaa)]
+            {
+                disk[at] = value;
+            }
+            disk[43..54].copy_from_slice(b"BOOT       ");
+            let root = &mut disk[33 * 512..][..65_535 * ENTRY];
+            root.chunks_mut(ENTRY).for_each(|entry| entry[..11].fill(b'A'));
+            root[index * ENTRY..][..12].copy_from_slice(b"ROOT       \x08");
+            let source = Arc::new(crate::storage::source::MemorySource::new(disk));
+            let tree = FatTree::open(source).expect("reads").expect("is FAT");
+            tree.label().expect("reads")
+        };
+        assert_eq!(label_at(2047).as_deref(), Some("ROOT"));
+        assert_eq!(label_at(2048).as_deref(), Some("BOOT"));
     }
 
     #[test]

@@ -36,20 +36,23 @@
 // Numbers read from a disk are converted with `storage::number`, not with `as`, which truncates.
 #![cfg_attr(not(test), deny(clippy::as_conversions))]
 
+mod contents;
 mod ext;
 mod fat;
 mod recognize;
 
+pub use contents::{Contents, contents};
 pub use recognize::{Kind, Recognized, recognize};
 
 use crate::error::{Error, Result};
 use crate::iso::{Entry, FileTree, FileType, IsoImage, IsoOptions, Listing};
-use crate::iso::{Node, Walk};
+use crate::iso::{MAX_COST_RATIO, Node, Walk};
 use crate::open::limits::Limits;
 use crate::storage::number::to_u64;
 use crate::storage::source::{Cached, Source};
 use ext::ExtTree;
 use fat::FatTree;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Maximum number of symbolic links that a path is followed through, as in Linux.
@@ -58,6 +61,13 @@ const MAX_LINKS: usize = 40;
 /// Maximum length of all directories together that a walk reads, in bytes, if the file system is
 /// longer. Five million names, the default of `tree_entries`, take less.
 const MAX_DIRECTORIES: u64 = 256 << 20;
+
+/// Maximum number of names in a path, with those in the symbolic links that it is followed through.
+const MAX_COMPONENTS: usize = 4096;
+
+/// Maximum length of all directories together that a path is looked up in, as a multiple of
+/// `directory_bytes`.
+const MAX_LOOKUP_RATIO: u64 = 4;
 
 /// Memory for parts of the file system that are read repeatedly, in bytes.
 const CACHE: u64 = 16 << 20;
@@ -135,9 +145,10 @@ impl FileSystem {
     /// directory above. In FAT, case is ignored.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if there is no such file or directory, or too many
-    /// symbolic links; otherwise the errors of [`read_dir`](Self::read_dir), unless a damaged
-    /// directory has a readable entry of that name.
+    /// [`Invalid`](crate::ErrorKind::Invalid) if there is no such file or directory;
+    /// [`Limit`](crate::ErrorKind::Limit) if there are too many symbolic links, or names in them,
+    /// or if the directories on the way exceed one of the limits; otherwise the errors of
+    /// [`read_dir`](Self::read_dir), unless a damaged directory has a readable entry of that name.
     pub fn lookup(&self, path: &[u8]) -> Result<Node> {
         self.resolve(path).map(|(node, _)| node)
     }
@@ -149,9 +160,13 @@ impl FileSystem {
         // The directories above, and the names that remain, the next one last.
         let mut above: Vec<(Node, Vec<u8>)> = vec![(self.root.clone(), Vec::new())];
         let mut names: Vec<Vec<u8>> = components(path);
-        let mut links = 0;
+        let (mut lookup, mut links, mut count) = (Lookup::new(&self.limits), 0, names.len());
+        let too_many = |what| Err(Error::limit(format!("too many {what} in '{}'", shown())));
         let follow_last = path.ends_with(b"/");
         while let Some(name) = names.pop() {
+            if count > MAX_COMPONENTS {
+                return too_many("names");
+            }
             let Some((dir, dir_path)) = above.last() else { return Err(missing()) };
             if name == b".." {
                 if above.len() > 1 {
@@ -167,18 +182,19 @@ impl FileSystem {
                 let limit = self.limits.directory_depth;
                 return Err(Error::over_limit("directory_depth", found, limit));
             }
-            let node = self.entry(dir, &name)?.ok_or_else(missing)?;
+            let node = self.entry(dir, &name, &mut lookup)?.ok_or_else(missing)?;
             match node.link_target.as_ref().filter(|_| !names.is_empty() || follow_last) {
                 Some(target) => {
                     links += 1;
                     if links > MAX_LINKS {
-                        let message = format!("too many symbolic links in '{}'", shown());
-                        return Err(Error::invalid(message));
+                        return too_many("symbolic links");
                     }
                     if target.starts_with(b"/") {
                         above.truncate(1);
                     }
-                    names.extend(components(target));
+                    let target = components(target);
+                    count += target.len();
+                    names.extend(target);
                 }
                 None => {
                     let mut path = dir_path.clone();
@@ -192,8 +208,15 @@ impl FileSystem {
     }
 
     /// Returns the entry of a directory with this name.
-    fn entry(&self, dir: &Node, name: &[u8]) -> Result<Option<Node>> {
-        let (Listing { mut entries, .. }, error) = self.tree.read_dir_partial(dir)?;
+    fn entry(&self, dir: &Node, name: &[u8], lookup: &mut Lookup) -> Result<Option<Node>> {
+        let key = (dir.location, name.to_vec());
+        if let Some(node) = lookup.found.get(&key) {
+            return Ok(Some(node.clone()));
+        }
+        lookup.require_left(&self.limits)?;
+        let (listing, error) = self.tree.read_dir_partial(dir)?;
+        lookup.charge(dir, &listing);
+        let mut entries = listing.entries;
         let folded = |name: &[u8]| String::from_utf8_lossy(name).to_lowercase();
         let exact = entries.iter().position(|entry| entry.name == name);
         let index = exact.or_else(|| match self.recognized.kind {
@@ -201,7 +224,11 @@ impl FileSystem {
             _ => None,
         });
         match (index, error) {
-            (Some(index), _) => Ok(Some(entries.swap_remove(index).node)),
+            (Some(index), _) => {
+                let node = entries.swap_remove(index).node;
+                lookup.found.insert(key, node.clone());
+                Ok(Some(node))
+            }
             (None, Some(error)) => Err(error),
             (None, None) => Ok(None),
         }
@@ -247,6 +274,41 @@ impl FileSystem {
                 Err(Error::invalid(format!("'{shown}' is not a directory")))
             }
         }
+    }
+}
+
+/// What looking up a path has found, and may still read.
+struct Lookup {
+    /// The files found, by the location of their directory and by their name there.
+    found: HashMap<(u64, Vec<u8>), Node>,
+    /// Number of entries that may still be read.
+    entries_left: u64,
+    /// Length of directories that may still be read, in bytes.
+    bytes_left: u64,
+}
+
+impl Lookup {
+    fn new(limits: &Limits) -> Self {
+        let bytes_left = limits.directory_bytes.saturating_mul(MAX_LOOKUP_RATIO);
+        Self { found: HashMap::new(), entries_left: limits.tree_entries, bytes_left }
+    }
+
+    /// Returns an error if no further directory may be read.
+    fn require_left(&self, limits: &Limits) -> Result<()> {
+        let found = "a path through more or longer directories";
+        match (self.entries_left, self.bytes_left) {
+            (0, _) => Err(Error::over_limit("tree_entries", found, limits.tree_entries)),
+            (_, 0) => Err(Error::over_limit("directory_bytes", found, limits.directory_bytes)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Subtracts a directory that was read.
+    fn charge(&mut self, dir: &Node, listing: &Listing) {
+        let bytes: u64 = dir.extents().iter().map(|extent| extent.len).sum();
+        let bytes = bytes.saturating_add(listing.cost / MAX_COST_RATIO);
+        self.entries_left = self.entries_left.saturating_sub(to_u64(listing.entries.len()));
+        self.bytes_left = self.bytes_left.saturating_sub(bytes);
     }
 }
 

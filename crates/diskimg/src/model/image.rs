@@ -83,7 +83,10 @@ impl Image {
     }
 
     /// Returns the limits that the layer at `depth` was opened with.
-    pub(crate) fn limits(&self, depth: usize) -> &Limits {
+    ///
+    /// # Panics
+    /// Panics if the chain has no layer at `depth`.
+    pub fn limits(&self, depth: usize) -> &Limits {
         &self.links[depth].limits
     }
 

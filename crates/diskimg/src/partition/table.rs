@@ -239,6 +239,10 @@ fn read_gpt(
 }
 
 fn read_apm(source: &dyn Source, oddities: &mut Vec<Oddity>) -> Result<Option<Apm>> {
+    // Most disks have none, and what is read may be unreadable without concern to others.
+    if !read_sector(source, 0)?.is_some_and(|sector| sector.starts_with(b"ER")) {
+        return Ok(None);
+    }
     let mut start = vec![0; to_usize(source.len().min(APM_BYTES))];
     read_exact(source, &mut start, 0)?;
     Ok(Apm::parse(&start, oddities))

@@ -557,6 +557,141 @@ fn hostile_file_systems_end_with_an_error() {
     assert!(ran.err.contains("the extended boot records form a loop"), "{ran:?}");
 }
 
+/// Length of a block of [`ext`].
+const BLOCK: usize = 64 << 10;
+
+/// Returns an entry of a directory of [`ext`].
+fn entry(inode: u32, name: &[u8], len: usize) -> Vec<u8> {
+    let mut bytes = inode.to_le_bytes().to_vec();
+    bytes.extend(u16::try_from(len).expect("fits").to_le_bytes());
+    bytes.extend([u8::try_from(name.len()).expect("fits"), 0]);
+    bytes.extend(name);
+    bytes.resize(len, 0);
+    bytes
+}
+
+/// Returns an ext4 file system with two blocks in its root directory: names of the empty directory
+/// 11 and of the symbolic link 12, whose target is `target` and then zeros.
+fn ext(first: &[u8], fill: u32, target: &[u8], target_len: u32) -> Vec<u8> {
+    let mut image = vec![0; 7 * BLOCK];
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    let longs = [(0, 64), (4, 7), (0x18, 6), (0x20, 65_528), (0x28, 64), (0x4c, 1), (0x60, 0x42)];
+    for (at, value) in longs {
+        put(1024 + at, &u32::to_le_bytes(value));
+    }
+    put(1024 + 0x38, &[0x53, 0xef]);
+    put(1024 + 0x58, &[0, 1]);
+    put(BLOCK + 8, &[2]);
+    let mut inode = |number: usize, mode: u16, size: u32, extents: &[(u16, u16)]| {
+        let mut bytes = vec![0; 256];
+        bytes[..2].copy_from_slice(&mode.to_le_bytes());
+        bytes[4..8].copy_from_slice(&size.to_le_bytes());
+        bytes[0x22] = 8;
+        bytes[0x28..0x2c].copy_from_slice(&[0x0a, 0xf3, extents.len() as u8, 0]);
+        for (index, (logical, physical)) in extents.iter().enumerate() {
+            let at = 0x34 + index * 12;
+            bytes[at..at + 2].copy_from_slice(&logical.to_le_bytes());
+            bytes[at + 4] = 1;
+            bytes[at + 8..at + 10].copy_from_slice(&physical.to_le_bytes());
+        }
+        put(2 * BLOCK + (number - 1) * 256, &bytes);
+    };
+    inode(2, 0x41ed, 2 * BLOCK as u32, &[(0, 3), (1, 4)]);
+    inode(11, 0x41ed, 0, &[]);
+    inode(12, 0xa1ff, target_len, &[(0, 5)]);
+    for (block, first) in [(3, first), (4, &[])] {
+        let mut names = first.to_vec();
+        while names.len() + 24 <= BLOCK {
+            names.extend(entry(fill, b"a", 12));
+        }
+        names.extend(entry(fill, b"a", BLOCK - names.len()));
+        put(block * BLOCK, &names);
+    }
+    put(5 * BLOCK, target);
+    image
+}
+
+#[test]
+fn the_targets_and_names_of_a_directory_are_bounded() {
+    let lab = Lab::new();
+    fs::write(lab.path("links.img"), ext(&[], 12, b"target", 4095)).expect("writes");
+    let ran = lab.within_seconds(10, "ls --limit directory_bytes=1M links.img");
+    assert_eq!(ran.out.lines().count(), (1 << 20) / 4095);
+    assert!(ran.fails(1).contains("--limit directory_bytes=N"));
+    let ran = lab.within_seconds(10, "ls --limit tree_entries=100 links.img");
+    assert_eq!(ran.out.lines().count(), 100);
+    assert!(ran.fails(1).contains("--limit tree_entries=N"));
+}
+
+#[test]
+fn looking_up_a_path_is_bounded() {
+    let lab = Lab::new();
+    let first = [entry(11, b"x", 12), entry(12, b"boot", 12)].concat();
+    let target = [&b"x/../".repeat(818)[..], b"boot"].concat();
+    let len = u32::try_from(target.len()).expect("fits");
+    fs::write(lab.path("names.img"), ext(&first, 11, &target, len)).expect("writes");
+    let error = lab.within_seconds(10, "ls names.img /boot").fails(1);
+    assert!(error.contains("too many names in '/boot/'"), "{error}");
+    // It is shown itself if it is not followed, as in a directory.
+    assert!(lab.line("ls names.img").ok().contains("boot\n"));
+    let mut target = b"/boot".to_vec();
+    target.resize(100, b'/');
+    fs::write(lab.path("loop.img"), ext(&first, 11, &target, 100)).expect("writes");
+    let error = lab.line("ls loop.img /boot").fails(1);
+    assert!(error.contains("too many symbolic links in '/boot/'"), "{error}");
+    // A link that leads nowhere is not an error.
+    let mut target = b"/missing".to_vec();
+    target.resize(100, b'/');
+    fs::write(lab.path("none.img"), ext(&first, 11, &target, 100)).expect("writes");
+    assert_eq!(lab.line("ls none.img /boot").ok(), "boot\n");
+    // Two names in a directory are looked up by reading it twice.
+    let names = lab.line("ls none.img").ok().lines().count();
+    let line = |limit: usize| format!("ls --limit tree_entries={limit} none.img x/../a");
+    assert_eq!(lab.line(&line(names + 1)).ok(), "");
+    let error = lab.line(&line(names)).fails(1);
+    assert!(error.contains("--limit tree_entries=N"), "{error}");
+}
+
+#[test]
+fn a_journal_is_not_longer_than_its_file_system() {
+    let lab = lab(&["journal.img"]);
+    let inode = inode_offset(&lab, "journal.img", 8);
+    write_at(&lab.path("journal.img"), inode + 4, &(512_u32 << 20).to_le_bytes());
+    let ran = lab.within_seconds(10, "ls journal.img");
+    assert!(ran.out.contains("empty\n"), "{ran:?}");
+    assert!(ran.err.contains("blocks in a file system of which"), "{ran:?}");
+}
+
+#[test]
+fn partitions_that_cannot_be_read_do_not_hide_others() {
+    let lab = lab(&["mbr.img"]);
+    lab.line("convert -f raw -O qcow2 -o cluster_size=512 mbr.img mbr.qcow2").ok();
+    let wanted = lab.line("ls mbr.qcow2:5").ok();
+    let whole = lab.line("ls mbr.qcow2").ok();
+    // The first cluster of partition 1 is beyond the end of the file.
+    let bytes = lab.read("mbr.qcow2");
+    let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+    let cluster = description(&lab, "mbr.qcow2")["partition-table"]["partitions"][0]["start"]
+        .as_u64()
+        .expect("a number")
+        / 512;
+    let l1 = number(40) + cluster / 64 * 8;
+    let l2 = number(l1 as usize) & 0xff_ffff_ffff_fe00;
+    let lost = (1_u64 << 63 | 1 << 40).to_be_bytes();
+    write_at(&lab.path("mbr.qcow2"), l2 + cluster % 64 * 8, &lost);
+    let ran = lab.line("ls mbr.qcow2");
+    assert_eq!(ran.out.lines().count(), whole.lines().count(), "{ran:?}");
+    assert!(ran.fails(1).contains("in partition 1"));
+    let ran = lab.line("ls --output=json mbr.qcow2");
+    let partitions = parsed(&ran.out)["partition-table"]["partitions"].clone();
+    assert_eq!(partitions[0]["file-system"], Value::Null);
+    assert_ne!(partitions[2]["file-system"], Value::Null);
+    assert_eq!(ran.code, Some(1));
+    // Others are not read.
+    assert!(lab.line("ls mbr.qcow2:1").fails(1).contains("the file ends at"));
+    assert_eq!(lab.line("ls mbr.qcow2:5").ok(), wanted);
+}
+
 /// Returns the offset of an inode in an image.
 fn inode_offset(lab: &Lab, image: &str, number: u32) -> u64 {
     let output = lab.command("debugfs").args(["-R", &format!("imap <{number}>"), image]).output();

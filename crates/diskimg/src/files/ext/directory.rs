@@ -7,7 +7,7 @@
 use super::ExtTree;
 use super::inode::Inode;
 use crate::error::{Error, Result};
-use crate::storage::number::to_usize;
+use crate::storage::number::{to_u64, to_usize};
 use byteorder::{ByteOrder, LittleEndian};
 
 /// Length of an entry's fields before the name, in bytes.
@@ -40,6 +40,12 @@ pub(super) fn names(
     };
     for part in parts {
         if let Err(error) = in_block(part, tree.superblock.has_file_types(), &mut names) {
+            return Ok((names, Some(in_directory(error))));
+        }
+        if to_u64(names.len()) > tree.limits.tree_entries {
+            names.truncate(to_usize(tree.limits.tree_entries));
+            let found = "a directory with more names";
+            let error = Error::over_limit("tree_entries", found, tree.limits.tree_entries);
             return Ok((names, Some(in_directory(error))));
         }
     }

@@ -24,7 +24,7 @@ pub(super) const MAGIC: u32 = 0xc03b_3998;
 /// journals of 1 GiB at most.
 const MAX_BLOCKS: u64 = 1 << 20;
 
-/// Maximum number of revocations, which are kept in memory.
+/// Maximum number of revocations, also of the same block; they are kept in memory.
 const MAX_REVOKED: usize = 1 << 20;
 
 /// Length of the header of a block, in bytes.
@@ -63,6 +63,10 @@ pub(super) fn read(tree: &ExtTree) -> Result<Overlay> {
     if blocks > MAX_BLOCKS {
         return Err(Error::limit(format!("a journal of {blocks} blocks, more than {MAX_BLOCKS}")));
     }
+    let stored = tree.superblock.blocks.min(tree.source.len() / tree.superblock.block_bytes);
+    if blocks > stored {
+        return fault(format!("{blocks} blocks in a file system of which {stored} are stored"));
+    }
     let journal = Journal::open(tree, blocks::runs(tree, &inode, blocks)?)?;
     if journal.start == 0 {
         return Ok(Overlay::default());
@@ -100,6 +104,8 @@ enum Item {
 struct Replay {
     /// For each revoked block, the last transaction that revokes it.
     revoked: HashMap<u64, u32>,
+    /// Number of revocations, also of the same block.
+    revocations: usize,
     blocks: HashMap<u64, (u64, bool)>,
     /// The transaction after the last complete one.
     end: Option<u32>,
@@ -109,7 +115,8 @@ impl Replay {
     fn collect_revoked(&mut self, transaction: u32, item: Item) -> Result<()> {
         if let Item::Revoked(block) = item {
             self.revoked.insert(block, transaction);
-            if self.revoked.len() > MAX_REVOKED {
+            self.revocations += 1;
+            if self.revocations > MAX_REVOKED {
                 let message = format!("a journal with more than {MAX_REVOKED} revocations");
                 return Err(Error::limit(message));
             }
@@ -271,4 +278,20 @@ impl<'a> Journal<'a> {
 
 fn fault<T>(message: impl Into<String>) -> Result<T> {
     Err(Error::corrupt("ext4 journal", message.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn revocations_of_one_block_are_counted_each() {
+        let mut replay = Replay::default();
+        for _ in 0..MAX_REVOKED {
+            replay.collect_revoked(1, Item::Revoked(7)).expect("few enough");
+        }
+        let error = replay.collect_revoked(1, Item::Revoked(7)).expect_err("too many");
+        assert_eq!(error.kind(), crate::ErrorKind::Limit);
+        assert_eq!(replay.revoked.len(), 1);
+    }
 }

@@ -178,12 +178,23 @@ impl FileTree for ExtTree {
         }
         let (names, mut error) = directory::names(self, number, &inode)?;
         let inode_bytes = u64::from(self.superblock.inode_bytes);
-        let cost = to_u64(names.len()) * inode_bytes;
-        let mut entries = Vec::new();
+        let mut cost = to_u64(names.len()).saturating_mul(inode_bytes);
+        let mut entries = Vec::with_capacity(names.len());
+        // Many names can have one inode, so the targets of links may be longer than the image.
+        let mut targets = 0;
         for name in names {
             let file = Inode::read(self, name.inode);
             match file.and_then(|inode| self.node(name.inode, &inode)) {
-                Ok(node) => entries.push(Entry { name: name.name, node }),
+                Ok(node) => {
+                    targets += node.link_target.as_ref().map_or(0, |target| to_u64(target.len()));
+                    if targets > max {
+                        let found = format!("a directory with links of {targets} bytes");
+                        let failed = Error::over_limit("directory_bytes", found, max);
+                        error = Some(failed.in_structure("ext4"));
+                        break;
+                    }
+                    entries.push(Entry { name: name.name, node });
+                }
                 Err(failed) if failed.is_storage_failure() => return Err(failed),
                 Err(failed) => {
                     let shown = String::from_utf8_lossy(&name.name).into_owned();
@@ -192,8 +203,10 @@ impl FileTree for ExtTree {
                 }
             }
         }
-        // Large directories are in the order of a hash.
-        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        cost = cost.saturating_add(targets);
+        // Large directories are in the order of a hash. A stable sort would need more memory.
+        entries
+            .sort_unstable_by(|a, b| (&a.name, a.node.location).cmp(&(&b.name, b.node.location)));
         Ok(Listing { entries, cost, error })
     }
 }
