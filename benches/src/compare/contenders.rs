@@ -162,7 +162,11 @@ impl Task<'_> {
 
     fn seven_zip(&self, program: &'static str) -> Contender {
         // Extracts to standard output, because 7-Zip chooses the names of extracted files.
-        let kind = if self.cell.source.format() == "qcow2" { "-tqcow" } else { "-tvmdk" };
+        let kind = match self.cell.source.format() {
+            "qcow2" => "-tqcow",
+            "vpc" => "-tvhd",
+            _ => "-tvmdk",
+        };
         let args =
             self.with_files(&["sh", "-c", "\"$0\" x -so \"$1\" \"$2\" >\"$3\"", program, kind]);
         Contender::new(program, Role::Other, "raw", self.flushed(args))
