@@ -60,7 +60,7 @@ impl Lab {
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command.current_dir(self.0.path()).stdin(Stdio::null()).env("LC_ALL", "C");
-        // The configuration of whoever runs the tests.
+        // The configuration of the user who runs the tests.
         command.env("DISKIMG_CONFIG", "");
         command
     }

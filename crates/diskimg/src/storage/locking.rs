@@ -142,7 +142,7 @@ pub(crate) struct HeldLock {
 }
 
 impl HeldLock {
-    /// Returns true if it includes what `wanted` would do: whoever writes may read.
+    /// Returns true if it includes what `wanted` would do: a lock for writing allows reading.
     pub(crate) fn includes(&self, wanted: Lock) -> bool {
         self.lock.uses.contains(wanted.uses) && wanted.shares.contains(self.lock.shares)
     }

@@ -6,9 +6,9 @@
 
 use super::geometry::Geometry;
 use super::uuid::Uuid;
-use super::{COOKIE, checksum, read};
+use super::{COOKIE, checksum, read, require_valid};
 use crate::error::{Error, Result};
-use crate::storage::number::{to_u64, to_usize};
+use crate::storage::number::to_usize;
 use crate::storage::source::Source;
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -108,22 +108,7 @@ impl Footer {
         if raw.cookie != COOKIE {
             return Err(corrupt(0, "expected \"conectix\"".into()));
         }
-        let (stored, computed) = (raw.checksum.get(), checksum(bytes, CHECKSUM_AT));
-        if stored != computed {
-            let message =
-                format!("its checksum is {stored:#010x}, but its bytes give {computed:#010x}");
-            return Err(corrupt(to_u64(CHECKSUM_AT), message));
-        }
-        if raw.version.get() >> 16 != 1 {
-            let version = raw.version.get();
-            return Err(Error::unsupported(format!(
-                "version {}.{} of the format",
-                version >> 16,
-                version & 0xffff
-            ))
-            .in_structure("VHD footer")
-            .at(at + 12));
-        }
+        require_valid("VHD footer", bytes, at, CHECKSUM_AT, raw.version.get())?;
         let disk_type = match raw.disk_type.get() {
             2 => DiskType::Fixed,
             3 => DiskType::Dynamic,

@@ -4,10 +4,10 @@
 //! *Virtual Hard Disk Image Format Specification 1.0*, "Dynamic Disk Header Format".
 
 use super::uuid::Uuid;
-use super::{SECTOR, VERSION, checksum, read};
+use super::{SECTOR, VERSION, checksum, read, require_valid};
 use crate::error::{Error, Result};
 use crate::open::limits::Limits;
-use crate::storage::number::{to_u64, to_usize};
+use crate::storage::number::to_usize;
 use crate::storage::source::Source;
 use zerocopy::byteorder::big_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -147,17 +147,7 @@ impl Header {
         if raw.cookie != COOKIE {
             return Err(corrupt(0, "expected \"cxsparse\"".into()));
         }
-        let (stored, computed) = (raw.checksum.get(), checksum(bytes, CHECKSUM_AT));
-        if stored != computed {
-            let message =
-                format!("its checksum is {stored:#010x}, but its bytes give {computed:#010x}");
-            return Err(corrupt(to_u64(CHECKSUM_AT), message));
-        }
-        if raw.version.get() >> 16 != 1 {
-            let version = raw.version.get();
-            let message = format!("version {}.{} of the format", version >> 16, version & 0xffff);
-            return Err(Error::unsupported(message).in_structure("VHD dynamic header").at(at));
-        }
+        require_valid("VHD dynamic header", bytes, at, CHECKSUM_AT, raw.version.get())?;
         let block = raw.block_bytes.get();
         if !block.is_power_of_two() || u64::from(block) < SECTOR || block > MAX_BLOCK {
             let message =

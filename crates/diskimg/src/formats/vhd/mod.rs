@@ -42,6 +42,7 @@ use crate::error::{Error, Result};
 use crate::model::options::{EXTENT_SIZE_HINT, NOCOW, OptionKind, OptionSpec};
 use crate::open::driver::{Driver, NodeKeys};
 use crate::open::probe::ProbeBuffer;
+use crate::storage::number::to_u64;
 use crate::storage::source::Source;
 
 pub(crate) use layer::Vhd;
@@ -120,6 +121,34 @@ fn checksum(bytes: &[u8], at: usize) -> u32 {
     let after = rest.get(4..).unwrap_or_default();
     let sum = |bytes: &[u8]| bytes.iter().map(|&byte| u32::from(byte)).sum::<u32>();
     !(sum(before) + sum(after))
+}
+
+/// Requires that the checksum of a structure at host offset `at` and its version are right.
+///
+/// # Errors
+/// Returns [`Corrupt`](crate::ErrorKind::Corrupt) for a wrong checksum, and
+/// [`Unsupported`](crate::ErrorKind::Unsupported) for another version.
+fn require_valid(
+    structure: &'static str,
+    bytes: &[u8],
+    at: u64,
+    checksum_at: usize,
+    version: u32,
+) -> Result<()> {
+    let computed = checksum(bytes, checksum_at);
+    let stored = bytes.get(checksum_at..).and_then(|rest| rest.first_chunk::<4>());
+    let stored = stored.map_or(0, |bytes| u32::from_be_bytes(*bytes));
+    if stored != computed {
+        let message =
+            format!("its checksum is {stored:#010x}, but its bytes give {computed:#010x}");
+        let at = at.saturating_add(to_u64(checksum_at));
+        return Err(Error::corrupt(structure, message).at(at));
+    }
+    if version >> 16 != VERSION >> 16 {
+        let message = format!("version {}.{} of the format", version >> 16, version & 0xffff);
+        return Err(Error::unsupported(message).in_structure(structure).at(at));
+    }
+    Ok(())
 }
 
 /// Fills `buf` with metadata from host offset `at`.

@@ -109,7 +109,7 @@ impl Directory {
         let target = std::str::from_utf8(target)
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidFilename, "it is not Unicode"))?;
         let target = PathBuf::from(target.replace('/', "\\"));
-        // Whoever opens it later would connect to that computer.
+        // A program that opens it later would connect to that computer.
         if os::names_device_or_network(&target) {
             let message = "it leads to a device or to another computer";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
