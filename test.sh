@@ -49,7 +49,12 @@ need isohybrid syslinux-utils
 need grub-mkrescue grub-common
 [ -d /usr/lib/grub/i386-pc ] || lacks grub-pc-bin
 [ -d /usr/lib/grub/x86_64-efi ] || lacks grub-efi-amd64-bin
+[ -f /usr/lib/ISOLINUX/isohdpfx.bin ] || lacks isolinux
 need sfdisk fdisk
+need unzip unzip
+# Attributes and access control lists of files.
+need setfattr attr
+need setfacl acl
 # Some tests mount file systems.
 privileged=
 if [ "$(id -u)" = 0 ]; then
