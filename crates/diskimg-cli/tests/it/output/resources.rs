@@ -66,8 +66,8 @@ fn without_further_threads_the_main_thread_does_the_work() {
         // A user of whom no other process exists.
         let user = 0x7fff_0000 + std::process::id();
         let command = format!(
-            "exec setpriv --reuid={user} --regid={user} --clear-groups sh -c \
-             'ulimit -u 1; exec \"$0\" {line}' {}",
+            "exec setpriv --reuid={user} --regid={user} --clear-groups \
+             prlimit --nproc=1 {} {line}",
             diskimg()
         );
         let output = lab.command("sh").args(["-c", &command]).output().expect("runs");
