@@ -61,6 +61,7 @@
         feature = "qcow2",
         feature = "vmdk",
         feature = "vhd",
+        feature = "vhdx",
         feature = "ova",
         feature = "iso",
         feature = "inspect"
