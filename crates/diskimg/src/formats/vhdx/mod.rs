@@ -22,13 +22,18 @@
 //! Specification: *[MS-VHDX]: Virtual Hard Disk v2 (VHDX) File Format*.
 
 mod bat;
+mod blocks;
+mod check;
 mod guid;
 mod header;
 #[cfg(feature = "inspect")]
 mod inspect;
 mod layer;
 mod locator;
+mod log;
 mod metadata;
+mod parent;
+mod places;
 mod region;
 mod write;
 
