@@ -3,8 +3,8 @@
 //! QEMU opens no image with a parent. The answers here are those of MS-VHDX, and of 7-Zip and
 //! libvhdi where these read such images.
 
-use super::{BLOCK, blocks, bytes_with, error, findings, open_error, our_bytes, write};
 use super::write_bytes;
+use super::{BLOCK, blocks, bytes_with, error, findings, open_error, our_bytes, write};
 use diskimg::inspection::Code;
 use diskimg::{ErrorKind, ExternalFiles, Format, Image, InspectOptions, OpenOptions, inspect};
 use diskimg_testkit::disk::{Disk, Fill, Run};
@@ -129,9 +129,9 @@ fn bits_stand_for_logical_sectors_in_every_chunk() {
         base.write(&dir.path().join("base.vhdx"));
         let per_block = block / u64::from(sector);
         let sectors = [0, per_block / 2, per_block - 1];
-        let image = stored.iter().fold(Vhdx::child(&base, "base.vhdx"), |image, &i| {
-            image.partial(i, 0xc3, sectors)
-        });
+        let image = stored
+            .iter()
+            .fold(Vhdx::child(&base, "base.vhdx"), |image, &i| image.partial(i, 0xc3, sectors));
         let path = dir.path().join("child.vhdx");
         image.write(&path);
         let opened = crate::verified::open(&OpenOptions::new(), &path);

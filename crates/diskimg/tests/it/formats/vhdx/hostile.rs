@@ -88,8 +88,7 @@ fn blocks_that_overlap_in_part_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let image = Vhdx { block_bytes: 2 << 20, ..Vhdx::dynamic(8 * MIB) };
     let mut image = image.filled(0, 1).filled(1, 2).filled(3, 4);
-    let block =
-        Block { state: PRESENT, data: None, megabyte: Some(image.data_at(0) / MIB + 1) };
+    let block = Block { state: PRESENT, data: None, megabyte: Some(image.data_at(0) / MIB + 1) };
     image.blocks.insert(2, block);
     let path = write(dir.path(), "disk.vhdx", &image);
     let opened = Image::open(&path).unwrap();
@@ -217,10 +216,7 @@ fn metadata_tables_with_wrong_entries_are_refused() {
         (number(20, 0), "of 0 bytes; expected 8"),
         (number(24, 8), "flags 0x8"),
         (number(24, 7), "requires the unknown item"),
-        (
-            with_metadata(&image, |table| table.copy_within(32..48, 64)),
-            "two items CAA16737",
-        ),
+        (with_metadata(&image, |table| table.copy_within(32..48, 64)), "two items CAA16737"),
     ] {
         let failed = open_error(&write_bytes(dir.path(), "disk.vhdx", &file));
         assert!(
@@ -241,10 +237,7 @@ fn truncated_files_are_errors() {
     {
         let path = write_bytes(dir.path(), "disk.vhdx", &file[..len]);
         let failed = open_error(&path);
-        assert!(
-            matches!(failed.kind(), ErrorKind::Corrupt | ErrorKind::Io),
-            "{len}: {failed}"
-        );
+        assert!(matches!(failed.kind(), ErrorKind::Corrupt | ErrorKind::Io), "{len}: {failed}");
         let _ = inspect(&path, &InspectOptions::new()).unwrap();
     }
     let path = write_bytes(dir.path(), "disk.vhdx", &file[..tables_end]);
@@ -256,7 +249,8 @@ fn truncated_files_are_errors() {
 #[test]
 fn headers_with_an_impossible_log_are_not_valid() {
     let dir = tempfile::tempdir().unwrap();
-    for (at, len) in [(0_u64, 1 << 20), (4096, 1 << 20), (u64::MAX & !0xf_ffff, 1 << 20), (1 << 20, 5)]
+    for (at, len) in
+        [(0_u64, 1 << 20), (4096, 1 << 20), (u64::MAX & !0xf_ffff, 1 << 20), (1 << 20, 5)]
     {
         let mut file = sample().build();
         for place in HEADERS_AT {

@@ -71,10 +71,6 @@ fn replayed_by_qemu(dir: &Path, file: &[u8]) -> Option<Vec<u8>> {
     // It does not end for some logs.
     let args = ["10", "qemu-img", "check", "-q", "-f", "vhdx", "-r", "all", path.to_str().unwrap()];
     let output = try_run("timeout", args);
-    if std::env::var_os("SHOW").is_some() {
-        eprintln!("{:?} {}", output.status, String::from_utf8_lossy(&output.stderr));
-        std::fs::copy(&path, "/tmp/w/vhdxr-tmp/last.vhdx").unwrap();
-    }
     output.status.success().then(|| qemu_bytes(&path, "vhdx"))
 }
 
@@ -140,7 +136,9 @@ fn twice(count: usize) -> (Vec<Descriptor>, Vec<u8>) {
     ((0..count).map(page).collect(), disk)
 }
 
-/// The log is a ring. An entry may be split anywhere.
+/// The log is a ring. An entry may be split anywhere. QEMU loses the older entries if the newest one
+/// starts after the wrap: it compares sequences by their first entries, and takes that one for a
+/// sequence of its own.
 #[test]
 fn entries_wrap_around_the_end_of_the_log() {
     let dir = tempfile::tempdir().unwrap();
@@ -150,12 +148,14 @@ fn entries_wrap_around_the_end_of_the_log() {
         let log = log.entry(len(), vec![set(&[0, 1, 2, 3])]).entry(len(), pages.clone());
         let file = logged(&log);
         assert!(read(dir.path(), &file) == wanted, "start {start}");
-        assert!(replayed_by_qemu(dir.path(), &file).unwrap() == wanted, "QEMU, start {start}");
+        let is_split = start + 2 < 256;
+        let of_qemu = replayed_by_qemu(dir.path(), &file).unwrap();
+        assert_eq!(of_qemu == wanted, is_split, "QEMU, start {start}");
     }
 }
 
 /// The first sector has room for 126 descriptors, the next ones for 128 each. An entry may be split
-/// within its descriptors, too.
+/// within its descriptors, too. QEMU refuses a log with more than 126 descriptors in an entry.
 #[test]
 fn descriptors_may_fill_several_sectors() {
     let dir = tempfile::tempdir().unwrap();
@@ -166,10 +166,8 @@ fn descriptors_may_fill_several_sectors() {
             let log = log.entry(len(), vec![set(&[0, 1, 2, 3])]).entry(len(), pages.clone());
             let file = logged(&log);
             assert!(read(dir.path(), &file) == wanted, "start {start}");
-            let of_qemu = replayed_by_qemu(dir.path(), &file).map(|bytes| bytes == wanted);
-            if std::env::var_os("SHOW").is_some() {
-                eprintln!("CASE {count} {start}: {of_qemu:?}");
-            }
+            let of_qemu = replayed_by_qemu(dir.path(), &file);
+            assert!(of_qemu == (count == 126).then(|| wanted.clone()), "QEMU, {count}");
         }
     }
 }
@@ -208,10 +206,8 @@ fn region_tables_and_metadata_are_read_from_the_log() {
     let dir = tempfile::tempdir().unwrap();
     let image = full();
     let whole = image.build();
-    let page = |at: u64| Descriptor::Data {
-        at,
-        page: whole[at as usize..at as usize + PAGE].to_vec(),
-    };
+    let page =
+        |at: u64| Descriptor::Data { at, page: whole[at as usize..at as usize + PAGE].to_vec() };
     let items = image.metadata_at() + (64 << 10);
     let places = [REGIONS_AT[0], REGIONS_AT[1], image.metadata_at(), items];
     let mut descriptors = vec![set(&[1])];
@@ -379,10 +375,8 @@ fn an_entry_that_breaks_a_rule_is_not_valid() {
         };
         assert!(of_qemu == wanted, "QEMU: {rule}");
         // As the only entry, it leaves the log without a valid one.
-        let log = Log::default().push(LogEntry {
-            damage: Some(damage),
-            ..entry(vec![set(&[0, 1])])
-        });
+        let log =
+            Log::default().push(LogEntry { damage: Some(damage), ..entry(vec![set(&[0, 1])]) });
         let failed = error_of(dir.path(), &logged(&log));
         assert_eq!(failed.kind(), ErrorKind::Corrupt, "{rule}");
         assert!(failed.to_string().contains("no valid entry"), "{rule}: {failed}");
@@ -411,16 +405,15 @@ fn entries_that_change_a_header_or_the_log_are_not_valid() {
         }
     }
     // A range that reaches into the log, and one that is too long for a file.
-    for (at, len_of_range) in [(MIB - 4096, 8192), (64 << 20, u64::MAX - 4095), (MIB / 2, 1 << 40)] {
+    for (at, len_of_range) in [(MIB - 4096, 8192), (64 << 20, u64::MAX - 4095), (MIB / 2, 1 << 40)]
+    {
         let range = Descriptor::Zero { at, len: len_of_range };
-        let log = Log::default()
-            .entry(len(), vec![set(&[0])])
-            .entry(len(), vec![set(&[0, 1]), range]);
+        let log =
+            Log::default().entry(len(), vec![set(&[0])]).entry(len(), vec![set(&[0, 1]), range]);
         assert_eq!(read(dir.path(), &logged(&log)), disk(&[0]), "{at:#x}");
     }
     let length = Descriptor::Zero { at: 64 << 20, len: 100 };
-    let log =
-        Log::default().entry(len(), vec![set(&[0])]).entry(len(), vec![set(&[0, 1]), length]);
+    let log = Log::default().entry(len(), vec![set(&[0])]).entry(len(), vec![set(&[0, 1]), length]);
     assert_eq!(read(dir.path(), &logged(&log)), disk(&[0]));
     let header = Descriptor::Data { at: HEADERS_AT[1], page: vec![0x77; PAGE] };
     let file = logged(&Log::default().entry(len(), vec![set(&[0, 1]), header]));
@@ -491,9 +484,7 @@ fn a_file_that_is_shorter_than_the_log_says_is_refused() {
     assert_eq!(failed.kind(), ErrorKind::Corrupt);
     assert!(failed.hint_text().unwrap().contains("truncated"), "{failed}");
     // Only the newest entry tells the length.
-    let log = Log::default()
-        .entry(len() + MIB, vec![set(&[0])])
-        .entry(len(), vec![set(&[0, 2])]);
+    let log = Log::default().entry(len() + MIB, vec![set(&[0])]).entry(len(), vec![set(&[0, 2])]);
     assert_eq!(read(dir.path(), &logged(&log)), disk(&[0, 2]));
 }
 
@@ -529,8 +520,8 @@ fn the_file_is_extended_to_the_length_that_the_log_says() {
     wanted[4 * BLOCK - PAGE..].fill(9);
     assert_eq!(read(dir.path(), &file), wanted);
     // More than a file can have.
-    let log = Log::default()
-        .push(LogEntry { last_file_offset: u64::MAX, ..entry(vec![set(&[0, 3])]) });
+    let log =
+        Log::default().push(LogEntry { last_file_offset: u64::MAX, ..entry(vec![set(&[0, 3])]) });
     assert_eq!(error_of(dir.path(), &logged(&log)).kind(), ErrorKind::Corrupt);
 }
 

@@ -9,8 +9,8 @@ use diskimg_testkit::disk::{Disk, Fill, Run, noise};
 use diskimg_testkit::oracles::{Oracle, Verdict};
 use diskimg_testkit::tool::{qemu_bytes, run, try_run};
 use diskimg_testkit::vhdx::{
-    self, HEADERS_AT, Item, MIB, PARTIAL, PRESENT, REGIONS_AT, UNDEFINED, UNMAPPED, Vhdx, ZERO, put,
-    seal,
+    self, HEADERS_AT, Item, MIB, PARTIAL, PRESENT, REGIONS_AT, UNDEFINED, UNMAPPED, Vhdx, ZERO,
+    put, seal,
 };
 use std::path::Path;
 
@@ -29,7 +29,8 @@ fn sample_disk() -> Disk {
 }
 
 fn disk(blocks: &[(u64, u8)], count: u64) -> Disk {
-    let run = |&(block, byte): &(u64, u8)| Run { at: block * MIB, len: MIB, fill: Fill::Byte(byte) };
+    let run =
+        |&(block, byte): &(u64, u8)| Run { at: block * MIB, len: MIB, fill: Fill::Byte(byte) };
     Disk { size: count * MIB, runs: blocks.iter().map(run).collect() }
 }
 
@@ -129,17 +130,20 @@ fn blocks_that_are_not_present_are_zeros_whatever_their_entry_has() {
         .map(|extent| extent.unwrap())
         .map(|extent| (extent.guest.start / MIB, extent.kind))
         .collect();
-    assert!(matches!(
-        kinds[..],
-        [
-            (0, Kind::Unallocated),
-            (1, Kind::Data(_)),
-            (2, Kind::Zero(None)),
-            (5, Kind::Unallocated),
-            (6, Kind::Data(_)),
-            (7, Kind::Unallocated)
-        ]
-    ), "{kinds:?}");
+    assert!(
+        matches!(
+            kinds[..],
+            [
+                (0, Kind::Unallocated),
+                (1, Kind::Data(_)),
+                (2, Kind::Zero(None)),
+                (5, Kind::Unallocated),
+                (6, Kind::Data(_)),
+                (7, Kind::Unallocated)
+            ]
+        ),
+        "{kinds:?}"
+    );
     // Hyper-V refuses such entries; they are not read here.
     let mut image = sample().state(3, ZERO);
     image.blocks.get_mut(&3).unwrap().megabyte = Some(place);
@@ -210,7 +214,8 @@ fn disks_with_sectors_of_4096_bytes_are_read() {
 fn the_header_with_the_higher_sequence_number_counts() {
     let dir = tempfile::tempdir().unwrap();
     let image = sample();
-    let guid = |path: &Path| Image::open(path).unwrap().layers().next().unwrap().content_ids()[0].clone();
+    let guid =
+        |path: &Path| Image::open(path).unwrap().layers().next().unwrap().content_ids()[0].clone();
     let other = Vhdx { data_write_guid: [0xaa; 16], ..image.clone() };
     for (sequences, is_other) in [([7, 8], true), ([8, 7], false), ([u64::MAX, 0], false)] {
         let mut file = image.build();
