@@ -19,6 +19,8 @@ pub(crate) mod holes;
 pub(crate) mod inspect;
 #[cfg(feature = "iso")]
 pub mod iso;
+#[cfg(any(feature = "vhd", feature = "vhdx"))]
+pub(crate) mod named_parent;
 #[cfg(feature = "ova")]
 pub mod ova;
 #[cfg(feature = "inspect")]

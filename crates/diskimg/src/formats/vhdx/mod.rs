@@ -23,13 +23,18 @@
 
 mod bat;
 mod bits;
+mod blocks;
+mod check;
 mod guid;
 mod header;
 #[cfg(feature = "inspect")]
 mod inspect;
 mod layer;
 mod locator;
+mod log;
 mod metadata;
+mod parent;
+mod places;
 mod region;
 mod write;
 
