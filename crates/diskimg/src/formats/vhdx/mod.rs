@@ -25,6 +25,7 @@ mod bat;
 mod bits;
 mod blocks;
 mod check;
+mod edit;
 mod guid;
 mod header;
 #[cfg(feature = "inspect")]
@@ -62,7 +63,7 @@ pub(crate) static DRIVER: Driver = Driver {
     },
     require: None,
     create: write::create,
-    open_mutable: None,
+    open_mutable: Some(edit::open),
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size; max of 64TB."),
         OptionSpec::new("backing_file", OptionKind::Text, "File name of a base image"),

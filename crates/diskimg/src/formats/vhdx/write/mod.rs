@@ -36,7 +36,6 @@ use crate::storage::output::Output;
 use crate::storage::sink::Sink;
 use dynamic::DynamicTarget;
 use fixed::FixedTarget;
-use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -284,8 +283,7 @@ impl VhdxSpec {
     fn new_guids(&self, digest: u64) -> NewGuids {
         let guid = |number: u64| {
             if digest == 0 {
-                let random = || u128::from(RandomState::new().hash_one(self.size()));
-                return Guid::of_digest(random() << 64 | random());
+                return Guid::random();
             }
             // The size is a multiple of 512, and at most 2^46.
             let low = self.size() << 2 | number << 1 | u64::from(self.fixed);

@@ -51,7 +51,7 @@ impl TableWriter {
             // No chunk has a bitmap unless it is put.
             let is_bitmap = self.next % stride == self.layout.table.ratio;
             let state = if is_bitmap { State::NotPresent } else { self.others };
-            self.append(sink, Entry { state, offset: 0 })?;
+            self.append(sink, Entry { state, ..Entry::NOT_PRESENT })?;
         }
         Ok(())
     }
