@@ -58,7 +58,7 @@ const CREATOR: &str = concat!("diskimg ", env!("CARGO_PKG_VERSION"));
 #[derive(Debug, Clone)]
 struct VhdxSpec {
     fixed: bool,
-    /// Everything but the identifier of the disk.
+    /// Without an identifier of the disk, unless it is the parent's.
     metadata: Metadata,
     layout: Layout,
     /// Blocks without data are recorded as zeros, not as never written.
@@ -226,13 +226,19 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn TargetSpec>> 
         block_bytes,
         leaves_blocks_allocated: fixed,
         size,
-        disk_id: Guid::NIL,
+        disk_id: parent_disk_id(backing.as_ref()),
         logical,
         physical,
         parent: backing.as_ref().map(locator).transpose()?,
     };
     let zero_state = options.switch("block_state_zero")?.unwrap_or(true);
     Ok(Box::new(VhdxSpec { fixed, metadata, layout, zero_state, preallocation }))
+}
+
+/// Returns the identifier that a guest sees, which a child has in common with its parent.
+fn parent_disk_id(backing: Option<&Backing>) -> Guid {
+    let id = backing.and_then(|backing| backing.disk_id.as_deref());
+    id.and_then(Guid::parse).unwrap_or(Guid::NIL)
 }
 
 /// Returns the locator of the parent: the GUID of its contents, and its name as Windows spells it.
@@ -299,7 +305,10 @@ impl VhdxSpec {
     fn write_headers(&self, sink: &dyn Sink, digest: u64) -> Result<()> {
         let layout = &self.layout;
         let guids = self.new_guids(digest);
-        let metadata = Metadata { disk_id: guids.disk_id, ..self.metadata.clone() };
+        let mut metadata = self.metadata.clone();
+        if metadata.disk_id.is_nil() {
+            metadata.disk_id = guids.disk_id;
+        }
         write(sink, &metadata.encode(), layout.metadata_at(), "the metadata")?;
         let (table_at, table_bytes) = (layout.table_at(), layout.table_bytes());
         let regions = region::encode(&[

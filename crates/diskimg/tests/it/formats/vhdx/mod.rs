@@ -1,0 +1,32 @@
+//! Tests of VHDX.
+
+mod in_place;
+mod matrix;
+mod writing;
+
+use diskimg::OpenOptions;
+use diskimg_testkit::vhdx::Vhdx;
+use std::path::{Path, PathBuf};
+
+/// Returns all guest bytes and runs the conformance checks.
+fn our_bytes(path: &Path) -> Vec<u8> {
+    bytes_with(&OpenOptions::new(), path)
+}
+
+fn bytes_with(options: &OpenOptions, path: &Path) -> Vec<u8> {
+    let image = crate::verified::open(options, path);
+    let mut bytes = vec![1; image.size() as usize];
+    image.read_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+/// Writes an image to `name` in `dir`.
+fn write(dir: &Path, name: &str, image: &Vhdx) -> PathBuf {
+    write_bytes(dir, name, &image.build())
+}
+
+fn write_bytes(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = dir.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
