@@ -14,7 +14,7 @@
 
 mod log;
 
-pub use log::{Descriptor, Log, LogEntry, PAGE, changed_pages};
+pub use log::{Damage, Descriptor, Log, LogEntry, PAGE, changed_pages};
 
 use std::collections::BTreeMap;
 use std::io::{Seek, SeekFrom, Write};

@@ -107,6 +107,11 @@ impl Blocks {
         })
     }
 
+    /// Returns the end of the metadata in the file: no block is before it unless between metadata.
+    pub(super) fn reserved_end(&self) -> u64 {
+        self.reserved.iter().map(|range| range.end).max().unwrap_or(0)
+    }
+
     /// Returns the entries of a page of the table, as they are stored.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! GUIDs: 16 bytes, of which the first three groups are little endian.
 
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 
 /// A GUID, in the order of its bytes on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,6 +29,13 @@ impl Guid {
         bytes[7] = bytes[7] & 0x0f | 0x80;
         bytes[8] = bytes[8] & 0x3f | 0x80;
         Self(bytes)
+    }
+
+    /// Returns a random GUID.
+    pub(super) fn random() -> Self {
+        // Each `RandomState` has other keys.
+        let random = || u128::from(RandomState::new().hash_one(0));
+        Self::of_digest(random() << 64 | random())
     }
 
     /// Parses the form that [`Display`](fmt::Display) writes, in any case, with or without braces.

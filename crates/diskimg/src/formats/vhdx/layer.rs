@@ -167,6 +167,10 @@ impl Layer for Vhdx {
         self.linkage.map(|guid| guid.to_string())
     }
 
+    fn disk_id(&self) -> Option<String> {
+        Some(self.metadata.disk_id.to_string())
+    }
+
     fn details(&self) -> Details {
         let mut specific = vec![
             ("subformat", Value::from(self.subformat())),

@@ -22,8 +22,10 @@
 //! Specification: *[MS-VHDX]: Virtual Hard Disk v2 (VHDX) File Format*.
 
 mod bat;
+mod bits;
 mod blocks;
 mod check;
+mod edit;
 mod guid;
 mod header;
 #[cfg(feature = "inspect")]
@@ -61,13 +63,50 @@ pub(crate) static DRIVER: Driver = Driver {
     },
     require: None,
     create: write::create,
-    open_mutable: None,
+    open_mutable: Some(edit::open),
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size; max of 64TB."),
+        OptionSpec::new("backing_file", OptionKind::Text, "File name of a base image"),
+        OptionSpec::new("backing_fmt", OptionKind::Text, "Must be 'vhdx' if present"),
+        OptionSpec::new("log_size", OptionKind::Size, "Log size; min 1MB."),
+        OptionSpec::new(
+            "block_size",
+            OptionKind::Size,
+            "Block Size; min 1MB, max 256MB. 0 means auto-calculate based on image size.",
+        ),
+        OptionSpec::new(
+            "subformat",
+            OptionKind::Text,
+            "VHDX format type, can be either 'dynamic' or 'fixed'. Default is 'dynamic'.",
+        ),
+        OptionSpec::new(
+            "block_state_zero",
+            OptionKind::Switch,
+            "Force use of payload blocks of type 'ZERO', not of blocks that were never written",
+        )
+        .default("on"),
+        OptionSpec::new(
+            "logical_sector_size",
+            OptionKind::Size,
+            "Sector size that the guest sees: 512 or 4096",
+        )
+        .default("512"),
+        OptionSpec::new(
+            "physical_sector_size",
+            OptionKind::Size,
+            "Physical sector size that the guest sees: 512 or 4096",
+        )
+        .default("4096")
+        .qemu_default("512"),
         NOCOW,
+        OptionSpec::new(
+            "preallocation",
+            OptionKind::Text,
+            "Preallocation mode (allowed values: off; fixed disks: off, falloc, full)",
+        ),
         EXTENT_SIZE_HINT,
     ],
-    measure: None,
+    measure: Some(write::measure),
     #[cfg(feature = "inspect")]
     inspect: inspect::INSPECT,
     appliance: None,

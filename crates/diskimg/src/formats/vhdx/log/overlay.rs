@@ -144,7 +144,6 @@ impl Overlay {
 
     /// Returns the host ranges that differ from the file or may, in ascending order. Reading this
     /// source returns their bytes.
-    #[allow(dead_code, reason = "used for writing into an image with a log")]
     pub(in super::super) fn changed_ranges(&self) -> impl Iterator<Item = Range<u64>> {
         self.changes.0.iter().map(|(&start, new)| start..end_of(start, new))
     }

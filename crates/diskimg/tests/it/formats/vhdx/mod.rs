@@ -2,8 +2,11 @@
 
 mod differencing;
 mod hostile;
+mod in_place;
 mod log;
+mod matrix;
 mod reading;
+mod writing;
 
 use diskimg::{Image, OpenOptions};
 use diskimg_testkit::vhdx::Vhdx;
