@@ -1,6 +1,6 @@
 //! Guest data that is written into existing VHDXs.
 
-use super::{our_bytes, write, write_bytes};
+use super::{BLOCK, our_bytes, write, write_bytes};
 use diskimg::storage::source::MemorySource;
 use diskimg::{Backing, Convert, Format, Image, OpenOptions, Severity, Sparse};
 use diskimg_testkit::crash::RecordingStorage;
@@ -14,8 +14,6 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use std::path::Path;
 use std::sync::Arc;
-
-const BLOCK: usize = MIB as usize;
 
 const SECTOR: usize = 512;
 

@@ -65,7 +65,9 @@ fn all_readers_read_what_diskimg_writes() {
     let (raw, out) = (dir.path().join("disk.raw"), dir.path().join("disk.vhdx"));
     for (content, disk) in contents() {
         disk.write(&raw);
-        for kind in KINDS {
+        // The last kinds with few contents: the readers in Python take long.
+        let kinds = if content == "holes in blocks, zeros" { &KINDS[..] } else { &KINDS[..3] };
+        for kind in kinds {
             Convert::new(Image::open(&raw).unwrap())
                 .format(Format::Vhdx)
                 .options(Options::parse(kind).unwrap())
