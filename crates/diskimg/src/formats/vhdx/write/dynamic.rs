@@ -37,7 +37,8 @@ pub(super) struct DynamicTarget {
     block: Option<Block>,
     /// The bitmap of the last block's chunk, in a differencing disk.
     chunk: Option<Chunk>,
-    digest: u64,
+    /// `None` if the disk is created empty.
+    digest: Option<u64>,
 }
 
 /// The block that is being written.
@@ -77,7 +78,7 @@ impl DynamicTarget {
             end: spec.layout.blocks_at(),
             block: None,
             chunk: None,
-            digest: 0,
+            digest: None,
         };
         if !target.new.sink().is_zeroed() {
             target.new.zero(0, target.end)?;
@@ -271,7 +272,7 @@ impl Target for DynamicTarget {
     }
 
     fn take_digest(&mut self, digest: u64) {
-        self.digest = digest;
+        self.digest = Some(digest);
     }
 
     fn finish(mut self: Box<Self>) -> Result<()> {

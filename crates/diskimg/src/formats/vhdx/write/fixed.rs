@@ -15,7 +15,8 @@ pub(super) struct FixedTarget {
     new: NewFile,
     file: FlatFile,
     spec: VhdxSpec,
-    digest: u64,
+    /// `None` if the disk is created empty.
+    digest: Option<u64>,
 }
 
 impl FixedTarget {
@@ -28,7 +29,7 @@ impl FixedTarget {
         let len = layout.len(layout.table.blocks);
         let file = FlatFile::start(Arc::clone(&sink), len, spec.preallocation)?;
         file.write_zeros(0, layout.blocks_at())?;
-        Ok(Self { new: NewFile([sink]), file, spec: spec.clone(), digest: 0 })
+        Ok(Self { new: NewFile([sink]), file, spec: spec.clone(), digest: None })
     }
 }
 
@@ -50,7 +51,7 @@ impl Target for FixedTarget {
     }
 
     fn take_digest(&mut self, digest: u64) {
-        self.digest = digest;
+        self.digest = Some(digest);
     }
 
     fn finish(self: Box<Self>) -> Result<()> {

@@ -286,13 +286,12 @@ impl VhdxSpec {
 
     /// Returns the GUIDs of a disk: the same for the same contents, but new ones for a disk that is
     /// created empty, because it will have other contents, and children refer to it by its GUID.
-    fn new_guids(&self, digest: u64) -> NewGuids {
+    fn new_guids(&self, digest: Option<u64>) -> NewGuids {
         let guid = |number: u64| {
-            if digest == 0 {
-                return Guid::random();
-            }
-            // The size is a multiple of 512, and at most 2^46.
-            let low = self.size() << 2 | number << 1 | u64::from(self.fixed);
+            let Some(digest) = digest else { return Guid::random() };
+            // The size is a multiple of 512: nine bits are free.
+            let has_parent = u64::from(self.metadata.parent.is_some());
+            let low = self.size() | has_parent << 3 | u64::from(self.fixed) << 2 | number;
             Guid::of_digest(u128::from(digest) << 64 | u128::from(low))
         };
         NewGuids { file_write: guid(0), data_write: guid(1), disk_id: guid(2) }
@@ -302,7 +301,7 @@ impl VhdxSpec {
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) if writing fails.
-    fn write_headers(&self, sink: &dyn Sink, digest: u64) -> Result<()> {
+    fn write_headers(&self, sink: &dyn Sink, digest: Option<u64>) -> Result<()> {
         let layout = &self.layout;
         let guids = self.new_guids(digest);
         let mut metadata = self.metadata.clone();

@@ -1,6 +1,6 @@
 //! Guest data that is written into existing VHDXs.
 
-use super::{our_bytes, write, write_bytes};
+use super::{BLOCK, our_bytes, write, write_bytes};
 use diskimg::storage::source::MemorySource;
 use diskimg::{Backing, Convert, Format, Image, OpenOptions, Severity, Sparse};
 use diskimg_testkit::crash::RecordingStorage;
@@ -14,8 +14,6 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use std::path::Path;
 use std::sync::Arc;
-
-const BLOCK: usize = MIB as usize;
 
 const SECTOR: usize = 512;
 
@@ -186,9 +184,7 @@ fn after_a_crash_every_sector_of_a_child_is_old_or_new() {
     let recorded = std::fs::read(&target).unwrap();
     let storage = Arc::new(RecordingStorage::new(recorded, Some(target.clone())));
     convert_child(&source).threads(1).run_existing_on(Arc::clone(&storage) as _, "target").unwrap();
-    let mut number = 0;
-    storage.crash_states(9, if full() { 7 } else { 397 }, |state| {
-        number += 1;
+    distinct_states(&storage, if full() { 7 } else { 397 }, |number, state| {
         std::fs::write(&target, state).unwrap();
         assert_old_or_new(&target, number, &old, &source);
         if number % 20 == 1 {
@@ -196,6 +192,21 @@ fn after_a_crash_every_sector_of_a_child_is_old_or_new() {
             assert!(our_bytes(&target) == source, "state {number}");
             assert_consistent(&target);
         }
+    });
+}
+
+/// Calls `each` with the states in which a crash can leave the storage. Many are the same, because
+/// most sectors of a header do not change.
+fn distinct_states(storage: &RecordingStorage, step: usize, mut each: impl FnMut(usize, &[u8])) {
+    let (mut number, mut recent) = (0, Vec::<Vec<u8>>::new());
+    storage.crash_states(9, step, |state| {
+        if recent.iter().any(|other| other == state) {
+            return;
+        }
+        recent.truncate(3);
+        recent.insert(0, state.to_vec());
+        number += 1;
+        each(number, state);
     });
     assert!(number > 20, "{number}");
 }
@@ -237,9 +248,7 @@ fn after_a_crash_a_disk_with_a_log_is_old_or_new() {
     source[3 * MIB as usize..][..8192].fill(0x99);
     let storage = Arc::new(RecordingStorage::new(file, Some(target.clone())));
     convert(&source).threads(1).run_existing_on(Arc::clone(&storage) as _, "target").unwrap();
-    let mut number = 0;
-    storage.crash_states(3, if full() { 1 } else { 17 }, |state| {
-        number += 1;
+    distinct_states(&storage, if full() { 1 } else { 17 }, |number, state| {
         std::fs::write(&target, state).unwrap();
         assert_old_or_new(&target, number, &old, &source);
         if number % 5 == 1 {
@@ -248,7 +257,6 @@ fn after_a_crash_a_disk_with_a_log_is_old_or_new() {
             assert!(qemu_bytes(&target, "vhdx") == ours, "state {number}");
         }
     });
-    assert!(number > 20, "{number}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::our_bytes;
 use diskimg::{Convert, Format, Image, Options};
 use diskimg_testkit::disk::{Disk, Fill, Run};
 use diskimg_testkit::oracles::{Oracle, Verdict};
-use diskimg_testkit::tool::{assert_qemu_same, run};
+use diskimg_testkit::tool::{self, run};
 use std::path::Path;
 
 /// Create options, all of which qemu-img has as well.
@@ -47,12 +47,12 @@ fn contents() -> [(&'static str, Disk); 6] {
     ]
 }
 
-/// 7-Zip refuses disks whose size is not a multiple of 4096 bytes, those of qemu-img as well.
+/// 7-Zip refuses disks with an odd number of sectors, those of qemu-img as well.
 fn assert_read_by_all(kind: &str, content: &str, image: &Path, disk: &Disk) {
     for oracle in Oracle::ALL {
         let verdict = oracle.compare("vhdx", image, disk);
         let expected = match oracle {
-            Oracle::SevenZip if disk.size % 4096 != 0 => matches!(verdict, Verdict::Refuses(_)),
+            Oracle::SevenZip if disk.size % 1024 != 0 => matches!(verdict, Verdict::Refuses(_)),
             _ => matches!(verdict, Verdict::Same | Verdict::NotInstalled),
         };
         assert!(expected, "{kind}, {content}: {}: {verdict}", oracle.name());
@@ -65,7 +65,9 @@ fn all_readers_read_what_diskimg_writes() {
     let (raw, out) = (dir.path().join("disk.raw"), dir.path().join("disk.vhdx"));
     for (content, disk) in contents() {
         disk.write(&raw);
-        for kind in KINDS {
+        // The last kinds with few contents: the readers in Python take long.
+        let kinds = if content == "holes in blocks, zeros" { &KINDS[..] } else { &KINDS[..3] };
+        for kind in kinds {
             Convert::new(Image::open(&raw).unwrap())
                 .format(Format::Vhdx)
                 .options(Options::parse(kind).unwrap())
@@ -103,24 +105,37 @@ fn diskimg_reads_what_qemu_img_writes() {
 fn blocks_on_both_sides_of_a_chunks_end_are_read_by_others() {
     let dir = tempfile::tempdir().unwrap();
     let (raw, out) = (dir.path().join("disk.raw"), dir.path().join("disk.vhdx"));
-    let run = |at, len, fill| Run { at, len, fill };
-    let disk = Disk {
-        size: (8 << 30) + (3 << 20),
-        runs: vec![
-            run((4 << 30) - 4096, 8192, Fill::Noise(1)),
-            run((8 << 30) - 512, 512, Fill::Noise(2)),
-            run((8 << 30) + (2 << 20), 1 << 20, Fill::Noise(3)),
-        ],
-    };
+    let run = |at, len, byte| Run { at, len, fill: Fill::Byte(byte) };
+    let runs = vec![
+        run((4 << 30) - 4096, 4096, 1),
+        run(4 << 30, 4096, 2),
+        run((8 << 30) - 512, 512, 3),
+        run((8 << 30) + (2 << 20), 1 << 20, 4),
+    ];
+    let disk = Disk { size: (8 << 30) + (3 << 20), runs };
     disk.write(&raw);
     for kind in ["block_size=1M", "block_size=32M", "subformat=fixed,block_size=64M"] {
         Convert::new(Image::open(&raw).unwrap())
             .format(Format::Vhdx)
             .options(Options::parse(kind).unwrap())
-            .verify(true)
             .run(&out)
             .unwrap();
-        assert_qemu_same(&raw, "raw", &out, "vhdx");
+        let image = Image::open(&out).unwrap();
+        let mut reads = Vec::new();
+        for Run { at, len, .. } in disk.runs.iter().cloned() {
+            for at in
+                [at - 512, at, at + len - 512, at + len].into_iter().filter(|&a| a < disk.size)
+            {
+                let (mut ours, mut expected) = ([9; 512], [9; 512]);
+                image.read_at(&mut ours, at).unwrap();
+                disk.read_at(&mut expected, at);
+                assert_eq!(ours, expected, "{kind}: {at}");
+                reads.extend(["-c".to_owned(), format!("read -P {} {at} 512", expected[0])]);
+            }
+        }
+        let args = ["-r", "-f", "vhdx"].map(str::to_owned).into_iter().chain(reads);
+        let text = tool::run("qemu-io", args.chain([out.to_str().unwrap().to_owned()]));
+        assert!(text.contains("read 512/512") && !text.contains("failed"), "{kind}: {text}");
     }
 }
 
