@@ -223,7 +223,8 @@ impl Blocks {
     /// # Errors
     /// As [`Layer::map`](crate::Layer::map).
     pub(super) fn map(&self, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()> {
-        let (mut at, mut held): (u64, Option<(u64, Arc<[u64]>)>) = (range.start, None);
+        let mut at = range.start;
+        let mut held: Option<(u64, Arc<[u64]>)> = None;
         while at < range.end {
             let index = at / self.block_bytes;
             let block = self.guest_range(index);
@@ -415,7 +416,8 @@ impl Blocks {
         let (first, last) = (entry(range.start), entry(range.end - 1));
         let start = first / PAGE_ENTRIES * PAGE;
         let end = ((last / PAGE_ENTRIES + 1) * PAGE).min(self.layout.bytes());
-        self.source.prefetch(&[self.table_at + start..self.table_at + end.max(start)]);
+        let pages = self.table_at + start..self.table_at + end.max(start);
+        self.source.prefetch(std::slice::from_ref(&pages));
     }
 }
 

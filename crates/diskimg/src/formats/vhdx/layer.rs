@@ -212,7 +212,7 @@ impl Layer for Vhdx {
         let mut options = Options::default();
         let fixed = self.metadata.leaves_blocks_allocated;
         options.set("subformat", if fixed { "fixed" } else { "dynamic" });
-        options.set("block_size", &self.metadata.block_bytes.to_string());
+        options.set("block_size", self.metadata.block_bytes.to_string());
         options
     }
 
