@@ -92,7 +92,7 @@ def test_a_backing_file_outside_the_directory_is_refused(images: Path, tmp_path:
     ("name", "content"),
     [
         ("gzip", gzip.compress(b"disk" * 1000)),
-        ("VHDX", b"vhdxfile" + bytes(4088)),
+        ("Bochs", b"Bochs Virtual HD Image" + bytes(4088)),
         ("UTF-16", "# Disk DescriptorFile\nversion=1\n".encode("utf-16")),
     ],
 )

@@ -4,6 +4,7 @@
 //!   builders of images that the installed tools cannot write
 //!     qcow2      qcow2 images with shared tables and clusters
 //!     esx        ESXi snapshot extents: COWD and seSparse
+//!     vhd, vhdx  VHD and VHDX: damaged, differencing, with a log
 //!     hosted     VMDK hosted sparse and stream-optimized extents with unusual parameters
 //!     iso, udf   ISO 9660 and UDF structures, field by field
 //!     appliance  OVF packages, packed with tar, gzip and 7-Zip
@@ -11,7 +12,7 @@
 //!     disk       guest disks as lists of runs, for generated tests
 //!   checks
 //!     tool       runs qemu-img, qemu-io and other tools; loop devices, mounted file systems
-//!     oracles    independent VMDK readers
+//!     oracles    independent readers
 //!     growth     work that must not grow faster than its input
 //!   storage
 //!     crash      storage that records its writes, and every state after a crash
@@ -44,6 +45,7 @@ pub mod slow;
 pub mod tool;
 pub mod udf;
 pub mod vhd;
+pub mod vhdx;
 
 /// Runs the examples of the project's README as tests.
 #[cfg(doctest)]

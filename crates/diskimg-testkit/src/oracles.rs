@@ -1,4 +1,4 @@
-//! Independent readers of VMDK and VHD, whose results are compared with a disk's content.
+//! Independent readers of VMDK, VHD and VHDX, whose results are compared with a disk's content.
 //!
 //! ```text
 //!   image ──► reader ──► guest bytes ──┐
@@ -64,25 +64,34 @@ impl Oracle {
         }
     }
 
-    /// Reads `image`, which has the format `vmdk` or `vpc`, to its end and compares it with `disk`.
+    /// Reads `image`, which has the format `vmdk`, `vpc` or `vhdx`, to its end and compares it with
+    /// `disk`.
     pub fn compare(self, format: &str, image: &Path, disk: &Disk) -> Verdict {
         match self {
             Self::QemuImg => compare_qemu_img(format, image, disk),
             Self::SevenZip => {
-                let kind = if format == "vpc" { "-tvhd" } else { "-tvmdk" };
+                let kind = if format == "vpc" { "vhd" } else { format };
                 let mut command = Command::new("7zz");
-                compare_output(command.args(["x", kind, "-so", "-bd"]).arg(image), disk)
+                command.args(["x", &format!("-t{kind}"), "-so", "-bd"]).arg(image);
+                compare_output(&mut command, disk)
             }
-            Self::Dissect => {
-                let vhd = include_str!("oracles/dissect_vhd.py");
-                let vmdk = include_str!("oracles/dissect_vmdk.py");
-                compare_python(if format == "vpc" { vhd } else { vmdk }, image, disk)
-            }
-            Self::Libyal => {
-                let (vhd, vmdk) =
-                    (include_str!("oracles/libvhdi.py"), include_str!("oracles/libvmdk.py"));
-                compare_python(if format == "vpc" { vhd } else { vmdk }, image, disk)
-            }
+            Self::Dissect => compare_python(
+                match format {
+                    "vpc" => include_str!("oracles/dissect_vhd.py"),
+                    "vhdx" => include_str!("oracles/dissect_vhdx.py"),
+                    _ => include_str!("oracles/dissect_vmdk.py"),
+                },
+                image,
+                disk,
+            ),
+            Self::Libyal => compare_python(
+                match format {
+                    "vpc" | "vhdx" => include_str!("oracles/libvhdi.py"),
+                    _ => include_str!("oracles/libvmdk.py"),
+                },
+                image,
+                disk,
+            ),
         }
     }
 }

@@ -101,10 +101,10 @@ pub(crate) fn probes(input: &[u8]) {
     let probed = match () {
         () if starts(b"QFI\xfb") && version >= 2 => "qcow2",
         () if starts(b"KDMV") || starts(b"COWD") || is_text_descriptor(&head) => "vmdk",
+        () if starts(b"vhdxfile") => "vhdx",
         () if starts(b"QFI\xfb\0\0\0\x01")
             || starts(b"QED\0")
             || starts(b"conectix")
-            || starts(b"vhdxfile")
             || starts(b"LUKS\xba\xbe\0\x01")
             || head[64..68] == [0x7f, 0x10, 0xda, 0xbe]
             || starts(
@@ -119,8 +119,10 @@ pub(crate) fn probes(input: &[u8]) {
         () => "raw",
     };
     if found.is_safe() && !input.is_empty() {
-        let ours =
-            if found.format == "qcow2" || found.format == "vmdk" { found.format } else { "raw" };
+        let ours = match found.format {
+            format @ ("qcow2" | "vmdk" | "vhdx") => format,
+            _ => "raw",
+        };
         assert_eq!(probed, ours, "QEMU probes another format");
     }
 }

@@ -1,5 +1,6 @@
-"""Writes the guest bytes of a VHD, read with libvhdi, to standard output. The parents of a
-differencing disk are found by their UUIDs among the files in its directory."""
+"""Writes the guest bytes of a VHD or VHDX, read with libvhdi, to standard output. The parents of a
+differencing disk are found by their UUIDs among the files in its directory. libvhdi does not look at
+the log of a VHDX."""
 
 import pathlib
 import sys

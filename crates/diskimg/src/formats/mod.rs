@@ -12,13 +12,15 @@
 pub(crate) mod distinct;
 #[cfg(feature = "inspect")]
 mod embedded_archives;
-#[cfg(any(feature = "vmdk", feature = "vhd"))]
+#[cfg(any(feature = "vmdk", feature = "vhd", feature = "vhdx"))]
 pub(crate) mod findings;
 pub(crate) mod holes;
 #[cfg(feature = "inspect")]
 pub(crate) mod inspect;
 #[cfg(feature = "iso")]
 pub mod iso;
+#[cfg(any(feature = "vhd", feature = "vhdx"))]
+pub(crate) mod named_parent;
 #[cfg(feature = "ova")]
 pub mod ova;
 #[cfg(feature = "inspect")]
@@ -27,9 +29,11 @@ mod plain_disk;
 pub mod qcow2;
 pub mod raw;
 pub(crate) mod signatures;
-#[cfg(any(feature = "vmdk", feature = "vhd"))]
+#[cfg(any(feature = "vmdk", feature = "vhd", feature = "vhdx"))]
 pub(crate) mod table_cache;
 #[cfg(feature = "vhd")]
 pub mod vhd;
+#[cfg(feature = "vhdx")]
+pub mod vhdx;
 #[cfg(feature = "vmdk")]
 pub mod vmdk;

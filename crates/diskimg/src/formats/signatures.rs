@@ -118,7 +118,11 @@ pub(crate) static SIGNATURES: &[Signature] = &[
         qemu: |b| b.head.starts_with(VHD_COOKIE),
         ..Signature::image("vhd", "a VHD image", |b| vhd_footer(b).is_some())
     },
-    Signature::image("vhdx", "a VHDX image", |b| b.head.starts_with(b"vhdxfile")),
+    #[cfg(not(feature = "vhdx"))]
+    Signature {
+        advice: Some("this build does not include VHDX (cargo feature vhdx)"),
+        ..Signature::image("vhdx", "a VHDX image", |b| b.head.starts_with(b"vhdxfile"))
+    },
     Signature {
         size: |b| b.head.get(0x170..0x178)?.try_into().ok().map(u64::from_le_bytes),
         ..Signature::image("vdi", "a VDI image", |b| {

@@ -11,6 +11,9 @@ pub struct Backing {
     /// The first of its [`Layer::content_ids`](crate::Layer::content_ids), for formats that record
     /// it. The operations fill it in.
     pub content_id: Option<String>,
+    /// Its [`Layer::disk_id`](crate::Layer::disk_id), which an overlay has as well. The operations
+    /// fill it in.
+    pub disk_id: Option<String>,
 }
 
 impl Backing {

@@ -126,6 +126,12 @@ pub trait Layer: Sealed + Send + Sync + Debug {
         None
     }
 
+    /// Returns the identifier of the disk that a guest sees, in formats that have one. A new overlay
+    /// gets the same, so that the guest finds the disk that it knows.
+    fn disk_id(&self) -> Option<String> {
+        None
+    }
+
     /// Returns the format-specific part of `info`.
     fn details(&self) -> Details;
 

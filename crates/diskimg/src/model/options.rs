@@ -78,7 +78,7 @@ impl OptionSpec {
     }
 
     /// Sets QEMU's default value.
-    #[cfg(feature = "vhd")]
+    #[cfg(any(feature = "vhd", feature = "vhdx"))]
     pub(crate) const fn qemu_default(self, value: &'static str) -> Self {
         Self { qemu_default: Some(value), ..self }
     }

@@ -87,6 +87,8 @@ impl Format {
             Self::Vmdk => &formats::vmdk::DRIVER,
             #[cfg(feature = "vhd")]
             Self::Vhd => &formats::vhd::DRIVER,
+            #[cfg(feature = "vhdx")]
+            Self::Vhdx => &formats::vhdx::DRIVER,
             #[cfg(feature = "ova")]
             Self::Ova => &formats::ova::DRIVER,
             #[cfg(feature = "iso")]
@@ -99,7 +101,7 @@ impl Format {
     ///
     /// # Errors
     /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if the extension is that of a format
-    /// that is recognized but not supported, such as `.vhdx`: nobody expects a raw disk there.
+    /// that is recognized but not supported, such as `.vdi`: nobody expects a raw disk there.
     pub fn of_new_file(path: &Path) -> Result<Self> {
         if let Some(format) = Self::from_extension(path) {
             return Ok(format);

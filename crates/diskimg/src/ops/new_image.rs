@@ -106,8 +106,9 @@ pub(super) fn open_backing(
             .hint("no other program could open the new image: convert the disk first")
             .in_file(path));
     }
-    backing.content_id =
-        image.layers().next().and_then(|layer| layer.content_ids().into_iter().next());
+    let top = image.layers().next();
+    backing.content_id = top.and_then(|layer| layer.content_ids().into_iter().next());
+    backing.disk_id = top.and_then(|layer| layer.disk_id());
     Ok(image)
 }
 

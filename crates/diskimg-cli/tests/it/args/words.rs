@@ -21,14 +21,14 @@ fn formats_have_other_usual_names_in_any_case() {
 fn formats_that_are_not_supported_are_named_and_mistyped_ones_suggested() {
     let lab = Lab::new();
     lab.raw("a.raw");
-    let all = "supported formats: qcow2, vmdk, vpc, ova, iso, raw";
+    let all = "supported formats: qcow2, vmdk, vpc, vhdx, ova, iso, raw";
     for (name, message) in [
         (
             "parallels",
             "the format 'parallels' (a Parallels image) is recognized, but not supported",
         ),
         ("PLOOP", "the format 'ploop' (a Parallels image) is recognized, but not supported"),
-        ("vhdx", "(a VHDX image)"),
+        ("bochs", "(a Bochs image)"),
         ("vdi", "(a VDI image)"),
         ("qed", "(a QED image)"),
         ("qcow", "did you mean 'qcow2'?"),
@@ -108,13 +108,13 @@ fn ambiguous_abbreviations_are_errors_that_name_the_options() {
 fn the_extension_of_a_format_that_is_not_supported_does_not_mean_raw() {
     let lab = Lab::new();
     lab.raw("a.raw");
-    for line in ["convert a.raw b.vhdx", "create b.vhdx 1M"] {
+    for line in ["convert a.raw b.dmg", "create b.dmg 1M"] {
         let run = lab.line(line);
         assert_eq!(run.code, Some(1), "{line}: {run:?}");
-        assert!(run.err.contains("the format 'vhdx' (a VHDX image) is recognized"), "{run:?}");
-        assert!(!lab.path("b.vhdx").exists());
+        assert!(run.err.contains("the format 'dmg' (an Apple disk image (DMG)) is recognized"));
+        assert!(!lab.path("b.dmg").exists());
     }
-    lab.line("convert -O raw a.raw b.vhdx").ok();
+    lab.line("convert -O raw a.raw b.dmg").ok();
     lab.line("convert a.raw b.img").ok();
 }
 

@@ -8,5 +8,6 @@ mod overlays;
 mod readers;
 mod real_images;
 mod vhd;
+mod vhdx;
 mod vmdk;
 mod writers;

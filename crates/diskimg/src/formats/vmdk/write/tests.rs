@@ -17,6 +17,7 @@ fn split(output: &mut Output, options: &str, backing: bool) -> Box<dyn Target> {
         name: "base.vmdk".into(),
         format: None,
         content_id: Some("1234".into()),
+        disk_id: None,
     });
     let options = Options::parse(options).expect("parses");
     let size = 2 * SPLIT;
