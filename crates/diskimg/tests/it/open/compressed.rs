@@ -136,13 +136,13 @@ fn a_list_of_frames_at_the_end_of_a_zstd_file_is_used() {
     assert!(contents(&image) == sample.bytes);
 
     // The last frame is not decoded to open the image, as it would be without the list.
-    file[whole_frames - 1000..whole_frames - 900].fill(0x55);
+    file[whole_frames - 1000..whole_frames - 100].fill(0x55);
     std::fs::write(&path, &file).unwrap();
     let image = Image::open(&path).unwrap();
     let mut start = vec![0; 1 << 20];
     image.read_at(&mut start, 0).unwrap();
     assert!(start == sample.bytes[..1 << 20]);
-    let error = image.read_at(&mut [0; 512], image.size() - 512).unwrap_err();
+    let error = image.read_at(&mut [0; 512], image.size() - 1024).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
 }
 
@@ -172,7 +172,8 @@ fn damage_in_one_block_leaves_the_others_readable() {
         let mut all = vec![0; image.size() as usize];
         let error = image.read_at(&mut all, 0).expect_err(command);
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{command}: {error}");
-        assert!(error.to_string().contains("compressed block at offset"), "{command}: {error}");
+        let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        assert!(cause.contains("compressed block at offset"), "{command}: {error}: {cause}");
     }
 }
 
