@@ -33,6 +33,14 @@ need blkid util-linux
 need 7zz 7zip
 need prlimit util-linux
 need xz xz-utils
+# Other programs for compressed files.
+need zstd zstd
+need pzstd zstd
+need bzip2 bzip2
+need bgzip tabix
+need pbzip2 pbzip2
+need pigz pigz
+need pixz pixz
 # For /bin/kill: `need kill` would find the shell's own.
 need ps procps
 # Debian's Python needs this module for virtual environments.

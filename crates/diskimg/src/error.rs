@@ -115,9 +115,10 @@ impl Error {
     /// Creates an error from an error of storage. `message` states which operation failed ("cannot
     /// open").
     ///
-    /// The kind is [`ErrorKind::Io`], with these exceptions: [`SourceError::OutOfRange`] becomes
-    /// [`ErrorKind::Corrupt`] (the image is truncated), [`SourceError::Transient`] and an
-    /// error of a lost or slow connection become [`ErrorKind::Transient`], and a [`LockConflict`] becomes [`ErrorKind::Locked`]. If `source`
+    /// The kind is [`ErrorKind::Io`], with these exceptions: [`SourceError::OutOfRange`] (the
+    /// image is truncated) and [`SourceError::Damaged`] become [`ErrorKind::Corrupt`],
+    /// [`SourceError::Transient`] and an error of a lost or slow connection become
+    /// [`ErrorKind::Transient`], and a [`LockConflict`] becomes [`ErrorKind::Locked`]. If `source`
     /// wraps an [`Error`], returns that error.
     pub fn io(message: impl Into<Cow<'static, str>>, source: impl Into<io::Error>) -> Self {
         // An error of this library that was returned through an io::Error has more context.
@@ -131,10 +132,13 @@ impl Error {
                 Ok(error) => return error,
                 Err(inner) => (ErrorKind::Transient, inner),
             },
+            Ok(SourceError::Damaged(inner)) => (ErrorKind::Corrupt, inner),
             Ok(out_of_range) => (ErrorKind::Corrupt, out_of_range.into()),
             Err(source) => match SourceError::find(&source) {
                 Some(SourceError::Transient(_)) => (ErrorKind::Transient, source),
-                Some(SourceError::OutOfRange { .. }) => (ErrorKind::Corrupt, source),
+                Some(SourceError::OutOfRange { .. } | SourceError::Damaged(_)) => {
+                    (ErrorKind::Corrupt, source)
+                }
                 None if is_transient(source.kind()) => (ErrorKind::Transient, source),
                 _ => (ErrorKind::Io, source),
             },

@@ -12,6 +12,7 @@
 //!
 //! The seeds are built with diskimg-testkit, like the images in the library's tests.
 
+mod compressed;
 mod detect;
 mod exercise;
 mod files;
@@ -50,6 +51,11 @@ pub const TARGETS: &[Target] = &[
     Target { name: "vmdk_sesparse", function: vmdk::sesparse, seeds: vmdk::sesparse_seeds },
     Target { name: "vhd", function: vhd::vhd, seeds: vhd::vhd_seeds },
     Target { name: "vhdx", function: vhdx::vhdx, seeds: vhdx::vhdx_seeds },
+    Target {
+        name: "compressed",
+        function: compressed::compressed,
+        seeds: compressed::compressed_seeds,
+    },
     Target { name: "ovf_envelope", function: ova::envelope, seeds: ova::envelope_seeds },
     Target { name: "ova_archive", function: ova::archive, seeds: ova::archive_seeds },
     Target { name: "ova_packed", function: ova::packed, seeds: ova::packed_seeds },

@@ -105,6 +105,7 @@ smoke! {
     vmdk_sesparse
     vhd
     vhdx
+    compressed
     ovf_envelope
     ova_archive
     ova_packed

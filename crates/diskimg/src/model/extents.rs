@@ -147,7 +147,8 @@ mod tests {
             let disk = Arc::new(Self { data, damaged, mapped: AtomicUsize::new(0) });
             let layer = Arc::clone(&disk) as Arc<dyn Layer>;
             let name = "disk".to_owned();
-            let link = Link { layer, name, is_local: true, limits: Arc::default() };
+            let link =
+                Link { layer, name, is_local: true, compression: None, limits: Arc::default() };
             (disk, Image::from_links(vec![link]))
         }
     }

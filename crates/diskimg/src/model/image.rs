@@ -44,6 +44,8 @@ pub(crate) struct Link {
     pub(crate) name: String,
     /// False if a URL, or an image that was opened by one, contains it.
     pub(crate) is_local: bool,
+    /// How the file is compressed that contains the image.
+    pub(crate) compression: Option<&'static str>,
     /// The limits it was opened with.
     pub(crate) limits: Arc<Limits>,
 }
@@ -68,6 +70,11 @@ impl Image {
     /// Returns false if the layer at `depth` was opened by a URL.
     pub(crate) fn is_local_at(&self, depth: usize) -> bool {
         self.links[depth].is_local
+    }
+
+    /// Returns how the file is compressed that contains the layer at `depth`.
+    pub(crate) fn compression_at(&self, depth: usize) -> Option<&'static str> {
+        self.links[depth].compression
     }
 
     /// Returns the backing chain, if there is one.

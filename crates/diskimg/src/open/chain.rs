@@ -4,9 +4,13 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::format::Format;
 use crate::model::image::{Image, Link};
 use crate::model::layer::{Layer, ParentLocator, ParentReference};
+#[cfg(feature = "compressed")]
+use crate::open::compressed;
 use crate::open::external_files::{ExternalFiles, Resolver, real_path};
 #[cfg(feature = "json")]
 use crate::open::node;
+#[cfg(feature = "compressed")]
+use crate::open::probe::Probing;
 use crate::open::protocol::Origin;
 use crate::open::{OpenContext, OpenOptions};
 use crate::remedy::Remedy;
@@ -89,29 +93,67 @@ impl Chain<'_> {
             probed: format.is_none(),
             ..self.options.context(resolver)
         };
+        let lock = || match resolver.lock {
+            Some(lock) => source.lock(lock).map_err(|e| lock_error(e).in_file(&name)),
+            None => Ok(()),
+        };
+        let unpacked = self.unpack(&source, format, lock).in_file(Some(Path::new(&name)))?;
+        let (contents, compression) = match unpacked {
+            Some((contents, compression)) => (contents, Some(compression)),
+            None => (Arc::clone(&source), None),
+        };
         let format = match format {
             Some(format) => format,
-            None => self.probe(&*source, &place, &name)?,
+            None => self.probe(&*contents, &place, &name, compression.is_some())?,
         };
         // A raw image has no metadata, so nothing is read of it.
-        if let Some(lock) = resolver.lock
-            && !(self.options.metadata_only && format == Format::Raw)
-        {
-            source.lock(lock).map_err(|e| lock_error(e).in_file(&name))?;
+        if compression.is_none() && !(self.options.metadata_only && format == Format::Raw) {
+            lock()?;
         }
+        let source = contents;
         let layer = open_layer(source, format, &context).in_file(Some(Path::new(&name)))?;
         if let Some(child) = self.links.last().filter(|_| !self.options.ignore_content_id) {
             require_content((&*child.layer, &child.name), (&*layer, &name))?;
         }
         let parent = layer.parent().cloned();
         let limits = Arc::clone(&self.options.limits);
-        self.links.push(Link { layer, name: name.clone(), is_local, limits });
+        self.links.push(Link { layer, name: name.clone(), is_local, compression, limits });
         match parent {
             Some(parent) if self.options.with_parent() => {
                 self.open_parent(&parent, resolver).map(Some).map_err(|e| e.in_file(name))
             }
             _ => Ok(None),
         }
+    }
+
+    /// Returns the contents of the file and the name of its compression, if it is compressed. It is
+    /// locked before.
+    #[cfg(feature = "compressed")]
+    fn unpack(
+        &self,
+        file: &Arc<dyn Source>,
+        format: Option<Format>,
+        lock: impl Fn() -> Result<()>,
+    ) -> Result<Option<(Arc<dyn Source>, &'static str)>> {
+        // Other images of the chain are files that the image names, which it says more about.
+        if !self.links.is_empty() || self.options.probing == Probing::LikeQemu {
+            return Ok(None);
+        }
+        let Some(compression) = compressed::detect(&**file, format)? else { return Ok(None) };
+        lock()?;
+        let contents = compressed::open(file, compression, &self.options.limits)?;
+        Ok(Some((contents, compression.name())))
+    }
+
+    /// No file is compressed to a build without the cargo feature `compressed`.
+    #[cfg(not(feature = "compressed"))]
+    fn unpack(
+        &self,
+        _: &Arc<dyn Source>,
+        _: Option<Format>,
+        _: impl Fn() -> Result<()>,
+    ) -> Result<Option<(Arc<dyn Source>, &'static str)>> {
+        Ok(None)
     }
 
     fn check_depth(&self, name: &str) -> Result<()> {
@@ -136,12 +178,23 @@ impl Chain<'_> {
         Ok(())
     }
 
-    fn probe(&self, source: &dyn Source, place: &Place, name: &str) -> Result<Format> {
+    fn probe(
+        &self,
+        source: &dyn Source,
+        place: &Place,
+        name: &str,
+        is_compressed: bool,
+    ) -> Result<Format> {
         // The name of an .ovf says more than its first bytes.
         let path = match place {
             Place::Url(origin) => Some(Path::new(origin.url.file_name())),
             Place::Local | Place::Elsewhere => source.path(),
         };
+        #[cfg(feature = "compressed")]
+        let contents = path.filter(|_| is_compressed).map(compressed::name_of_contents);
+        #[cfg(not(feature = "compressed"))]
+        let contents = None::<PathBuf>.filter(|_| is_compressed);
+        let path = contents.as_deref().or(path);
         let probed = Format::probe_named(source, path, self.options.probing);
         if self.links.is_empty() {
             return probed.in_file(Some(Path::new(name)));

@@ -37,6 +37,9 @@ macro_rules! limits {
         ///   `bitmap_directory_bytes`;
         /// * for the check of a qcow2, `check_bytes` and 32 MiB;
         /// * 100 times `descriptor_bytes` and seven times `ovf_bytes`;
+        /// * for an image in a compressed file, 144 MiB for each thread and, if it is read in place,
+        ///   64 MiB or three times the longest block (at most `unit_bytes`), and twice
+        ///   `table_bytes`;
         /// * for each thread, six times the largest compressed unit (at most `unit_bytes`) and
         ///   3 MiB;
         /// * for each open directory of an ISO image, 17 times `directory_bytes`, and of another file
@@ -108,15 +111,17 @@ limits! {
         resizing a qcow2 image changes together, or the grain directories of all extents of a VMDK
         together.";
     unit_bytes = 64 << 20,
-        "Bytes that a compressed VMDK grain decompresses to",
-        "Applies to VMDK grains. (qcow2 clusters have at most 2 MiB.)";
+        "Bytes that a compressed VMDK grain, or block of a compressed file, decompresses to",
+        "A compressed file with longer blocks is decompressed to a temporary file. (qcow2 clusters
+        have at most 2 MiB.)";
     data_sharing = 1,
         "Times that a disk may refer to each stored byte, on average over a file",
         "In the images that programs write, no two clusters of a disk share stored bytes. Raise the
         limit for an image whose equal clusters were merged.";
     expansion = 4096,
         "Guest bytes for each byte of the files of a layer, if data is compressed",
-        "Applies to layers that expand to more than 1 GiB. Deflate cannot exceed 1032. Zstandard
+        "Applies to layers that expand to more than 1 GiB, and to files that are compressed by xz,
+        bzip2 or zstd. Deflate cannot exceed 1032. Zstandard
         exceeds the default only if nearly all of a disk repeats one byte other than zero, in
         clusters of 256 KiB or more.";
     output_bytes = i64::MAX as u64,
@@ -168,8 +173,8 @@ limits! {
     archive_header_bytes = 64 << 10,
         "Bytes of an extended tar header: a member's name or attributes";
     unpacked_bytes = 256 << 30,
-        "Bytes that a compressed appliance, or a compressed file in one, unpacks to",
-        "When a disk is read, they are written to a temporary file.";
+        "Bytes that a compressed file, or one in an appliance, unpacks to",
+        "They are written to a temporary file, unless a file is read in place.";
     unpacked_ratio = 1032,
         "Maximum compression ratio in gzip, zip and zisofs",
         "Deflate cannot exceed the default. (Compressed clusters and grains are bounded by

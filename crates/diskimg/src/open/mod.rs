@@ -1,6 +1,8 @@
 //! Opening an image: its format, its backing chain, and the files that it references.
 
 mod chain;
+#[cfg(feature = "compressed")]
+mod compressed;
 pub(crate) mod driver;
 pub mod external_files;
 pub(crate) mod limits;
@@ -9,6 +11,8 @@ mod node;
 pub(crate) mod probe;
 mod protocol;
 pub(crate) mod secrets;
+#[cfg(any(feature = "compressed", feature = "ova"))]
+pub(crate) mod unpack;
 
 pub(crate) use chain::lock_error;
 pub use location::{Location, Url, appliance_and_disk, local_path};

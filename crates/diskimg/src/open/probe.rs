@@ -55,7 +55,7 @@ impl ProbeBytes {
         Ok(bytes)
     }
 
-    fn read_head(source: &dyn Source) -> Result<Self> {
+    pub(crate) fn read_head(source: &dyn Source) -> Result<Self> {
         let mut head = vec![0; source.len().min(ProbeBuffer::HEAD as u64) as usize];
         source
             .read_exact_at(&mut head, 0)

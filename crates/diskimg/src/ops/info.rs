@@ -36,6 +36,9 @@ impl Image {
                 Ok(Child { name: role, info: self.child_file(depth, &*files[index])? })
             })
             .collect::<Result<_>>()?;
+        let compression = self.compression_at(depth);
+        let compression = compression.map(|name| format!("the file is compressed by {name}"));
+        let notes = compression.iter().chain(&details.notes);
         let parent = layer.parent();
         let full_name = |parent: &ParentReference| {
             // The name is relative to a URL. The protocol's file, if there is one, is elsewhere.
@@ -67,7 +70,7 @@ impl Image {
                 data: details.specific,
             }),
             dirty_flag: details.dirty,
-            notes: details.notes.iter().map(|note| printable(note).into_owned()).collect(),
+            notes: notes.map(|note| printable(note).into_owned()).collect(),
         })
     }
 

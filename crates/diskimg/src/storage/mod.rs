@@ -7,6 +7,8 @@
 pub(crate) mod buffer;
 pub mod caching;
 pub mod codec;
+#[cfg(feature = "compressed")]
+pub(crate) mod compressed;
 pub mod edit;
 pub mod hints;
 pub mod locking;

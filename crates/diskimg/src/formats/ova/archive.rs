@@ -8,13 +8,13 @@
 
 use super::sparse_member::{Pieces, SparseSource};
 use super::tar_members::{self, ForwardRead, Listing};
-use super::unpack::{self, SourceReader, UnpackBudget};
 use super::zip_members::{self, Deflated};
 use crate::error::{Error, Result};
 use crate::open::limits::Limits;
+use crate::open::unpack::{self, UnpackBudget};
 use crate::remedy::Remedy;
 use crate::storage::number::to_u64;
-use crate::storage::source::{Source, WindowSource, fill};
+use crate::storage::source::{Source, SourceReader, WindowSource, fill, read_some};
 use flate2::read::MultiGzDecoder;
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -343,7 +343,7 @@ struct InPlace<'a>(&'a dyn Source);
 
 impl ForwardRead for InPlace<'_> {
     fn read(&mut self, at: u64, buf: &mut [u8]) -> Result<usize> {
-        unpack::read_some(self.0, buf, at)
+        read_some(self.0, buf, at)
             .map_err(|e| Error::io("cannot read it", e).in_structure("tar archive").at(at))
     }
 

@@ -48,7 +48,6 @@ mod tar_members;
 #[cfg(feature = "inspect")]
 mod tar_rules;
 mod target;
-mod unpack;
 mod zip_members;
 
 use crate::open::driver::{Appliance, Driver, NodeKeys};
@@ -89,17 +88,17 @@ pub(crate) static DRIVER: Driver = Driver {
 };
 
 /// Accepts every file with the name of an appliance, so that opening it reports what is wrong with
-/// its contents. With any other name, accepts a tar.gz, and a tar archive whose first file is a
-/// descriptor or that has Vagrant's metadata near its start. A guest can write such an archive to a
+/// its contents. With any other name, accepts a tar.gz, and a tar archive that is named so or whose
+/// first file is a descriptor or that has Vagrant's metadata near its start. A guest can write such an archive to a
 /// raw disk; therefore only bytes of this file are read then, and an uncompressed archive's members
 /// are not decompressed.
 fn probe(buffer: &ProbeBuffer<'_>) -> bool {
     if buffer.path.is_some_and(|path| has_appliance_name(path, buffer.head)) {
         return true;
     }
-    let is_box = || {
+    let is_archive = || {
         let name = buffer.path.map(|path| path.to_string_lossy());
-        name.is_some_and(|name| has_extension(&name, "box"))
+        name.is_some_and(|name| ["box", "tar"].iter().any(|known| has_extension(&name, known)))
     };
     let is_appliance = |names: &[Arc<str>]| {
         names.first().is_some_and(|name| has_extension(name, "ovf"))
@@ -108,7 +107,7 @@ fn probe(buffer: &ProbeBuffer<'_>) -> bool {
     match Packing::of(buffer.head) {
         Packing::Gzip => tar_gz_start(buffer.head).is_some_and(|start| start.magic),
         Packing::None => tar_members::archive_start(buffer.head)
-            .is_some_and(|start| start.magic && (is_box() || is_appliance(&start.names))),
+            .is_some_and(|start| start.magic && (is_archive() || is_appliance(&start.names))),
         _ => false,
     }
 }

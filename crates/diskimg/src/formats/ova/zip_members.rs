@@ -3,10 +3,10 @@
 //! Specification: PKWARE's *APPNOTE.TXT*.
 
 use super::archive::{Member, MemberNames, Storage};
-use super::unpack::{self, SourceReader, UnpackBudget};
 use crate::error::{Error, Result};
 use crate::open::limits::Limits;
-use crate::storage::source::Source;
+use crate::open::unpack::{self, UnpackBudget};
+use crate::storage::source::{Source, SourceReader, read_some};
 use flate2::read::DeflateDecoder;
 use rawzip::{
     CompressionMethod, RECOMMENDED_BUFFER_SIZE, ReaderAt, ZipArchive, ZipArchiveEntryWayfinder,
@@ -22,7 +22,7 @@ struct SourceAt<'a>(&'a dyn Source);
 
 impl ReaderAt for SourceAt<'_> {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        unpack::read_some(self.0, buf, offset)
+        read_some(self.0, buf, offset)
     }
 }
 

@@ -5,7 +5,8 @@ use std::io;
 
 /// Why bytes of a source could not be read.
 ///
-/// The kind decides what the error says about the image: only bytes that do not exist are damage.
+/// The kind decides what the error says about the image: only bytes that do not exist, or that cannot
+/// be decoded, are damage.
 /// Storage that fails, or that cannot be reached now, has no say about the image's contents.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -21,6 +22,8 @@ pub enum SourceError {
     },
     /// The storage failed (EIO, for example). Reading again would fail again.
     Storage(io::Error),
+    /// The source decodes what is stored, and cannot: a compressed file is damaged there.
+    Damaged(io::Error),
     /// The storage could not be reached, was busy, or took too long. Reading again later may
     /// succeed.
     Transient(io::Error),
@@ -55,7 +58,7 @@ impl fmt::Display for SourceError {
                 f,
                 "{len} bytes at offset {offset} exceed the file length of {source_len} bytes"
             ),
-            Self::Storage(error) | Self::Transient(error) => error.fmt(f),
+            Self::Storage(error) | Self::Damaged(error) | Self::Transient(error) => error.fmt(f),
         }
     }
 }
@@ -65,7 +68,7 @@ impl std::error::Error for SourceError {
         match self {
             Self::OutOfRange { .. } => None,
             // `Display` has the text of `error` itself, but callers look for it.
-            Self::Storage(error) | Self::Transient(error) => Some(error),
+            Self::Storage(error) | Self::Damaged(error) | Self::Transient(error) => Some(error),
         }
     }
 }
@@ -111,7 +114,9 @@ impl From<SourceError> for io::Error {
     fn from(error: SourceError) -> Self {
         let kind = match &error {
             SourceError::OutOfRange { .. } => io::ErrorKind::UnexpectedEof,
-            SourceError::Storage(inner) | SourceError::Transient(inner) => inner.kind(),
+            SourceError::Storage(inner)
+            | SourceError::Damaged(inner)
+            | SourceError::Transient(inner) => inner.kind(),
         };
         io::Error::new(kind, error)
     }

@@ -1,6 +1,7 @@
-//! Tests of opening: the policy for external files, limits, known vulnerabilities,
-//! protocols.
+//! Tests of opening: compressed files, the policy for external files, limits, known
+//! vulnerabilities, protocols.
 
+mod compressed;
 pub(crate) mod external_files;
 mod known_vulnerabilities;
 mod limits;

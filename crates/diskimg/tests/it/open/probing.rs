@@ -80,7 +80,7 @@ fn cases(dir: &Path) -> Vec<Case> {
         ("disk.bz2", "bzip2", "bzip2"),
         ("disk.zip", "zip", "zip"),
         ("disk.7z", "7z", "7z"),
-        ("disk.tar", "tar", "tar"),
+        ("disk.gtar", "tar", "tar"),
     ] {
         run("7zz", ["a", "-bso0", &format!("-t{kind}"), &path(file), &path("disk")]);
         add(file, name, true);
@@ -117,6 +117,10 @@ fn utf16(text: &str, encode: fn(u16) -> [u8; 2]) -> Vec<u8> {
 fn a_recognized_format_is_an_error_unless_raw_is_named() {
     let dir = TempDir::new().unwrap();
     for Case { path, name, .. } in cases(dir.path()) {
+        // They are decompressed (`compressed.rs`).
+        if ["gzip", "xz", "bzip2", "zstd"].contains(&name) {
+            continue;
+        }
         let error = Image::open(&path).unwrap_err();
         let text = error.to_string();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{text}");

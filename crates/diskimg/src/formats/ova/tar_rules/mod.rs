@@ -18,11 +18,10 @@ mod sparse;
 use self::header::Header;
 use self::names::Names;
 use super::tar_members::BLOCK;
-use super::unpack::read_some;
 use crate::error::{Error, Result};
 use crate::report::inspection::{Code, Inspection};
 use crate::storage::number::{to_u64, to_usize};
-use crate::storage::source::Source;
+use crate::storage::source::{Source, read_some};
 
 /// Maximum number of findings for one archive.
 const MAX_FINDINGS: usize = 8;

@@ -176,6 +176,7 @@ impl Growth<'_> {
             layer,
             name: String::new(),
             is_local: true,
+            compression: None,
             limits: Arc::default(),
         }]);
         match self.backing {
