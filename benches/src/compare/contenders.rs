@@ -165,6 +165,7 @@ impl Task<'_> {
         let kind = match self.cell.source.format() {
             "qcow2" => "-tqcow",
             "vpc" => "-tvhd",
+            "vdi" => "-tvdi",
             _ => "-tvmdk",
         };
         let args =

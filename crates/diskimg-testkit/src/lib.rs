@@ -43,6 +43,7 @@ pub mod qcow2;
 pub mod slow;
 pub mod tool;
 pub mod udf;
+pub mod vdi;
 pub mod vhd;
 
 /// Runs the examples of the project's README as tests.

@@ -119,7 +119,9 @@ pub(crate) static SIGNATURES: &[Signature] = &[
         ..Signature::image("vhd", "a VHD image", |b| vhd_footer(b).is_some())
     },
     Signature::image("vhdx", "a VHDX image", |b| b.head.starts_with(b"vhdxfile")),
+    #[cfg(not(feature = "vdi"))]
     Signature {
+        advice: Some("this build does not include VDI (cargo feature vdi)"),
         size: |b| b.head.get(0x170..0x178)?.try_into().ok().map(u64::from_le_bytes),
         ..Signature::image("vdi", "a VDI image", |b| {
             b.head.get(64..68) == Some(&[0x7f, 0x10, 0xda, 0xbe])

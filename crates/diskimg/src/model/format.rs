@@ -22,6 +22,9 @@ pub enum Format {
     /// Microsoft's virtual hard disk of Virtual PC and Hyper-V, which QEMU calls `vpc`.
     #[cfg(feature = "vhd")]
     Vhd,
+    /// VirtualBox's virtual disk image.
+    #[cfg(feature = "vdi")]
+    Vdi,
     /// A virtual appliance: an OVF package, either one archive (OVA) or an OVF descriptor with its
     /// files. Contains any number of disks.
     #[cfg(feature = "ova")]
@@ -41,6 +44,8 @@ impl Format {
         Self::Vmdk,
         #[cfg(feature = "vhd")]
         Self::Vhd,
+        #[cfg(feature = "vdi")]
+        Self::Vdi,
         #[cfg(feature = "ova")]
         Self::Ova,
         #[cfg(feature = "iso")]
@@ -58,6 +63,8 @@ impl Format {
         ("vpc", "vhd"),
         #[cfg(not(feature = "vhd"))]
         ("vhd", "vhd"),
+        #[cfg(not(feature = "vdi"))]
+        ("vdi", "vdi"),
         #[cfg(not(feature = "ova"))]
         ("ova", "ova"),
         #[cfg(not(feature = "iso"))]
@@ -74,6 +81,8 @@ impl Format {
             Self::Vmdk => "vmdk",
             #[cfg(feature = "vhd")]
             Self::Vhd => "vpc",
+            #[cfg(feature = "vdi")]
+            Self::Vdi => "vdi",
             #[cfg(feature = "ova")]
             Self::Ova => "ova",
             #[cfg(feature = "iso")]
@@ -92,8 +101,8 @@ impl Format {
     }
 
     /// Returns the format that new files with the extension of `path` usually have: `.qcow2`,
-    /// `.vmdk`, `.vhd`, `.ova` and `.ovf` (an appliance), in any case. A file with another extension,
-    /// such as `.img` or `.iso`, can have any format or is raw: `None`.
+    /// `.vmdk`, `.vhd`, `.vdi`, `.ova` and `.ovf` (an appliance), in any case. A file with another
+    /// extension, such as `.img` or `.iso`, can have any format or is raw: `None`.
     ///
     /// This is a guess for files that will be created. The format of an existing file is in its
     /// contents.
@@ -106,6 +115,8 @@ impl Format {
             "vmdk" => Some(Self::Vmdk),
             #[cfg(feature = "vhd")]
             "vhd" => Some(Self::Vhd),
+            #[cfg(feature = "vdi")]
+            "vdi" => Some(Self::Vdi),
             #[cfg(feature = "ova")]
             "ova" | "ovf" => Some(Self::Ova),
             _ => None,

@@ -165,7 +165,11 @@ impl Chain<'_> {
             return Ok(Opening { source, name, format: format()?, place: Place::Url(origin) });
         }
         let searched = matches!(parent.locator, ParentLocator::FoundByUuid(_));
-        let policy = if searched { resolver.search } else { resolver.policy };
+        let policy = match parent.locator {
+            ParentLocator::FoundByUuid(_) => resolver.search,
+            ParentLocator::Given(_) => ExternalFiles::Any,
+            _ => resolver.policy,
+        };
         if searched {
             self.policy = self.policy.min(ExternalFiles::SameDir);
         }

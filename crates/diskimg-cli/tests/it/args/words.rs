@@ -21,7 +21,7 @@ fn formats_have_other_usual_names_in_any_case() {
 fn formats_that_are_not_supported_are_named_and_mistyped_ones_suggested() {
     let lab = Lab::new();
     lab.raw("a.raw");
-    let all = "supported formats: qcow2, vmdk, vpc, ova, iso, raw";
+    let all = "supported formats: qcow2, vmdk, vpc, vdi, ova, iso, raw";
     for (name, message) in [
         (
             "parallels",
@@ -29,7 +29,6 @@ fn formats_that_are_not_supported_are_named_and_mistyped_ones_suggested() {
         ),
         ("PLOOP", "the format 'ploop' (a Parallels image) is recognized, but not supported"),
         ("vhdx", "(a VHDX image)"),
-        ("vdi", "(a VDI image)"),
         ("qed", "(a QED image)"),
         ("qcow", "did you mean 'qcow2'?"),
         ("qcow3", "Unknown driver 'qcow3' (did you mean 'qcow2'?"),

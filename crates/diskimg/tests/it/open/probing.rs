@@ -26,7 +26,6 @@ fn cases(dir: &Path) -> Vec<Case> {
 
     for (file, options, name) in [
         ("vhdx", "-f vhdx", "VHDX"),
-        ("vdi", "-f vdi", "VDI"),
         ("qed", "-f qed", "QED"),
         ("qcow", "-f qcow", "QCOW"),
         ("parallels", "-f parallels", "Parallels"),
