@@ -99,7 +99,9 @@ fn diskimg_reads_what_virtualbox_writes() {
     let vbox_img = vbox_img.to_str().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let (raw, out) = (dir.path().join("disk.raw"), dir.path().join("disk.vdi"));
-    for (content, disk) in contents().into_iter().filter(|(_, disk)| disk.size % 512 == 0) {
+    // vbox-img does not read a raw disk of one sector, nor parts of one.
+    let is_read = |(_, disk): &(_, Disk)| disk.size > 512 && disk.size.is_multiple_of(512);
+    for (content, disk) in contents().into_iter().filter(is_read) {
         disk.write(&raw);
         for variant in ["Standard", "Fixed"] {
             let _ = std::fs::remove_file(&out);
