@@ -117,7 +117,7 @@ pub(crate) fn find(
         format!("{}: no .{} file beside it has this UUID", wanted.describe(), wanted.extension);
     let error = Error::invalid(message).hint(NEEDS_PARENT);
     Err(match resolver.policy {
-        ExternalFiles::Any => error,
+        ExternalFiles::Any => error.with_remedy(Remedy::NameParents),
         _ => error.with_remedy(Remedy::SearchParentDirectory),
     })
 }

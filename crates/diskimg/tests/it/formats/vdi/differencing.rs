@@ -77,12 +77,14 @@ fn a_chain_of_children_is_read() {
 /// The parent is one level up, which the default policy does not allow.
 #[test]
 fn the_parent_of_a_snapshot_is_in_the_directory_above() {
-    let (_dir, path) = virtualbox_dir();
+    let (dir, path) = virtualbox_dir();
     let found = error(&path);
     assert_eq!(found.kind(), ErrorKind::Invalid, "{found}");
     assert_eq!(found.remedy(), Some(Remedy::SearchParentDirectory));
     let any = OpenOptions::new().external_files(ExternalFiles::Any);
     assert_eq!(bytes_with(&any, &path), chain().bytes());
+    std::fs::rename(dir.path().join("vm.vdi"), dir.path().join("vm.img")).unwrap();
+    assert_eq!(any.open(&path).unwrap_err().remedy(), Some(Remedy::NameParents));
 }
 
 /// They may be in any directory and have any name.

@@ -63,7 +63,10 @@ fn blocks_may_have_other_sizes_than_1_mib() {
     }
     let args = ["info", "-f", "vdi", path.to_str().unwrap()];
     let theirs = String::from_utf8(try_run("qemu-img", args).stderr).unwrap();
-    assert!(theirs.contains("unsupported VDI image (block size 4194304 is not 1048576)"), "{theirs}");
+    assert!(
+        theirs.contains("unsupported VDI image (block size 4194304 is not 1048576)"),
+        "{theirs}"
+    );
 }
 
 /// VirtualBox skips the bytes that precede each block; QEMU, 7-Zip and dissect do not and read
