@@ -158,6 +158,9 @@ impl Chain<'_> {
     /// Opens the backing file that the last image references.
     fn open_parent(&mut self, parent: &ParentReference, resolver: Resolver<'_>) -> Result<Opening> {
         let role = "backing file";
+        // The caller's files are on this host, wherever the image is.
+        let is_given = matches!(parent.locator, ParentLocator::Given(_));
+        let resolver = Resolver { origin: resolver.origin.filter(|_| !is_given), ..resolver };
         let format = || parent.format.as_deref().map(Format::of_backing).transpose();
         if let Some(origin) = resolver.origin {
             let origin = origin.join(resolver.policy, role, &parent.name)?;

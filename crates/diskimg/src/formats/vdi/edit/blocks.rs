@@ -5,6 +5,7 @@ use crate::formats::uuid::Uuid;
 use crate::formats::vdi::blocks::{FREE, MAP, ZERO, is_index};
 use crate::formats::vdi::header::{HEADER, Header};
 use crate::formats::vdi::layer::Vdi;
+use crate::formats::vdi::read;
 use crate::model::target::Slot;
 use crate::storage::edit::{Edit, Edits, Storage};
 use crate::storage::number::{to_u32, to_u64, to_usize};
@@ -12,12 +13,17 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use zerocopy::IntoBytes;
+use zerocopy::byteorder::little_endian::U32;
 
 /// Number of entries of the block map that are written together.
 const CHUNK: usize = 128;
 
 /// Maximum number of bytes that are copied together when a block is moved.
 const COPY_BYTES: u64 = 1 << 20;
+
+/// Maximum length in bytes of the entries of the map that the disk does not need.
+const MAX_FURTHER_BYTES: u64 = 1 << 20;
 
 /// The blocks, and what changes in their map.
 #[derive(Debug)]
@@ -47,7 +53,7 @@ impl BlockWriter {
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if several entries refer to the same block, or if one
     /// is not in the file; [`Unsupported`](crate::ErrorKind::Unsupported) if entries of the map may
-    /// be written in part.
+    /// be written in part, or if some are not the disk's.
     pub(super) fn new(image: &Vdi, storage: Arc<dyn Storage>) -> Result<Self> {
         let (header, blocks) = (image.header(), image.blocks());
         if !header.map_at.is_multiple_of(4) {
@@ -59,6 +65,7 @@ impl BlockWriter {
                 blocks.place(block, index)?;
             }
         }
+        require_no_further_blocks(header, blocks.map.len(), &*storage)?;
         let used = used(&blocks.map);
         Ok(Self {
             header: header.clone(),
@@ -290,6 +297,26 @@ impl BlockWriter {
             at += to_u64(part.len());
         }
         Ok(())
+    }
+}
+
+/// Requires that the entries of the map that the disk does not need, those from number `needed` on,
+/// are free. The blocks that they refer to would be overwritten.
+fn require_no_further_blocks(
+    header: &Header,
+    needed: usize,
+    storage: &dyn Storage,
+) -> Result<()> {
+    let unsupported = |message: &str| Err(Error::unsupported(message.to_owned()).in_structure(MAP));
+    let (at, len) = (header.map_at + to_u64(needed) * 4, header.map_bytes() - to_u64(needed) * 4);
+    if len > MAX_FURTHER_BYTES {
+        return unsupported("it has far more entries than the disk needs");
+    }
+    let mut entries = vec![U32::ZERO; to_usize(len / 4)];
+    read(storage, entries.as_mut_bytes(), at, MAP)?;
+    match entries.iter().any(|entry| is_index(entry.get())) {
+        true => unsupported("entries that the disk does not need refer to blocks"),
+        false => Ok(()),
     }
 }
 

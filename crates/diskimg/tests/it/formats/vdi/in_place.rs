@@ -302,6 +302,8 @@ fn what_cannot_be_written_safely_is_left_alone() {
         (base().entry(3, 1), "refer to the same block"),
         (base().entry(3, 9), "beyond the end of the file"),
         (Vdi { map_at: 510, ..base() }, "not aligned to 4 bytes"),
+        (Vdi { entries: Some(9), ..base() }.entry(7, 2), "entries that the disk does not need"),
+        (Vdi { entries: Some(300_000), ..base() }, "far more entries than the disk needs"),
         (large, "blocks of 16777216 bytes cannot be written in place"),
     ] {
         let target = write(dir.path(), "disk.vdi", &image);
