@@ -25,6 +25,7 @@ pub(crate) struct OpenArgs {
     snapshot: Option<String>,
     disk: Option<String>,
     ignore_content_id: bool,
+    possible_parents: Vec<PathBuf>,
     strict: bool,
     salvage: bool,
     force_share: bool,
@@ -44,6 +45,7 @@ impl OpenArgs {
             .snapshot(self.snapshot.clone().map(SnapshotSelector::IdOrName))
             .disk(self.disk.clone())
             .ignore_content_id(self.ignore_content_id)
+            .possible_parents(self.possible_parents.clone())
             .strict(self.strict)
             .salvage(self.salvage)
             .force_share(self.force_share)

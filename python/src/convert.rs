@@ -22,6 +22,7 @@ pub(crate) struct ConvertArgs {
     backing_format: Option<String>,
     external_files: String,
     limits: Vec<(String, u64)>,
+    possible_parents: Vec<PathBuf>,
     force_share: bool,
     /// Minimum length of a hole in bytes; `None` for no holes.
     sparse: Option<u64>,
@@ -139,6 +140,7 @@ impl ConvertArgs {
         let backing_options = OpenOptions::new()
             .external_files(word("external_files", &self.external_files)?)
             .limits(arguments::limits(py, &self.limits)?)
+            .possible_parents(self.possible_parents.clone())
             .force_share(self.force_share);
         let reflink = word("reflink", &self.reflink)?;
         let digest = self.digest.as_deref().map(|name| word("digest", name)).transpose()?;

@@ -15,6 +15,7 @@ pub(crate) fn argument(remedy: Remedy) -> Option<String> {
         Remedy::SearchParentDirectory => {
             "external_files=\"any\" searches the directory above as well"
         }
+        Remedy::NameParents => "possible_parents= names files to search",
         Remedy::NameFormat => "name its format with format=, or src_format= in convert",
         Remedy::NameFormatRaw => {
             "if it is a raw disk, say so with format=\"raw\", or src_format=\"raw\" in convert"

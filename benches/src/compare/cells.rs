@@ -71,6 +71,7 @@ impl Cell {
 fn all() -> Vec<Cell> {
     use Form::{
         Fragmented, Huge, HugeQcow2, Qcow2, Qcow2Zlib, Qcow2Zstd, Raw, Stream, Vhd, Vhdx, Vmdk,
+        Fragmented, Huge, HugeQcow2, Qcow2, Qcow2Zlib, Qcow2Zstd, Raw, Stream, Vdi, Vhd, Vmdk,
     };
     use Sharing::{Default, Offload};
     let level_1 = Cell::new("raw→qcow2 -c zlib, level 1", Raw, "qcow2", ZLIB, Floor::Unknown);
@@ -92,6 +93,9 @@ fn all() -> Vec<Cell> {
         Cell::stored("vhdx→raw", Vhdx, "raw"),
         Cell::stored("vhdx→qcow2", Vhdx, "qcow2"),
         Cell::stored("16 TiB raw→vhdx", Huge, "vhdx"),
+        Cell::stored("raw→vdi", Raw, "vdi"),
+        Cell::stored("vdi→raw", Vdi, "raw"),
+        Cell::stored("vdi→qcow2", Vdi, "qcow2"),
         Cell::new("raw→qcow2 -c zlib", Raw, "qcow2", ZLIB, Floor::ENCODE_DEFLATE),
         Cell { ours: ZLIB_LEVEL_1, ..level_1 },
         Cell::new("raw→qcow2 -c zstd", Raw, "qcow2", ZSTD, Floor::ENCODE_ZSTD),

@@ -166,6 +166,7 @@ impl Task<'_> {
             "qcow2" => "-tqcow",
             "vpc" => "-tvhd",
             "vhdx" => "-tvhdx",
+            "vdi" => "-tvdi",
             _ => "-tvmdk",
         };
         let args =

@@ -36,6 +36,8 @@ pub(crate) enum Form {
     Vhd,
     /// The same as a dynamic VHDX.
     Vhdx,
+    /// The same as a dynamic VDI.
+    Vdi,
     /// A raw disk of 16 TiB with little data.
     Huge,
     /// The same as qcow2.
@@ -54,6 +56,7 @@ impl Form {
             Self::Vmdk | Self::Stream => "vmdk",
             Self::Vhd => "vpc",
             Self::Vhdx => "vhdx",
+            Self::Vdi => "vdi",
         }
     }
 
@@ -67,6 +70,7 @@ impl Form {
             Self::Stream => "ext4-stream.vmdk",
             Self::Vhd => "ext4.vhd",
             Self::Vhdx => "ext4.vhdx",
+            Self::Vdi => "ext4.vdi",
             Self::Huge => "huge.raw",
             Self::HugeQcow2 => "huge.qcow2",
             Self::Fragmented => "fragmented.qcow2",
@@ -84,6 +88,7 @@ impl Form {
             Self::Stream => (Self::Raw, &["-o", "subformat=streamOptimized"]),
             Self::Vhd => (Self::Raw, &["-o", "force_size=on"]),
             Self::Vhdx => (Self::Raw, &[]),
+            Self::Vdi => (Self::Raw, &[]),
             Self::HugeQcow2 => (Self::Huge, &[]),
             Self::Raw | Self::Huge | Self::Fragmented => return None,
         })

@@ -22,6 +22,7 @@ fn option(remedy: Remedy) -> String {
         Remedy::SearchParentDirectory => {
             "--external-files=any searches the directory above as well"
         }
+        Remedy::NameParents => "--parent names a file to search",
         Remedy::NameFormat => "name the format with -f",
         Remedy::NameFormatRaw => "if it is a raw disk, use -f raw",
         Remedy::NameBackingFormat => "name its format with -F",

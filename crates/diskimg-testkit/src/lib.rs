@@ -44,6 +44,7 @@ pub mod qcow2;
 pub mod slow;
 pub mod tool;
 pub mod udf;
+pub mod vdi;
 pub mod vhd;
 pub mod vhdx;
 

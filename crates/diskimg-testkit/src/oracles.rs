@@ -1,4 +1,5 @@
 //! Independent readers of VMDK, VHD and VHDX, whose results are compared with a disk's content.
+//! Independent readers of VMDK, VHD and VDI, whose results are compared with a disk's content.
 //!
 //! ```text
 //!   image ──► reader ──► guest bytes ──┐
@@ -26,6 +27,8 @@ pub enum Oracle {
     Dissect,
     /// libvmdk or libvhdi.
     Libyal,
+    /// VirtualBox, if `DISKIMG_VBOX_IMG` names its program `vbox-img`. Not in [`ALL`](Self::ALL).
+    VirtualBox,
 }
 
 /// The result of reading an image.
@@ -61,11 +64,13 @@ impl Oracle {
             Self::SevenZip => "7-Zip",
             Self::Dissect => "dissect",
             Self::Libyal => "libyal",
+            Self::VirtualBox => "VirtualBox",
         }
     }
 
     /// Reads `image`, which has the format `vmdk`, `vpc` or `vhdx`, to its end and compares it with
     /// `disk`.
+    /// Reads `image`, which has the format `vmdk`, `vpc` or `vdi`, to its end and compares it with `disk`.
     pub fn compare(self, format: &str, image: &Path, disk: &Disk) -> Verdict {
         match self {
             Self::QemuImg => compare_qemu_img(format, image, disk),
@@ -74,6 +79,29 @@ impl Oracle {
                 let mut command = Command::new("7zz");
                 command.args(["x", &format!("-t{kind}"), "-so", "-bd"]).arg(image);
                 compare_output(&mut command, disk)
+                let kind = match format {
+                    "vpc" => "-tvhd",
+                    "vdi" => "-tvdi",
+                    _ => "-tvmdk",
+                };
+                let mut command = Command::new("7zz");
+                compare_output(command.args(["x", kind, "-so", "-bd"]).arg(image), disk)
+            }
+            Self::Dissect => {
+                let program = match format {
+                    "vpc" => include_str!("oracles/dissect_vhd.py"),
+                    "vdi" => include_str!("oracles/dissect_vdi.py"),
+                    _ => include_str!("oracles/dissect_vmdk.py"),
+                };
+                compare_python(program, image, disk)
+            }
+            // There is no libvdi.
+            Self::Libyal if format == "vdi" => Verdict::NotInstalled,
+            Self::VirtualBox => compare_virtualbox(image, disk),
+            Self::Libyal => {
+                let (vhd, vmdk) =
+                    (include_str!("oracles/libvhdi.py"), include_str!("oracles/libvmdk.py"));
+                compare_python(if format == "vpc" { vhd } else { vmdk }, image, disk)
             }
             Self::Dissect => compare_python(
                 match format {
@@ -118,6 +146,24 @@ fn compare_qemu_img(format: &str, image: &Path, disk: &Disk) -> Verdict {
         Some(0) if !stdout.contains("size mismatch") => Verdict::Same,
         Some(0 | 1) => Verdict::Differs(stdout.lines().next().unwrap_or_default().to_owned()),
         _ => Verdict::Refuses(last_line(&output.stderr)),
+    }
+}
+
+/// vbox-img converts to a raw file.
+fn compare_virtualbox(image: &Path, disk: &Disk) -> Verdict {
+    let Some(program) = std::env::var_os("DISKIMG_VBOX_IMG") else { return Verdict::NotInstalled };
+    let dir = tempfile::tempdir().unwrap();
+    let raw = dir.path().join("raw");
+    let output = Command::new(program)
+        .args(["convert", "--dstformat", "RAW", "--srcfilename"])
+        .arg(image)
+        .arg("--dstfilename")
+        .arg(&raw)
+        .output()
+        .unwrap();
+    match output.status.success() {
+        true => compare_bytes(File::open(raw).unwrap(), disk),
+        false => Verdict::Refuses(last_line(&output.stderr)),
     }
 }
 

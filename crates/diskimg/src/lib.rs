@@ -1,4 +1,5 @@
 //! Read, write and convert disk images: qcow2, VMDK, VHD, VHDX, OVA, ISO, raw.
+//! Read, write and convert disk images: qcow2, VMDK, VHD, VDI, OVA, ISO, raw.
 //!
 //! A disk image is a map from **guest bytes** (what the virtual machine sees) to **host offsets**
 //! (where those bytes are stored). [`Image`] reads guest bytes and maps them to host offsets;
@@ -62,6 +63,7 @@
         feature = "vmdk",
         feature = "vhd",
         feature = "vhdx",
+        feature = "vdi",
         feature = "ova",
         feature = "iso",
         feature = "inspect"

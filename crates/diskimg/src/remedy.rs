@@ -23,6 +23,9 @@ pub enum Remedy {
     /// Also search the directory above the image's own directory for the parent image:
     /// [`ExternalFiles::Any`](crate::ExternalFiles::Any).
     SearchParentDirectory,
+    /// Name files that may be the parent:
+    /// [`OpenOptions::possible_parents`](crate::OpenOptions::possible_parents).
+    NameParents,
     /// Name the image's format: [`OpenOptions::format`](crate::OpenOptions::format).
     NameFormat,
     /// Name the image's format; if it is a raw disk,
@@ -109,6 +112,7 @@ impl fmt::Display for Remedy {
             Self::SearchParentDirectory => {
                 "ExternalFiles::Any searches the directory above as well"
             }
+            Self::NameParents => "OpenOptions::possible_parents names files to search",
             Self::NameFormat => "set the format with OpenOptions::format",
             Self::NameFormatRaw => {
                 "if it is a raw disk, set the format with OpenOptions::format(Format::Raw)"

@@ -24,6 +24,7 @@ mod qcow2;
 mod round_trip;
 mod samples;
 mod scatter;
+mod vdi;
 mod vhd;
 mod vhdx;
 mod vmdk;
@@ -56,6 +57,7 @@ pub const TARGETS: &[Target] = &[
         function: compressed::compressed,
         seeds: compressed::compressed_seeds,
     },
+    Target { name: "vdi", function: vdi::vdi, seeds: vdi::vdi_seeds },
     Target { name: "ovf_envelope", function: ova::envelope, seeds: ova::envelope_seeds },
     Target { name: "ova_archive", function: ova::archive, seeds: ova::archive_seeds },
     Target { name: "ova_packed", function: ova::packed, seeds: ova::packed_seeds },

@@ -106,6 +106,7 @@ smoke! {
     vhd
     vhdx
     compressed
+    vdi
     ovf_envelope
     ova_archive
     ova_packed

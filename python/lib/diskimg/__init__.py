@@ -1,4 +1,5 @@
 """Disk images: read, write and convert qcow2, VMDK, VHD, VHDX, OVA and raw, without qemu-img.
+"""Disk images: read, write and convert qcow2, VMDK, VHD, VDI, OVA and raw, without qemu-img.
 
 >>> import diskimg
 >>> diskimg.create("disk.vmdk", "8M").size

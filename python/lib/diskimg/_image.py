@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
@@ -41,6 +41,7 @@ def open(
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     ignore_content_id: bool = False,
+    possible_parents: Sequence[Path] = (),
     salvage: bool = False,
     force_share: bool = False,
     direct: bool = False,
@@ -71,6 +72,9 @@ def open(
         limits: Resource limits that differ from the defaults in `LIMITS`, by name.
         ignore_content_id: Accept a parent that has changed since its child was created, and a
             VMDK that has a parent's content ID but not its name.
+        possible_parents: Files among which the parents of VirtualBox's differencing images (VDI,
+            VMDK) are searched, which record a UUID instead of a name. The image's directory is
+            searched after them.
         salvage: Open a damaged or truncated streamOptimized VMDK, also in an appliance, and find
             the data that is left. Reading what may be missing raises `CorruptError`.
         force_share: Do not lock the image's files, even if another process is writing to them.
@@ -98,6 +102,7 @@ def open(
         snapshot=snapshot,
         disk=disk,
         ignore_content_id=ignore_content_id,
+        possible_parents=possible_parents,
         salvage=salvage,
         force_share=force_share,
         direct=direct,

@@ -77,6 +77,7 @@ def convert(
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     ignore_content_id: bool = False,
+    possible_parents: Sequence[Path] = (),
     force_share: bool = False,
     reflink: Reflink = "auto",
     offload: bool = False,
@@ -124,6 +125,8 @@ def convert(
         format: The output's format: one of `FORMATS`. The default follows from the suffix of the
             file name (``.qcow2``, ``.vmdk``, ``.vhd``, ``.vhdx``, ``.ova``, ``.ovf``); it is raw
             for other names and for file objects. That of a format that is not supported is an error.
+            file name (``.qcow2``, ``.vmdk``, ``.vhd``, ``.vdi``, ``.ova``, ``.ovf``); it is raw for
+            other names and for file objects. That of a format that is not supported is an error.
         src_format: The source's format; by default it is detected.
         options: Create options of the output's format; `create_options` lists them.
         compress: Compress the output's clusters.
@@ -143,6 +146,7 @@ def convert(
         limits: Resource limits that differ from the defaults in `LIMITS`, by name.
         ignore_content_id: Accept a parent that has changed since its child was created, and a
             VMDK that has a parent's content ID but not its name.
+        possible_parents: Files among which parents are searched by their UUIDs, as for `open`.
         force_share: Do not lock the image's files, even if another process is writing to them.
         reflink: Whether stored data share their blocks with the source: ``auto`` (where
             possible), ``always`` (or fail) or ``never``.
@@ -198,6 +202,7 @@ def convert(
         snapshot=snapshot,
         disk=disk,
         ignore_content_id=ignore_content_id,
+        possible_parents=possible_parents,
         strict=strict,
         salvage=salvage,
         force_share=force_share,
@@ -224,6 +229,7 @@ def convert(
         "backing_format": backing_format,
         "external_files": how["external_files"],
         "limits": how["limits"],
+        "possible_parents": how["possible_parents"],
         "force_share": force_share,
         "sparse": _sparse(sparse),
         "threads": None if threads is None else _threads(threads),

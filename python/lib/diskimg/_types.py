@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import operator
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import SupportsIndex, TypedDict, cast, get_args
 
 from diskimg import _native
@@ -25,6 +25,7 @@ class OpenArgs(TypedDict):
     snapshot: str | None
     disk: str | None
     ignore_content_id: bool
+    possible_parents: list[str]
     strict: bool
     salvage: bool
     force_share: bool
@@ -43,6 +44,7 @@ class ConvertArgs(TypedDict):
     backing_format: str | None
     external_files: str
     limits: list[tuple[str, int]]
+    possible_parents: list[str]
     force_share: bool
     sparse: int | None
     threads: int | None
@@ -190,6 +192,7 @@ def open_args(
     snapshot: str | None = None,
     disk: str | int | None = None,
     ignore_content_id: bool = False,
+    possible_parents: Sequence[Path] = (),
     strict: bool = False,
     salvage: bool = False,
     force_share: bool = False,
@@ -209,6 +212,7 @@ def open_args(
         "snapshot": snapshot,
         "disk": None if disk is None else str(disk),
         "ignore_content_id": ignore_content_id,
+        "possible_parents": [os.fsdecode(path) for path in possible_parents],
         "strict": strict,
         "salvage": salvage,
         "force_share": force_share,

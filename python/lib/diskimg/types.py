@@ -60,6 +60,7 @@ Progress: TypeAlias = Callback | bool | None
 """A callable, or `True` for a progress bar on standard error."""
 
 Format: TypeAlias = Literal["qcow2", "vmdk", "vpc", "vhdx", "ova", "iso", "raw"]
+Format: TypeAlias = Literal["qcow2", "vmdk", "vpc", "vdi", "ova", "iso", "raw"]
 """The name of a format; `FORMATS` has them all."""
 
 VmdkSubformat: TypeAlias = Literal[

@@ -41,6 +41,10 @@ pub(crate) struct ImageArgs {
     #[arg(long_help = "Open a VMDK even if its parent was modified (content ID mismatch)")]
     #[arg(long)]
     ignore_cid: bool,
+    /// Possible parent of a VirtualBox snapshot
+    #[arg(long_help = "Possible parent of a VirtualBox snapshot (by UUID); repeatable")]
+    #[arg(long = "parent", value_name = "FILE", action = clap::ArgAction::Append)]
+    parents: Vec<PathBuf>,
     #[command(flatten)]
     limits: LimitArgs,
     /// Describe images by driver=qcow2,...
@@ -73,6 +77,8 @@ pub(crate) struct Policy {
     pub(crate) limits: Limits,
     /// `--ignore-cid`.
     ignore_content_id: bool,
+    /// `--parent`.
+    pub(crate) parents: Vec<PathBuf>,
     /// `-U`.
     force_share: bool,
     /// `--image-opts`.
@@ -105,6 +111,7 @@ impl Policy {
             .external_files(self.external_files)
             .limits(self.limits.clone())
             .ignore_content_id(self.ignore_content_id)
+            .possible_parents(self.parents.clone())
             .force_share(self.force_share)
             .secrets(self.secrets.clone())
     }
@@ -126,6 +133,7 @@ impl ImageArgs {
             external_files: self.external_files,
             limits,
             ignore_content_id: self.ignore_cid,
+            parents: self.parents.clone(),
             force_share: self.force_share,
             image_opts: self.image_opts,
             secrets: objects::secrets(&self.object)?,
@@ -199,6 +207,8 @@ pub(crate) struct Input {
     pub(crate) options: OpenOptions,
     /// Files that it may refer to.
     pub(crate) external_files: ExternalFiles,
+    /// Files that may be parents.
+    pub(crate) parents: Vec<PathBuf>,
 }
 
 impl Input {
@@ -216,6 +226,7 @@ impl Input {
         let format = format.map(self::format).transpose()?;
         let options = policy.options().format(format);
         let external_files = policy.external_files;
+        let parents = policy.parents.clone();
         let name = Path::new(name);
         if let Some(node) = policy.node(name)? {
             if policy.image_opts && format.is_some() {
@@ -223,13 +234,13 @@ impl Input {
                 return Err(Failure::error(message));
             }
             let path = name.to_owned();
-            return Ok(Self { path, node: Some(node), options, external_files });
+            return Ok(Self { path, node: Some(node), options, external_files, parents });
         }
         let path = match appliance_and_disk(name) {
             Some(_) => name.to_owned(),
             None => local_path(name).map_err(|e| e.in_file(name))?,
         };
-        Ok(Self { path, node: None, options, external_files })
+        Ok(Self { path, node: None, options, external_files, parents })
     }
 
     /// Returns the names of its files: the ones on the command line.

@@ -185,6 +185,8 @@ pub(crate) struct Job {
     pub(crate) backing_options: OpenOptions,
     /// Files that the backing file may refer to.
     pub(crate) external_files: ExternalFiles,
+    /// Files that may be parents.
+    pub(crate) parents: Vec<PathBuf>,
     /// `--reflink`.
     pub(crate) reflink: Reflink,
     /// `--recompress`.
@@ -291,6 +293,7 @@ impl Args {
             compress: self.compress,
             backing_options: policy.options(),
             external_files: policy.external_files,
+            parents: policy.parents,
             offload: self.copy_range_offloading,
             sparse: sparse(self.sparse_size.as_deref())?,
             threads: threads(self.threads.as_deref())?,

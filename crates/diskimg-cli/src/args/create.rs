@@ -69,6 +69,8 @@ pub(crate) struct Job {
     pub(crate) backing_options: OpenOptions,
     /// Files that the backing file may refer to.
     pub(crate) external_files: ExternalFiles,
+    /// Files that may be parents.
+    pub(crate) parents: Vec<PathBuf>,
     /// `-u`.
     pub(crate) unsafe_backing: bool,
     /// `--max-size`.
@@ -107,6 +109,7 @@ impl Args {
             options,
             backing_options: policy.options(),
             external_files: policy.external_files,
+            parents: policy.parents,
             unsafe_backing: self.backing_unsafe,
             max_size: self
                 .max_size

@@ -13,6 +13,7 @@ Examples:
   diskimg measure -O qcow2 --size 10G";
 
 /// Calculate the size of a new raw, qcow2, VHD, VHDX or ISO image.
+/// Calculate the size of a new raw, qcow2, VHD, VDI or ISO image.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

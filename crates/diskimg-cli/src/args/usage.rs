@@ -12,7 +12,7 @@ const UNSUPPORTED: [&str; 7] = ["amend", "bench", "bitmap", "commit", "dd", "reb
 /// Options that `-h` leaves out, so that its help fits on a screen, by command; those of an empty
 /// name are left out everywhere.
 const RARELY_USED: [(&str, &[&str]); 7] = [
-    ("", &["color", "ignore_cid", "image_opts", "limits", "no_config", "sandbox"]),
+    ("", &["color", "ignore_cid", "image_opts", "limits", "no_config", "parents", "sandbox"]),
     (
         "convert",
         &[

@@ -160,13 +160,14 @@ fn confine_target(job: &Job, inputs: &[&Input]) -> Result<(), Failure> {
     if job.format == Format::Raw {
         return Ok(());
     }
-    let rules = Rules::new().allow_cpu_count().allow_modify(path, job.external_files);
+    let rules = Rules::new().allow_cpu_count().allow_read(&job.parents);
+    let rules = rules.allow_modify(path, job.external_files);
     confine::restrict_files(&inputs.iter().fold(rules, |rules, input| rules.allow_input(input)))
 }
 
 /// Returns the files that are opened after the sources: the output and its backing files.
 fn rules(job: &Job) -> Rules {
-    let rules = Rules::new().allow_cpu_count();
+    let rules = Rules::new().allow_cpu_count().allow_read(&job.parents);
     match &job.output {
         Destination::New(path) => rules.allow_create(path, &job.options, job.external_files),
         // A raw target is the file itself. That of another format may have extents or a data file,

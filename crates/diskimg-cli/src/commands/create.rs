@@ -16,7 +16,7 @@ const STEP: f64 = 1.0;
 /// Creates the image.
 pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     output::require_streams(Some(&job.path), !job.quiet || job.dry_run)?;
-    let rules = Rules::new().allow_cpu_count();
+    let rules = Rules::new().allow_cpu_count().allow_read(&job.parents);
     confine::restrict_files(&rules.allow_create(&job.path, &job.options, job.external_files))?;
     if job.dry_run {
         let plan = Create::new(job.format)

@@ -74,8 +74,8 @@ impl Rules {
 
     /// Also allows reading an image and, if its policy lets images refer to files, those files.
     pub(crate) fn allow_input(self, input: &Input) -> Self {
-        let names = input.file_names();
-        names.iter().fold(self, |rules, name| {
+        let (names, rules) = (input.file_names(), self.allow_read(&input.parents));
+        names.iter().fold(rules, |rules, name| {
             rules.allow_read([name]).allow_references(name, input.external_files)
         })
     }

@@ -8,11 +8,12 @@
 // A cast could silently truncate a number from an image; `storage::number` has checked conversions.
 #![cfg_attr(not(test), deny(clippy::as_conversions))]
 
-#[cfg(any(feature = "qcow2", feature = "vmdk", feature = "vhd"))]
+#[cfg(any(feature = "qcow2", feature = "vmdk", feature = "vhd", feature = "vdi"))]
 pub(crate) mod distinct;
 #[cfg(feature = "inspect")]
 mod embedded_archives;
 #[cfg(any(feature = "vmdk", feature = "vhd", feature = "vhdx"))]
+#[cfg(any(feature = "vmdk", feature = "vhd", feature = "vdi"))]
 pub(crate) mod findings;
 pub(crate) mod holes;
 #[cfg(feature = "inspect")]
@@ -31,6 +32,12 @@ pub mod raw;
 pub(crate) mod signatures;
 #[cfg(any(feature = "vmdk", feature = "vhd", feature = "vhdx"))]
 pub(crate) mod table_cache;
+#[cfg(any(feature = "vhd", feature = "vdi"))]
+pub(crate) mod uuid;
+#[cfg(any(feature = "vmdk", feature = "vdi"))]
+pub(crate) mod uuid_search;
+#[cfg(feature = "vdi")]
+pub mod vdi;
 #[cfg(feature = "vhd")]
 pub mod vhd;
 #[cfg(feature = "vhdx")]

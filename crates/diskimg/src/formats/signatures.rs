@@ -123,7 +123,10 @@ pub(crate) static SIGNATURES: &[Signature] = &[
         advice: Some("this build does not include VHDX (cargo feature vhdx)"),
         ..Signature::image("vhdx", "a VHDX image", |b| b.head.starts_with(b"vhdxfile"))
     },
+    Signature::image("vhdx", "a VHDX image", |b| b.head.starts_with(b"vhdxfile")),
+    #[cfg(not(feature = "vdi"))]
     Signature {
+        advice: Some("this build does not include VDI (cargo feature vdi)"),
         size: |b| b.head.get(0x170..0x178)?.try_into().ok().map(u64::from_le_bytes),
         ..Signature::image("vdi", "a VDI image", |b| {
             b.head.get(64..68) == Some(&[0x7f, 0x10, 0xda, 0xbe])

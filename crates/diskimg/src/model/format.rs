@@ -25,6 +25,9 @@ pub enum Format {
     /// The virtual hard disk of Hyper-V since Windows Server 2012.
     #[cfg(feature = "vhdx")]
     Vhdx,
+    /// VirtualBox's virtual disk image.
+    #[cfg(feature = "vdi")]
+    Vdi,
     /// A virtual appliance: an OVF package, either one archive (OVA) or an OVF descriptor with its
     /// files. Contains any number of disks.
     #[cfg(feature = "ova")]
@@ -46,6 +49,8 @@ impl Format {
         Self::Vhd,
         #[cfg(feature = "vhdx")]
         Self::Vhdx,
+        #[cfg(feature = "vdi")]
+        Self::Vdi,
         #[cfg(feature = "ova")]
         Self::Ova,
         #[cfg(feature = "iso")]
@@ -65,6 +70,8 @@ impl Format {
         ("vhd", "vhd"),
         #[cfg(not(feature = "vhdx"))]
         ("vhdx", "vhdx"),
+        #[cfg(not(feature = "vdi"))]
+        ("vdi", "vdi"),
         #[cfg(not(feature = "ova"))]
         ("ova", "ova"),
         #[cfg(not(feature = "iso"))]
@@ -83,6 +90,8 @@ impl Format {
             Self::Vhd => "vpc",
             #[cfg(feature = "vhdx")]
             Self::Vhdx => "vhdx",
+            #[cfg(feature = "vdi")]
+            Self::Vdi => "vdi",
             #[cfg(feature = "ova")]
             Self::Ova => "ova",
             #[cfg(feature = "iso")]
@@ -103,6 +112,8 @@ impl Format {
     /// Returns the format that new files with the extension of `path` usually have: `.qcow2`,
     /// `.vmdk`, `.vhd`, `.vhdx` and `.avhdx`, `.ova` and `.ovf` (an appliance), in any case. A file
     /// with another extension, such as `.img` or `.iso`, can have any format or is raw: `None`.
+    /// `.vmdk`, `.vhd`, `.vdi`, `.ova` and `.ovf` (an appliance), in any case. A file with another
+    /// extension, such as `.img` or `.iso`, can have any format or is raw: `None`.
     ///
     /// This is a guess for files that will be created. The format of an existing file is in its
     /// contents.
@@ -117,6 +128,8 @@ impl Format {
             "vhd" => Some(Self::Vhd),
             #[cfg(feature = "vhdx")]
             "vhdx" | "avhdx" => Some(Self::Vhdx),
+            #[cfg(feature = "vdi")]
+            "vdi" => Some(Self::Vdi),
             #[cfg(feature = "ova")]
             "ova" | "ovf" => Some(Self::Ova),
             _ => None,

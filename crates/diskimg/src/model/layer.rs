@@ -49,6 +49,9 @@ pub enum ParentLocator {
     /// references in turn are restricted to its own directory, whatever the policy for external
     /// files allows.
     FoundByUuid(PathBuf),
+    /// At this path, which the caller gave
+    /// ([`OpenOptions::possible_parents`](crate::OpenOptions::possible_parents)).
+    Given(PathBuf),
 }
 
 impl ParentLocator {
@@ -56,7 +59,7 @@ impl ParentLocator {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::ByName => None,
-            Self::AtPath(path) | Self::FoundByUuid(path) => Some(path),
+            Self::AtPath(path) | Self::FoundByUuid(path) | Self::Given(path) => Some(path),
         }
     }
 }

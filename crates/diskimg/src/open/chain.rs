@@ -211,6 +211,9 @@ impl Chain<'_> {
     /// Opens the backing file that the last image references.
     fn open_parent(&mut self, parent: &ParentReference, resolver: Resolver<'_>) -> Result<Opening> {
         let role = "backing file";
+        // The caller's files are on this host, wherever the image is.
+        let is_given = matches!(parent.locator, ParentLocator::Given(_));
+        let resolver = Resolver { origin: resolver.origin.filter(|_| !is_given), ..resolver };
         let format = || parent.format.as_deref().map(Format::of_backing).transpose();
         if let Some(origin) = resolver.origin {
             let origin = origin.join(resolver.policy, role, &parent.name)?;
@@ -218,7 +221,11 @@ impl Chain<'_> {
             return Ok(Opening { source, name, format: format()?, place: Place::Url(origin) });
         }
         let searched = matches!(parent.locator, ParentLocator::FoundByUuid(_));
-        let policy = if searched { resolver.search } else { resolver.policy };
+        let policy = match parent.locator {
+            ParentLocator::FoundByUuid(_) => resolver.search,
+            ParentLocator::Given(_) => ExternalFiles::Any,
+            _ => resolver.policy,
+        };
         if searched {
             self.policy = self.policy.min(ExternalFiles::SameDir);
         }

@@ -89,6 +89,8 @@ impl Format {
             Self::Vhd => &formats::vhd::DRIVER,
             #[cfg(feature = "vhdx")]
             Self::Vhdx => &formats::vhdx::DRIVER,
+            #[cfg(feature = "vdi")]
+            Self::Vdi => &formats::vdi::DRIVER,
             #[cfg(feature = "ova")]
             Self::Ova => &formats::ova::DRIVER,
             #[cfg(feature = "iso")]

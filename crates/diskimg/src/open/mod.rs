@@ -35,7 +35,7 @@ use crate::storage::caching::Caching;
 use crate::storage::edit::Storage;
 use crate::storage::locking::Lock;
 use crate::storage::source::{ReadMode, Source, stdin};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Options for opening an image.
@@ -69,6 +69,7 @@ pub struct OpenOptions {
     read_mode: ReadMode,
     alone: bool,
     stand_ins: Vec<StandIn>,
+    parents: Arc<[PathBuf]>,
     node: Option<Arc<NodeSettings>>,
 }
 
@@ -102,6 +103,8 @@ pub(crate) struct OpenContext<'a> {
     pub(crate) snapshot: Option<&'a SnapshotSelector>,
     /// Disk of an appliance to read.
     pub(crate) disk: Option<&'a str>,
+    /// Files among which a parent is searched by its UUID.
+    pub(crate) parents: &'a [PathBuf],
     /// Accept contradictions about the parent's content ID.
     pub(crate) ignore_content_id: bool,
     /// Contradictions that are warnings otherwise are errors.
@@ -230,6 +233,16 @@ impl OpenOptions {
         self
     }
 
+    /// Sets files among which the parent of a VirtualBox differencing image (VDI, VMDK), and the
+    /// parents of that, are searched. Such an image records a UUID, but no file name. The policy for
+    /// [external files](Self::external_files) does not apply to these files. If none of them is the
+    /// parent, the directory of the image is searched.
+    #[must_use]
+    pub fn possible_parents(mut self, paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
+        self.parents = paths.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// Treats contradictions in an appliance that do not affect the data of its disks as errors,
     /// when the appliance is verified ([`Convert::verify_manifest`](crate::Convert::verify_manifest)):
     /// a manifest without the descriptor, and a wrong file size in the descriptor. By default, they
@@ -339,6 +352,7 @@ impl OpenOptions {
         OpenContext {
             resolver,
             secrets: &self.secrets,
+            parents: &self.parents,
             ignore_content_id: self.ignore_content_id,
             strict: self.strict,
             salvage: self.salvage,
@@ -511,6 +525,7 @@ impl<'a> OpenContext<'a> {
             node: None,
             snapshot: None,
             disk: None,
+            parents: &[],
             ignore_content_id: false,
             strict: false,
             salvage: false,

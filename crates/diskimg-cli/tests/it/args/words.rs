@@ -22,6 +22,7 @@ fn formats_that_are_not_supported_are_named_and_mistyped_ones_suggested() {
     let lab = Lab::new();
     lab.raw("a.raw");
     let all = "supported formats: qcow2, vmdk, vpc, vhdx, ova, iso, raw";
+    let all = "supported formats: qcow2, vmdk, vpc, vdi, ova, iso, raw";
     for (name, message) in [
         (
             "parallels",
@@ -30,6 +31,7 @@ fn formats_that_are_not_supported_are_named_and_mistyped_ones_suggested() {
         ("PLOOP", "the format 'ploop' (a Parallels image) is recognized, but not supported"),
         ("bochs", "(a Bochs image)"),
         ("vdi", "(a VDI image)"),
+        ("vhdx", "(a VHDX image)"),
         ("qed", "(a QED image)"),
         ("qcow", "did you mean 'qcow2'?"),
         ("qcow3", "Unknown driver 'qcow3' (did you mean 'qcow2'?"),

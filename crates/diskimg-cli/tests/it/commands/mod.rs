@@ -1,4 +1,4 @@
-//! Tests of the commands, one file each; `ova`, `vmdk` and `scale` run several commands.
+//! Tests of the commands, one file each; `ova`, `vdi`, `vmdk` and `scale` run several commands.
 
 mod check;
 mod compare;
@@ -24,4 +24,5 @@ mod probing;
 mod replacing;
 mod resize;
 mod scale;
+mod vdi;
 mod vmdk;

@@ -5,9 +5,9 @@
 //! of the file; a fixed disk has none there, because its first byte is the guest's.
 
 use super::geometry::Geometry;
-use super::uuid::Uuid;
 use super::{COOKIE, checksum, read, require_valid};
 use crate::error::{Error, Result};
+use crate::formats::uuid::Uuid;
 use crate::storage::number::to_usize;
 use crate::storage::source::Source;
 use zerocopy::byteorder::big_endian::{U16, U32, U64};

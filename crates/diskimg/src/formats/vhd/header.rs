@@ -3,9 +3,9 @@
 //!
 //! *Virtual Hard Disk Image Format Specification 1.0*, "Dynamic Disk Header Format".
 
-use super::uuid::Uuid;
 use super::{SECTOR, VERSION, checksum, read, require_valid};
 use crate::error::{Error, Result};
+use crate::formats::uuid::Uuid;
 use crate::open::limits::Limits;
 use crate::storage::number::to_usize;
 use crate::storage::source::Source;

@@ -35,7 +35,6 @@ mod header;
 mod inspect;
 mod layer;
 mod parent;
-mod uuid;
 mod write;
 
 use crate::error::{Error, Result};

@@ -46,7 +46,6 @@ mod header;
 mod inspect;
 mod layer;
 mod parent;
-mod parent_search;
 mod qemu_rules;
 mod scan;
 mod sesparse;

@@ -10,17 +10,24 @@
 //! UUIDs read such an image without its parent, as a disk with holes; here this is an error.
 
 use super::descriptor::{Descriptor, NO_PARENT};
-use super::parent_search;
+use super::descriptor_source::DescriptorSource;
 use crate::error::{Error, ErrorKind, Result};
+use crate::formats::uuid_search::{self, Identity, NEEDS_PARENT, Wanted};
 use crate::model::format::Format;
 use crate::model::layer::{ParentLocator, ParentReference};
 use crate::open::OpenContext;
 use crate::open::external_files::ExternalFiles;
+use crate::open::limits::Limits;
 use crate::remedy::Remedy;
 use crate::storage::source::Source;
+use std::sync::Arc;
+
+/// Maximum length of a descriptor that is searched for a UUID. It is smaller than the limit for the
+/// disk's own descriptor, because every candidate in the directory is read.
+const MAX_DESCRIPTOR_BYTES: u64 = 64 << 10;
 
 /// How error messages call the parent.
-pub(super) const ROLE: &str = "parent";
+const ROLE: &str = "parent";
 
 /// Prefix of content IDs that are VirtualBox modification UUIDs.
 const MODIFICATION: &str = "modification ";
@@ -68,13 +75,18 @@ pub(super) fn parent_of(
             Some(uuid) if !context.with_parent => Ok(Parent::Uuid(uuid.to_owned())),
             Some(uuid) => {
                 let modification = uuid_of(descriptor, "ddb.uuid.parentmodification");
-                let path = parent_search::find(uuid, modification.as_deref(), own, context)?;
-                let name = path.display().to_string();
+                let uuid = uuid.to_ascii_lowercase();
+                let wanted = Wanted {
+                    kind: "a VirtualBox differencing image",
+                    extension: "vmdk",
+                    uuid: &uuid,
+                    modification: modification.as_deref(),
+                };
+                let identify = |source| identify(source, context.limits);
+                let locator = uuid_search::find(&wanted, own, context, &identify)?;
+                let name = locator.path().map_or(uuid, |path| path.display().to_string());
                 let content_id = modification.map(|id| format!("{MODIFICATION}{id}"));
-                Ok(Parent::Known {
-                    reference: reference(name, ParentLocator::FoundByUuid(path)),
-                    content_id,
-                })
+                Ok(Parent::Known { reference: reference(name, locator), content_id })
             }
         },
         (_, None) => Ok(Parent::None),
@@ -131,9 +143,19 @@ fn locator(hint: &str, context: &OpenContext<'_>) -> Result<ParentLocator> {
     }
 }
 
-/// Advice for a child whose parent cannot be opened.
-pub(super) const NEEDS_PARENT: &str =
-    "a child holds only what differs from its parent: put the parent into the same directory";
+/// Returns the UUIDs of a disk and the files that its descriptor lists as flat extents.
+fn identify(source: Arc<dyn Source>, limits: &Limits) -> Option<Identity> {
+    let descriptor_bytes = limits.descriptor_bytes.min(MAX_DESCRIPTOR_BYTES);
+    let limits = Limits { descriptor_bytes, ..limits.clone() };
+    let descriptor = DescriptorSource::read(source, &limits).ok()?.descriptor;
+    let extents = descriptor.extents.iter().filter(|line| line.kind.is_verbatim());
+    let names = extents.filter_map(|line| line.name.as_deref().map(base_name));
+    Some(Identity {
+        uuid: uuid_of(&descriptor, "ddb.uuid.image"),
+        modification: uuid_of(&descriptor, "ddb.uuid.modification"),
+        verbatim: names.map(str::to_owned).collect(),
+    })
+}
 
 /// Returns the last component of a path in Unix or Windows syntax.
 pub(super) fn base_name(path: &str) -> &str {

@@ -7,6 +7,7 @@ mod ova;
 mod overlays;
 mod readers;
 mod real_images;
+mod vdi;
 mod vhd;
 mod vhdx;
 mod vmdk;

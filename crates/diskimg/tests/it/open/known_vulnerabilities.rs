@@ -118,8 +118,6 @@ fn a_table_that_points_at_the_header_or_at_another_table_is_refused_by_inspect()
 
 #[test]
 fn unsupported_formats_are_refused_by_inspect() {
-    let mut vdi = vec![0; 1024];
-    vdi[64..68].copy_from_slice(&[0x7f, 0x10, 0xda, 0xbe]);
     let mut dmg = vec![0; 4096];
     dmg[4096 - 512..4096 - 508].copy_from_slice(b"koly");
     let padded = |start: &[u8]| [start, &[0; 1024]].concat();
@@ -127,6 +125,7 @@ fn unsupported_formats_are_refused_by_inspect() {
         ("qcow", padded(b"QFI\xfb\0\0\0\x01")),
         ("qed", padded(b"QED\0")),
         ("vdi", vdi),
+        ("vhdx", padded(b"vhdxfile")),
         ("luks", padded(b"LUKS\xba\xbe\0\x01")),
         ("parallels", padded(b"WithoutFreeSpace")),
         ("parallels", padded(b"WithouFreSpacExt")),

@@ -26,6 +26,7 @@ fn cases(dir: &Path) -> Vec<Case> {
 
     for (file, options, name) in [
         ("vdi", "-f vdi", "VDI"),
+        ("vhdx", "-f vhdx", "VHDX"),
         ("qed", "-f qed", "QED"),
         ("qcow", "-f qcow", "QCOW"),
         ("parallels", "-f parallels", "Parallels"),

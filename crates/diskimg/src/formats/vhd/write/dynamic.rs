@@ -10,11 +10,11 @@
 
 use super::{NewParent, VhdSpec};
 use crate::error::{Error, Result};
+use crate::formats::uuid::Uuid;
 use crate::formats::vhd::SECTOR;
 use crate::formats::vhd::blocks::{FREE, bitmap_bytes, set_bits};
 use crate::formats::vhd::footer::FOOTER_BYTES;
 use crate::formats::vhd::header::{HEADER_BYTES, Header, Locator};
-use crate::formats::vhd::uuid::Uuid;
 use crate::model::flat::FlatFile;
 use crate::model::target::{Allocate, Slot, Target};
 use crate::storage::number::{to_u32, to_usize};

@@ -1,27 +1,51 @@
-//! UUIDs as VHD stores them: 16 bytes in the order in which they are written as text.
+//! UUIDs of disks.
+//!
+//! ```text
+//!   text            00112233-4455-6677-8899-aabbccddeeff
+//!   VHD             00 11 22 33 44 55 66 77 88 99 aa bb cc dd ee ff   as in the text
+//!   VDI             33 22 11 00 55 44 77 66 88 99 aa bb cc dd ee ff   three little-endian numbers
+//! ```
 
 use std::fmt;
+#[cfg(feature = "vdi")]
+use std::hash::{BuildHasher, RandomState};
 
-/// A UUID.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Uuid(pub(super) [u8; 16]);
+/// A UUID: its bytes in the order in which they are written as text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Uuid(pub(crate) [u8; 16]);
 
 impl Uuid {
     /// Returns true if all bytes are zero: there is none.
-    pub(super) fn is_nil(self) -> bool {
+    pub(crate) fn is_nil(self) -> bool {
         self.0 == [0; 16]
     }
 
     /// Returns a UUID of version 8 (RFC 9562, 5.8) made of a digest.
-    pub(super) fn of_digest(digest: u128) -> Self {
+    pub(crate) fn of_digest(digest: u128) -> Self {
         let mut bytes = digest.to_be_bytes();
         bytes[6] = bytes[6] & 0x0f | 0x80;
         bytes[8] = bytes[8] & 0x3f | 0x80;
         Self(bytes)
     }
 
+    /// Returns a UUID that no other disk has.
+    #[cfg(feature = "vdi")]
+    pub(crate) fn random() -> Self {
+        // Each instance has other keys.
+        let random = || u128::from(RandomState::new().hash_one(0));
+        Self::of_digest(random() << 64 | random())
+    }
+
+    /// Converts from the order of bytes in which the first three numbers are little-endian, or to
+    /// it.
+    #[cfg(feature = "vdi")]
+    pub(crate) fn swapped([a, b, c, d, e, f, g, h, rest @ ..]: [u8; 16]) -> [u8; 16] {
+        let [i, j, k, l, m, n, o, p] = rest;
+        [d, c, b, a, f, e, h, g, i, j, k, l, m, n, o, p]
+    }
+
     /// Parses the form that [`Display`](fmt::Display) writes.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let digits: Vec<u8> = text.bytes().filter(|&byte| byte != b'-').collect();
         let hex =
             |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
@@ -56,6 +80,8 @@ mod tests {
         let text = "00112233-4455-8677-8899-aabbccddeeff";
         assert_eq!(uuid.to_string(), text);
         assert_eq!(Uuid::parse(text), Some(uuid));
+        #[cfg(feature = "vdi")]
+        assert_eq!(Uuid::swapped(uuid.0)[..8], [0x33, 0x22, 0x11, 0, 0x55, 0x44, 0x77, 0x86]);
         for wrong in ["", "00112233", "00112233-4455-8677-8899-aabbccddeefg"] {
             assert_eq!(Uuid::parse(wrong), None);
         }
