@@ -24,7 +24,7 @@ pub enum Oracle {
     QemuImg,
     SevenZip,
     Dissect,
-    /// libvmdk or libvhdi.
+    /// libvmdk, libvhdi or libqcow.
     Libyal,
 }
 
@@ -64,12 +64,17 @@ impl Oracle {
         }
     }
 
-    /// Reads `image`, which has the format `vmdk` or `vpc`, to its end and compares it with `disk`.
+    /// Reads `image`, which has the format `vmdk`, `vpc` or `qcow`, to its end and compares it
+    /// with `disk`. qemu-img reads every format of QEMU.
     pub fn compare(self, format: &str, image: &Path, disk: &Disk) -> Verdict {
         match self {
             Self::QemuImg => compare_qemu_img(format, image, disk),
             Self::SevenZip => {
-                let kind = if format == "vpc" { "-tvhd" } else { "-tvmdk" };
+                let kind = match format {
+                    "vpc" => "-tvhd",
+                    "qcow" => "-tqcow",
+                    _ => "-tvmdk",
+                };
                 let mut command = Command::new("7zz");
                 compare_output(command.args(["x", kind, "-so", "-bd"]).arg(image), disk)
             }
@@ -81,7 +86,12 @@ impl Oracle {
             Self::Libyal => {
                 let (vhd, vmdk) =
                     (include_str!("oracles/libvhdi.py"), include_str!("oracles/libvmdk.py"));
-                compare_python(if format == "vpc" { vhd } else { vmdk }, image, disk)
+                let program = match format {
+                    "vpc" => vhd,
+                    "qcow" => include_str!("oracles/libqcow.py"),
+                    _ => vmdk,
+                };
+                compare_python(program, image, disk)
             }
         }
     }

@@ -61,6 +61,8 @@
         feature = "qcow2",
         feature = "vmdk",
         feature = "vhd",
+        feature = "qed",
+        feature = "qcow",
         feature = "ova",
         feature = "iso",
         feature = "inspect"

@@ -8,11 +8,19 @@
 // A cast could silently truncate a number from an image; `storage::number` has checked conversions.
 #![cfg_attr(not(test), deny(clippy::as_conversions))]
 
-#[cfg(any(feature = "qcow2", feature = "vmdk", feature = "vhd"))]
+#[cfg(any(feature = "qcow2", feature = "qed", feature = "qcow"))]
+pub(crate) mod cluster_encoder;
+#[cfg(any(
+    feature = "qcow2",
+    feature = "vmdk",
+    feature = "vhd",
+    feature = "qed",
+    feature = "qcow"
+))]
 pub(crate) mod distinct;
 #[cfg(feature = "inspect")]
 mod embedded_archives;
-#[cfg(any(feature = "vmdk", feature = "vhd"))]
+#[cfg(any(feature = "vmdk", feature = "vhd", feature = "qed", feature = "qcow"))]
 pub(crate) mod findings;
 pub(crate) mod holes;
 #[cfg(feature = "inspect")]
@@ -23,12 +31,18 @@ pub mod iso;
 pub mod ova;
 #[cfg(feature = "inspect")]
 mod plain_disk;
+#[cfg(feature = "qcow")]
+pub mod qcow;
 #[cfg(feature = "qcow2")]
 pub mod qcow2;
+#[cfg(feature = "qed")]
+pub mod qed;
 pub mod raw;
 pub(crate) mod signatures;
-#[cfg(any(feature = "vmdk", feature = "vhd"))]
+#[cfg(any(feature = "vmdk", feature = "vhd", feature = "qed", feature = "qcow"))]
 pub(crate) mod table_cache;
+#[cfg(any(feature = "qed", feature = "qcow"))]
+pub(crate) mod two_level;
 #[cfg(feature = "vhd")]
 pub mod vhd;
 #[cfg(feature = "vmdk")]

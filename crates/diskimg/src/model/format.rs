@@ -22,6 +22,12 @@ pub enum Format {
     /// Microsoft's virtual hard disk of Virtual PC and Hyper-V, which QEMU calls `vpc`.
     #[cfg(feature = "vhd")]
     Vhd,
+    /// QEMU's enhanced disk format, which preceded version 3 of qcow2.
+    #[cfg(feature = "qed")]
+    Qed,
+    /// Version 1 of QEMU's copy-on-write format.
+    #[cfg(feature = "qcow")]
+    Qcow,
     /// A virtual appliance: an OVF package, either one archive (OVA) or an OVF descriptor with its
     /// files. Contains any number of disks.
     #[cfg(feature = "ova")]
@@ -41,6 +47,10 @@ impl Format {
         Self::Vmdk,
         #[cfg(feature = "vhd")]
         Self::Vhd,
+        #[cfg(feature = "qed")]
+        Self::Qed,
+        #[cfg(feature = "qcow")]
+        Self::Qcow,
         #[cfg(feature = "ova")]
         Self::Ova,
         #[cfg(feature = "iso")]
@@ -58,6 +68,10 @@ impl Format {
         ("vpc", "vhd"),
         #[cfg(not(feature = "vhd"))]
         ("vhd", "vhd"),
+        #[cfg(not(feature = "qed"))]
+        ("qed", "qed"),
+        #[cfg(not(feature = "qcow"))]
+        ("qcow", "qcow"),
         #[cfg(not(feature = "ova"))]
         ("ova", "ova"),
         #[cfg(not(feature = "iso"))]
@@ -74,6 +88,10 @@ impl Format {
             Self::Vmdk => "vmdk",
             #[cfg(feature = "vhd")]
             Self::Vhd => "vpc",
+            #[cfg(feature = "qed")]
+            Self::Qed => "qed",
+            #[cfg(feature = "qcow")]
+            Self::Qcow => "qcow",
             #[cfg(feature = "ova")]
             Self::Ova => "ova",
             #[cfg(feature = "iso")]
@@ -92,7 +110,7 @@ impl Format {
     }
 
     /// Returns the format that new files with the extension of `path` usually have: `.qcow2`,
-    /// `.vmdk`, `.vhd`, `.ova` and `.ovf` (an appliance), in any case. A file with another extension,
+    /// `.vmdk`, `.vhd`, `.qed`, `.qcow`, `.ova` and `.ovf` (an appliance), in any case. A file with another extension,
     /// such as `.img` or `.iso`, can have any format or is raw: `None`.
     ///
     /// This is a guess for files that will be created. The format of an existing file is in its
@@ -106,6 +124,10 @@ impl Format {
             "vmdk" => Some(Self::Vmdk),
             #[cfg(feature = "vhd")]
             "vhd" => Some(Self::Vhd),
+            #[cfg(feature = "qed")]
+            "qed" => Some(Self::Qed),
+            #[cfg(feature = "qcow")]
+            "qcow" => Some(Self::Qcow),
             #[cfg(feature = "ova")]
             "ova" | "ovf" => Some(Self::Ova),
             _ => None,

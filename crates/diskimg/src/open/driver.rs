@@ -87,6 +87,10 @@ impl Format {
             Self::Vmdk => &formats::vmdk::DRIVER,
             #[cfg(feature = "vhd")]
             Self::Vhd => &formats::vhd::DRIVER,
+            #[cfg(feature = "qed")]
+            Self::Qed => &formats::qed::DRIVER,
+            #[cfg(feature = "qcow")]
+            Self::Qcow => &formats::qcow::DRIVER,
             #[cfg(feature = "ova")]
             Self::Ova => &formats::ova::DRIVER,
             #[cfg(feature = "iso")]

@@ -46,6 +46,8 @@ codes! {
     FormatMismatch = "format-mismatch", Error;
     /// The format is recognized by its signature but not supported, so it cannot be inspected.
     FormatNotRead = "format-not-read", Error;
+    /// A format or version that cloud platforms reject: QED, QCOW version 1.
+    RejectedFormat = "rejected-format", Error;
     /// The image is damaged, truncated, or exceeds the limits.
     Unreadable = "unreadable", Error;
     /// The version of the format is not supported.
