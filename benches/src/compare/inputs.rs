@@ -34,6 +34,10 @@ pub(crate) enum Form {
     Stream,
     /// The same as a dynamic VHD.
     Vhd,
+    /// The same as QED.
+    Qed,
+    /// The same as QCOW version 1.
+    Qcow,
     /// A raw disk of 16 TiB with little data.
     Huge,
     /// The same as qcow2.
@@ -51,6 +55,8 @@ impl Form {
             Self::HugeQcow2 | Self::Fragmented => "qcow2",
             Self::Vmdk | Self::Stream => "vmdk",
             Self::Vhd => "vpc",
+            Self::Qed => "qed",
+            Self::Qcow => "qcow",
         }
     }
 
@@ -63,6 +69,8 @@ impl Form {
             Self::Vmdk => "ext4.vmdk",
             Self::Stream => "ext4-stream.vmdk",
             Self::Vhd => "ext4.vhd",
+            Self::Qed => "ext4.qed",
+            Self::Qcow => "ext4.qcow",
             Self::Huge => "huge.raw",
             Self::HugeQcow2 => "huge.qcow2",
             Self::Fragmented => "fragmented.qcow2",
@@ -79,6 +87,7 @@ impl Form {
             Self::Vmdk => (Self::Raw, &[]),
             Self::Stream => (Self::Raw, &["-o", "subformat=streamOptimized"]),
             Self::Vhd => (Self::Raw, &["-o", "force_size=on"]),
+            Self::Qed | Self::Qcow => (Self::Raw, &[]),
             Self::HugeQcow2 => (Self::Huge, &[]),
             Self::Raw | Self::Huge | Self::Fragmented => return None,
         })

@@ -95,8 +95,7 @@ impl Qcow {
             };
             words.insert(number, word);
         }
-        let mut built =
-            Built { file, entries: BTreeMap::new(), tables: BTreeMap::new(), l1_at: 0 };
+        let mut built = Built { file, entries: BTreeMap::new(), tables: BTreeMap::new(), l1_at: 0 };
         let file = &mut built.file;
         for (&number, word) in &words {
             let table = number >> self.l2_bits;

@@ -44,11 +44,12 @@ pub struct Qed {
 }
 
 impl Qed {
-    /// An empty disk with clusters of 4 KiB and tables of one cluster.
+    /// An empty disk with clusters of 4 KiB and tables of two clusters, which have 1024 entries.
+    /// (QEMU does not open images with tables of one.)
     pub fn new(size: u64) -> Self {
         Self {
             cluster_size: 4096,
-            table_size: 1,
+            table_size: 2,
             header_size: 1,
             size,
             features: 0,
@@ -87,7 +88,8 @@ impl Qed {
 
     /// The L1 indices of the tables, in descending order, which is the order in the file.
     fn tables(&self) -> Vec<u64> {
-        let mut tables: Vec<_> = self.clusters.keys().map(|number| number / self.entries()).collect();
+        let mut tables: Vec<_> =
+            self.clusters.keys().map(|number| number / self.entries()).collect();
         tables.dedup();
         tables.reverse();
         tables

@@ -19,7 +19,9 @@ mod iso;
 mod judges;
 mod memory;
 mod ova;
+mod qcow;
 mod qcow2;
+mod qed;
 mod round_trip;
 mod samples;
 mod scatter;
@@ -48,6 +50,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "vmdk_cowd", function: vmdk::cowd, seeds: vmdk::cowd_seeds },
     Target { name: "vmdk_sesparse", function: vmdk::sesparse, seeds: vmdk::sesparse_seeds },
     Target { name: "vhd", function: vhd::vhd, seeds: vhd::vhd_seeds },
+    Target { name: "qed", function: qed::qed, seeds: qed::qed_seeds },
+    Target { name: "qcow", function: qcow::qcow, seeds: qcow::qcow_seeds },
     Target { name: "ovf_envelope", function: ova::envelope, seeds: ova::envelope_seeds },
     Target { name: "ova_archive", function: ova::archive, seeds: ova::archive_seeds },
     Target { name: "ova_packed", function: ova::packed, seeds: ova::packed_seeds },

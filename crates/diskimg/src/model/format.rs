@@ -110,8 +110,8 @@ impl Format {
     }
 
     /// Returns the format that new files with the extension of `path` usually have: `.qcow2`,
-    /// `.vmdk`, `.vhd`, `.qed`, `.qcow`, `.ova` and `.ovf` (an appliance), in any case. A file with another extension,
-    /// such as `.img` or `.iso`, can have any format or is raw: `None`.
+    /// `.vmdk`, `.vhd`, `.qed`, `.ova` and `.ovf` (an appliance), in any case. A file with another
+    /// extension, such as `.img` or `.iso`, can have any format or is raw: `None`.
     ///
     /// This is a guess for files that will be created. The format of an existing file is in its
     /// contents.
@@ -126,8 +126,6 @@ impl Format {
             "vhd" => Some(Self::Vhd),
             #[cfg(feature = "qed")]
             "qed" => Some(Self::Qed),
-            #[cfg(feature = "qcow")]
-            "qcow" => Some(Self::Qcow),
             #[cfg(feature = "ova")]
             "ova" | "ovf" => Some(Self::Ova),
             _ => None,

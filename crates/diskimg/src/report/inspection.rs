@@ -211,7 +211,7 @@ pub struct Inspection {
     /// Whether the image is safe.
     pub verdict: Verdict,
     /// Detected format: the name of a [`Format`](crate::Format), or of a format that is only
-    /// recognized by its signature (`vhd`, `vhdx`, `vdi`, `qed`, `qcow`, `luks`, …).
+    /// recognized by its signature (`vhd`, `vhdx`, `vdi`, `luks`, …).
     pub format: &'static str,
     /// Format claimed by the caller.
     #[serde(skip_serializing_if = "Option::is_none")]

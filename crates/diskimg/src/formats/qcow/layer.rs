@@ -100,7 +100,9 @@ impl Layer for Qcow {
     fn warnings(&self) -> Vec<String> {
         let (stored, size) = (self.header.stored_size, self.header.location.size);
         let warning = || {
-            format!("the disk has {stored} bytes, not a multiple of 512: it is read as {size} bytes")
+            format!(
+                "the disk has {stored} bytes, not a multiple of 512: it is read as {size} bytes"
+            )
         };
         (stored != size).then(warning).into_iter().collect()
     }

@@ -21,9 +21,7 @@ use super::tables;
 use crate::error::{Error, Result};
 use crate::formats::cluster_encoder::ClusterEncoder;
 use crate::model::backing::Backing;
-use crate::model::target::{
-    Allocate, CreateRequest, Slot, Target, TargetSpec, UnitEncoder,
-};
+use crate::model::target::{Allocate, CreateRequest, Slot, Target, TargetSpec, UnitEncoder};
 use crate::storage::buffer;
 use crate::storage::codec::Codec;
 #[cfg(feature = "zstd")]

@@ -153,8 +153,7 @@ impl Header {
             true => Some(backing_name(&raw, header_end, source)?),
             false => None,
         };
-        let location =
-            Location { layout, size, header_end, l1_at, l1_bytes: layout.table_bytes() };
+        let location = Location { layout, size, header_end, l1_at, l1_bytes: layout.table_bytes() };
         Ok(Self { location, features, backing })
     }
 

@@ -3,8 +3,8 @@
 use super::SECTOR;
 use super::header::{self, Features, Header, MAX_BACKING_NAME, RawHeader};
 use crate::error::{Error, Result};
-use crate::formats::two_level::Location;
 use crate::formats::two_level::write::TableTarget;
+use crate::formats::two_level::{Layout, Location};
 use crate::model::format::Format;
 use crate::model::target::{CreateRequest, Target, TargetSpec};
 use crate::storage::number::{to_index, to_u64};
@@ -42,6 +42,7 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn TargetSpec>> 
     let cluster_size = options.size("cluster_size")?.unwrap_or(DEFAULT_CLUSTER_SIZE);
     let table_size = options.size("table_size")?.unwrap_or(DEFAULT_TABLE_SIZE);
     let layout = header::layout(cluster_size, table_size)?;
+    require_readable_by_qemu(layout)?;
     let rounded = size.checked_next_multiple_of(SECTOR);
     let max = header::max_size(layout);
     let size = rounded.filter(|&size| size <= max).ok_or_else(|| {
@@ -69,6 +70,21 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn TargetSpec>> 
     };
     let backing = backing.map(|backing| backing.name);
     Ok(Box::new(QedSpec { header: Header { location, features, backing } }))
+}
+
+/// Requires that QEMU can open the image. It takes the end of a table of one cluster for an overflow,
+/// and multiplies the number of bytes that the tables could map in 64 bits, so that the largest
+/// size of a disk is 0 if it exceeds them. (The specification allows both.)
+fn require_readable_by_qemu(layout: Layout) -> Result<()> {
+    if layout.table_bytes() == layout.cluster_size() {
+        let message = "QEMU cannot open QED images with table_size=1";
+        return Err(Error::unsupported(message).hint("use table_size=2"));
+    }
+    if layout.table_bits + layout.l1_shift() >= 64 {
+        let message = "QEMU cannot open QED images with clusters and tables of these sizes";
+        return Err(Error::unsupported(message).hint("use a smaller cluster_size or table_size"));
+    }
+    Ok(())
 }
 
 impl TargetSpec for QedSpec {

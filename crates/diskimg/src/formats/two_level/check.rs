@@ -86,9 +86,13 @@ pub(crate) fn check(
         packed: layout.format.compressed.then(|| UsedSpace::new(end, unit)),
         previous_end: None,
     };
-    let location = &tables.location;
-    check.used.insert(0..location.header_end);
-    check.used.insert(location.l1_at..location.l1_at.saturating_add(location.l1_bytes));
+    // Of other files, compressed clusters may be in the sectors of the header and the L1 table. That
+    // nothing overlaps their bytes is verified with the place of each cluster.
+    if layout.format.whole_clusters {
+        let location = &tables.location;
+        check.used.insert(0..location.header_end);
+        check.used.insert(location.l1_at..location.l1_at.saturating_add(location.l1_bytes));
+    }
     for (l1_index, &table) in (0..).zip(&tables.l1) {
         if table != 0 {
             check.table(l1_index, table);

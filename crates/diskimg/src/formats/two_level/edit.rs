@@ -83,7 +83,8 @@ pub(crate) fn specify(
     }
     // Words that are not aligned may be in two sectors, of which one alone may become durable.
     if [tables.location.l1_at].iter().chain(&tables.l1).any(|at| !at.is_multiple_of(8)) {
-        let message = "an image whose tables are not aligned to 8 bytes cannot be modified in place";
+        let message =
+            "an image whose tables are not aligned to 8 bytes cannot be modified in place";
         return Err(Error::unsupported(message));
     }
     // The last cluster may extend beyond the end of the file.

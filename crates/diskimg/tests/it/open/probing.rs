@@ -27,8 +27,6 @@ fn cases(dir: &Path) -> Vec<Case> {
     for (file, options, name) in [
         ("vhdx", "-f vhdx", "VHDX"),
         ("vdi", "-f vdi", "VDI"),
-        ("qed", "-f qed", "QED"),
-        ("qcow", "-f qcow", "QCOW"),
         ("parallels", "-f parallels", "Parallels"),
         ("luks", "--object secret,id=key,data=x -f luks -o key-secret=key,iter-time=10", "LUKS"),
     ] {

@@ -34,11 +34,17 @@ fn contents() -> [(&'static str, Disk); 6] {
             "a last cluster of one sector",
             Disk { size: (4 << 20) + 512, runs: vec![run(4 << 20, 512, Fill::Noise(6))] },
         ),
-        (
-            "far apart",
-            Disk { size: 900 << 20, runs: vec![run(60 << 20, 70_000, Fill::Words(7))] },
-        ),
+        ("far apart", Disk { size: 900 << 20, runs: vec![run(60 << 20, 70_000, Fill::Words(7))] }),
     ]
+}
+
+/// Runs `qemu-img convert`. With `-c`, version 10.0.2 fails after everything is written, without a
+/// message: the driver refuses the empty write by which qemu-img announces the end.
+fn qemu_img_convert<'a>(args: impl Iterator<Item = &'a str>) {
+    let args: Vec<_> = args.collect();
+    let output = try_run("qemu-img", &args);
+    let has_known_fault = args.contains(&"-c") && output.stderr.is_empty();
+    assert!(output.status.success() || has_known_fault, "{args:?}: {output:?}");
 }
 
 fn convert(raw: &Path, compress: bool, threads: usize, out: &Path) {
@@ -61,7 +67,12 @@ fn all_readers_read_what_diskimg_writes() {
             convert(&raw, compress, 2, &out);
             for oracle in READERS {
                 let verdict = oracle.compare("qcow", &out, &disk);
-                let expected = matches!(verdict, Verdict::Same | Verdict::NotInstalled);
+                // 7-Zip does not support compressed clusters of version 1.
+                let is_refused = oracle == Oracle::SevenZip
+                    && compress
+                    && matches!(&verdict, Verdict::Refuses(why) if why.contains("Unsupported"));
+                let expected =
+                    matches!(verdict, Verdict::Same | Verdict::NotInstalled) || is_refused;
                 assert!(expected, "{content}, {compress}: {}: {verdict}", oracle.name());
             }
             if disk.size < 100 << 20 {
@@ -81,7 +92,7 @@ fn diskimg_reads_what_qemu_img_writes() {
         let paths = [raw.to_str().unwrap(), out.to_str().unwrap()];
         for compress in [None, Some("-c")] {
             let args = ["convert", "-f", "raw", "-O", "qcow"];
-            run("qemu-img", args.into_iter().chain(compress).chain(paths));
+            qemu_img_convert(args.into_iter().chain(compress).chain(paths));
             assert_eq!(our_bytes(&out), disk.bytes(), "{compress:?}, {content}");
             assert_consistent(&out);
         }
@@ -150,7 +161,7 @@ fn sizes_and_options_that_cannot_be_are_errors() {
     let (ours, theirs) = (dir.path().join("ours"), dir.path().join("theirs"));
     for (options, size, refused) in [
         ("", "0", true),
-        ("", "7E", true),
+        ("", "7E", false),
         // qemu-img writes it, but cannot open it.
         ("", "1P", false),
         // QEMU reads an L1 table of up to 2 GiB; diskimg does not write more than it reads.
@@ -160,7 +171,8 @@ fn sizes_and_options_that_cannot_be_are_errors() {
     ] {
         let size_text = size.to_owned();
         let args = ["create", "-f", "qcow", "-o", options, theirs.to_str().unwrap(), &size_text];
-        let args = args.iter().filter(|arg| !arg.is_empty() && (**arg != "-o" || !options.is_empty()));
+        let args =
+            args.iter().filter(|arg| !arg.is_empty() && (**arg != "-o" || !options.is_empty()));
         assert_eq!(!try_run("qemu-img", args).status.success(), refused, "{options} {size}");
         let create = Create::new(Format::Qcow).size(diskimg::parse_size(size).unwrap());
         let error = create.options(Options::parse(options).unwrap()).run(&ours).unwrap_err();
@@ -191,9 +203,9 @@ fn compressed_clusters_are_passed_through() {
     };
     to(&raw, Format::Qcow, "a.qcow");
     let report = to(&path("a.qcow"), Format::Qcow2, "b.qcow2");
-    assert!(report.passed_through_bytes > 0);
+    assert!(report.passed_bytes > 0);
     let report = to(&path("b.qcow2"), Format::Qcow, "c.qcow");
-    assert!(report.passed_through_bytes > 0);
+    assert!(report.passed_bytes > 0);
     assert!(our_bytes(&path("c.qcow")) == disk.bytes());
     for name in ["a.qcow", "c.qcow"] {
         assert!(qemu_bytes(&path(name), "qcow") == disk.bytes());

@@ -49,7 +49,8 @@ fn clusters_and_tables_of_every_size_are_read() {
             let size = image.size.min(8 << 20);
             let last = size.div_ceil(1 << cluster_bits);
             let clusters = image.clusters.into_iter().filter(|(number, _)| *number < last);
-            let image = Qcow { size, clusters: clusters.collect(), backing: String::new(), ..image };
+            let image =
+                Qcow { size, clusters: clusters.collect(), backing: String::new(), ..image };
             let path = write_bytes(dir.path(), "disk.qcow", &image.build().file);
             assert!(our_bytes(&path) == image.bytes(0), "{cluster_bits} {l2_bits}");
             assert!(qemu_bytes(&path, "qcow") == image.bytes(0), "{cluster_bits} {l2_bits}");
@@ -69,11 +70,15 @@ fn compressed_clusters_may_start_at_any_byte() {
     let path = write_bytes(dir.path(), "disk.qcow", &image.build().file);
     assert!(our_bytes(&path) == image.bytes(0));
     assert_consistent(&path);
-    let run = |number| Run { at: number * 4096, len: 4096, fill: Fill::Byte(number as u8) };
+    let run = |number: u64| Run { at: number * 4096, len: 4096, fill: Fill::Byte(number as u8) };
     let disk = Disk { size: image.size, runs: (0..300).map(run).collect() };
-    for oracle in [Oracle::QemuImg, Oracle::SevenZip, Oracle::Libyal] {
+    for oracle in [Oracle::QemuImg, Oracle::Libyal] {
         let verdict = oracle.compare("qcow", &path, &disk);
-        assert!(matches!(verdict, Verdict::Same | Verdict::NotInstalled), "{}: {verdict}", oracle.name());
+        assert!(
+            matches!(verdict, Verdict::Same | Verdict::NotInstalled),
+            "{}: {verdict}",
+            oracle.name()
+        );
     }
 }
 
@@ -158,7 +163,9 @@ fn entries_that_refer_to_invalid_places_are_errors() {
         let corrupt = findings(&path);
         assert_eq!(corrupt.len(), 1, "{entry:#x}: {corrupt:?}");
     }
-    for (entry, what) in [(end - 4095, "beyond the end"), (16, "in the header"), (u64::MAX, "beyond")] {
+    for (entry, what) in
+        [(end - 4095, "beyond the end"), (16, "in the header"), (u64::MAX, "beyond")]
+    {
         let mut file = built.file.clone();
         put(&mut file, built.l1_at, &entry.to_be_bytes());
         let text = error(&write_bytes(dir.path(), "disk.qcow", &file)).to_string();
@@ -288,7 +295,7 @@ fn an_encrypted_image_says_so() {
     let name = path.to_str().unwrap();
     run("qemu-img", ["create", "-f", "qcow", "--object", secret, "-o", options, name, "1M"]);
     let image = Image::open(&path).unwrap();
-    assert!(image.info().encrypted);
+    assert!(image.info(0).unwrap().encrypted);
     let error = image.read_at(&mut [0; 512], 0).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("encrypted (aes)"), "{error}");

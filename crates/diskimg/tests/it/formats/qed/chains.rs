@@ -103,7 +103,7 @@ fn an_overlay_has_what_differs_from_its_backing_file() {
     ]);
     let (raw, out) = (dir.path().join("disk.raw"), dir.path().join("disk.qed"));
     disk.write(&raw);
-    for cluster_size in ["4k", "64k", "4M"] {
+    for cluster_size in ["4k", "64k", "2M"] {
         let options = diskimg::Options::parse(&format!("cluster_size={cluster_size}")).unwrap();
         Convert::new(Image::open(&raw).unwrap())
             .format(Format::Qed)

@@ -46,7 +46,7 @@ proptest! {
     fn a_disk_of_qemu_img_has_the_sources_bytes_and_keeps_the_rest(
         (before, after) in (runs(), runs()),
         sectors in 1..12_000u64,
-        options in select(vec!["cluster_size=4k,table_size=1", "cluster_size=64k", "cluster_size=1M"]),
+        options in select(vec!["cluster_size=4k,table_size=2", "cluster_size=64k", "cluster_size=1M"]),
         has_backing in any::<bool>(),
         same in any::<bool>(),
         sparse in select(vec![Sparse::Off, Sparse::Blocks(512), Sparse::Blocks(4096)]),
@@ -79,7 +79,7 @@ proptest! {
         let found = findings(&target);
         // What became unallocated is leaked: nothing records free clusters.
         prop_assert!(found.iter().all(|finding| same && finding.code == Code::Leak), "{found:?}");
-        prop_assert!(!Image::open(&target).unwrap().info().dirty_flag);
+        prop_assert!(!Image::open(&target).unwrap().info(0).unwrap().dirty_flag);
     }
 }
 
@@ -109,7 +109,7 @@ fn existing_clusters_are_overwritten_and_new_ones_appended() {
     convert(&source).run_existing(&target).unwrap();
     assert!(our_bytes(&target) == source);
     assert!(qemu_bytes(&target, "qed") == source);
-    assert_eq!(std::fs::metadata(&target).unwrap().len(), len + 3 * 4096);
+    assert_eq!(std::fs::metadata(&target).unwrap().len(), len + 4 * 4096);
     assert_consistent(&target);
 }
 
@@ -150,7 +150,7 @@ fn an_image_that_needs_a_check_keeps_the_flag() {
     let dir = tempfile::tempdir().unwrap();
     let target = write(dir.path(), "disk.qed", &Qed { features: NEED_CHECK, ..image() });
     convert(&[1; 4096]).run_existing(&target).unwrap();
-    assert!(Image::open(&target).unwrap().info().dirty_flag);
+    assert!(Image::open(&target).unwrap().info(0).unwrap().dirty_flag);
     assert!(our_bytes(&target)[..4096] == [1; 4096]);
 }
 
@@ -186,9 +186,8 @@ fn after_a_crash_every_sector_of_an_overlay_is_old_or_new() {
     source[4096 * 600..][..4096].fill(0xbb);
     let recorded = std::fs::read(&target).unwrap();
     let storage = Arc::new(RecordingStorage::new(recorded, Some(target.clone())));
-    let backed = |source: &[u8]| {
-        convert(source).backing(Backing::new("base").with_format("raw")).threads(1)
-    };
+    let backed =
+        |source: &[u8]| convert(source).backing(Backing::new("base").with_format("raw")).threads(1);
     backed(&source).run_existing_on(Arc::clone(&storage) as _, "target").unwrap();
     let mut number = 0;
     storage.crash_states(9, if full() { 1 } else { 7 }, |state| {

@@ -310,6 +310,10 @@ const CRASH_CASES: &[CrashCase] = &[
     ("vmdk", "subformat=monolithicSparse,zeroed_grain=on", Some(128 << 10), &[], false),
     ("vpc", "force_size=on", None, &[], false),
     ("vpc", "force_size=on", None, &["write -P 5 0 70k"], false),
+    ("qed", "cluster_size=4k,table_size=2", None, &["write -P 5 0 20k"], false),
+    ("qed", "cluster_size=16k", Some(128 << 10), &["write -P 5 8k 20k"], false),
+    ("qcow", "", None, &["write -P 5 0 20k"], false),
+    ("qcow", "", Some(128 << 10), &["write -P 5 8k 20k"], true),
 ];
 
 /// A kill or a power failure at any point leaves an image that is consistent except for leaks, and
