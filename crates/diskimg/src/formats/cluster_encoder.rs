@@ -15,7 +15,7 @@ pub(crate) struct ClusterEncoder {
 
 impl ClusterEncoder {
     /// Returns an encoder of this codec with this level; `None` for the default level.
-    pub(crate) fn new(codec: Codec, encoder: Encoder, level: Option<u32>) -> Box<dyn UnitEncoder> {
+    pub(crate) fn of(codec: Codec, encoder: Encoder, level: Option<u32>) -> Box<dyn UnitEncoder> {
         // Units that were compressed elsewhere may have another level.
         let passes = level.is_none().then_some(codec);
         Box::new(Self { passes, encoder: encoder.at_level(level) })
@@ -23,7 +23,7 @@ impl ClusterEncoder {
 
     /// Returns an encoder of deflate streams with a window of 4 KiB.
     pub(crate) fn deflate(level: Option<u32>) -> Box<dyn UnitEncoder> {
-        Self::new(Codec::Deflate, Encoder::deflate_4k_window(), level)
+        Self::of(Codec::Deflate, Encoder::deflate_4k_window(), level)
     }
 }
 

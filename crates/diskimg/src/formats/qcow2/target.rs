@@ -104,7 +104,7 @@ impl TargetSpec for Qcow2Spec {
         self.compress.then(|| match self.options.compression {
             Compression::Zlib => ClusterEncoder::deflate(level),
             #[cfg(feature = "zstd")]
-            Compression::Zstd => ClusterEncoder::new(Codec::Zstd, Encoder::zstd(), level),
+            Compression::Zstd => ClusterEncoder::of(Codec::Zstd, Encoder::zstd(), level),
         })
     }
 
@@ -437,7 +437,7 @@ impl Target for Qcow2Target {
 pub(super) fn cluster_encoder(codec: Codec) -> Box<dyn UnitEncoder> {
     match codec {
         #[cfg(feature = "zstd")]
-        Codec::Zstd => ClusterEncoder::new(codec, Encoder::zstd(), None),
+        Codec::Zstd => ClusterEncoder::of(codec, Encoder::zstd(), None),
         _ => ClusterEncoder::deflate(None),
     }
 }
