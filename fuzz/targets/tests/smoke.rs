@@ -104,6 +104,8 @@ smoke! {
     vmdk_cowd
     vmdk_sesparse
     vhd
+    qed
+    qcow
     ovf_envelope
     ova_archive
     ova_packed
