@@ -72,6 +72,7 @@ fn all() -> Vec<Cell> {
     use Form::{
         Fragmented, Huge, HugeQcow2, Qcow2, Qcow2Zlib, Qcow2Zstd, Raw, Stream, Vhd, Vhdx, Vmdk,
         Fragmented, Huge, HugeQcow2, Qcow2, Qcow2Zlib, Qcow2Zstd, Raw, Stream, Vdi, Vhd, Vmdk,
+        Fragmented, Huge, HugeQcow2, Qcow, Qcow2, Qcow2Zlib, Qcow2Zstd, Qed, Raw, Stream, Vhd, Vmdk,
     };
     use Sharing::{Default, Offload};
     let level_1 = Cell::new("raw→qcow2 -c zlib, level 1", Raw, "qcow2", ZLIB, Floor::Unknown);
@@ -96,6 +97,10 @@ fn all() -> Vec<Cell> {
         Cell::stored("raw→vdi", Raw, "vdi"),
         Cell::stored("vdi→raw", Vdi, "raw"),
         Cell::stored("vdi→qcow2", Vdi, "qcow2"),
+        Cell::stored("raw→qed", Raw, "qed"),
+        Cell::stored("qed→raw", Qed, "raw"),
+        Cell::stored("raw→qcow", Raw, "qcow"),
+        Cell::stored("qcow→raw", Qcow, "raw"),
         Cell::new("raw→qcow2 -c zlib", Raw, "qcow2", ZLIB, Floor::ENCODE_DEFLATE),
         Cell { ours: ZLIB_LEVEL_1, ..level_1 },
         Cell::new("raw→qcow2 -c zstd", Raw, "qcow2", ZSTD, Floor::ENCODE_ZSTD),

@@ -163,7 +163,7 @@ impl Task<'_> {
     fn seven_zip(&self, program: &'static str) -> Contender {
         // Extracts to standard output, because 7-Zip chooses the names of extracted files.
         let kind = match self.cell.source.format() {
-            "qcow2" => "-tqcow",
+            "qcow2" | "qcow" => "-tqcow",
             "vpc" => "-tvhd",
             "vhdx" => "-tvhdx",
             "vdi" => "-tvdi",

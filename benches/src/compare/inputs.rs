@@ -38,6 +38,10 @@ pub(crate) enum Form {
     Vhdx,
     /// The same as a dynamic VDI.
     Vdi,
+    /// The same as QED.
+    Qed,
+    /// The same as QCOW version 1.
+    Qcow,
     /// A raw disk of 16 TiB with little data.
     Huge,
     /// The same as qcow2.
@@ -57,6 +61,8 @@ impl Form {
             Self::Vhd => "vpc",
             Self::Vhdx => "vhdx",
             Self::Vdi => "vdi",
+            Self::Qed => "qed",
+            Self::Qcow => "qcow",
         }
     }
 
@@ -71,6 +77,8 @@ impl Form {
             Self::Vhd => "ext4.vhd",
             Self::Vhdx => "ext4.vhdx",
             Self::Vdi => "ext4.vdi",
+            Self::Qed => "ext4.qed",
+            Self::Qcow => "ext4.qcow",
             Self::Huge => "huge.raw",
             Self::HugeQcow2 => "huge.qcow2",
             Self::Fragmented => "fragmented.qcow2",
@@ -89,6 +97,7 @@ impl Form {
             Self::Vhd => (Self::Raw, &["-o", "force_size=on"]),
             Self::Vhdx => (Self::Raw, &[]),
             Self::Vdi => (Self::Raw, &[]),
+            Self::Qed | Self::Qcow => (Self::Raw, &[]),
             Self::HugeQcow2 => (Self::Huge, &[]),
             Self::Raw | Self::Huge | Self::Fragmented => return None,
         })

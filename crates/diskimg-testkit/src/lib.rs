@@ -5,6 +5,7 @@
 //!     qcow2      qcow2 images with shared tables and clusters
 //!     esx        ESXi snapshot extents: COWD and seSparse
 //!     vhd, vhdx  VHD and VHDX: damaged, differencing, with a log
+//!     qed, qcow   QED and QCOW version 1 images with every size of tables
 //!     hosted     VMDK hosted sparse and stream-optimized extents with unusual parameters
 //!     iso, udf   ISO 9660 and UDF structures, field by field
 //!     appliance  OVF packages, packed with tar, gzip and 7-Zip
@@ -40,7 +41,9 @@ pub mod hosted;
 pub mod iso;
 #[cfg(unix)]
 pub mod oracles;
+pub mod qcow;
 pub mod qcow2;
+pub mod qed;
 pub mod slow;
 pub mod tool;
 pub mod udf;

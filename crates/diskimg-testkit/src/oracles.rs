@@ -25,7 +25,7 @@ pub enum Oracle {
     QemuImg,
     SevenZip,
     Dissect,
-    /// libvmdk or libvhdi.
+    /// libvmdk, libvhdi or libqcow.
     Libyal,
     /// VirtualBox, if `DISKIMG_VBOX_IMG` names its program `vbox-img`. Not in [`ALL`](Self::ALL).
     VirtualBox,
@@ -71,6 +71,8 @@ impl Oracle {
     /// Reads `image`, which has the format `vmdk`, `vpc` or `vhdx`, to its end and compares it with
     /// `disk`.
     /// Reads `image`, which has the format `vmdk`, `vpc` or `vdi`, to its end and compares it with `disk`.
+    /// Reads `image`, which has the format `vmdk`, `vpc` or `qcow`, to its end and compares it
+    /// with `disk`. qemu-img reads every format of QEMU.
     pub fn compare(self, format: &str, image: &Path, disk: &Disk) -> Verdict {
         match self {
             Self::QemuImg => compare_qemu_img(format, image, disk),
@@ -82,6 +84,9 @@ impl Oracle {
                 let kind = match format {
                     "vpc" => "-tvhd",
                     "vdi" => "-tvdi",
+                let kind = match format {
+                    "vpc" => "-tvhd",
+                    "qcow" => "-tqcow",
                     _ => "-tvmdk",
                 };
                 let mut command = Command::new("7zz");
@@ -101,7 +106,12 @@ impl Oracle {
             Self::Libyal => {
                 let (vhd, vmdk) =
                     (include_str!("oracles/libvhdi.py"), include_str!("oracles/libvmdk.py"));
-                compare_python(if format == "vpc" { vhd } else { vmdk }, image, disk)
+                let program = match format {
+                    "vpc" => vhd,
+                    "qcow" => include_str!("oracles/libqcow.py"),
+                    _ => vmdk,
+                };
+                compare_python(program, image, disk)
             }
             Self::Dissect => compare_python(
                 match format {

@@ -1,5 +1,6 @@
 //! Read, write and convert disk images: qcow2, VMDK, VHD, VHDX, OVA, ISO, raw.
 //! Read, write and convert disk images: qcow2, VMDK, VHD, VDI, OVA, ISO, raw.
+//! Read, write and convert disk images: qcow2, VMDK, VHD, QED, QCOW, OVA, ISO, raw.
 //!
 //! A disk image is a map from **guest bytes** (what the virtual machine sees) to **host offsets**
 //! (where those bytes are stored). [`Image`] reads guest bytes and maps them to host offsets;
@@ -64,6 +65,8 @@
         feature = "vhd",
         feature = "vhdx",
         feature = "vdi",
+        feature = "qed",
+        feature = "qcow",
         feature = "ova",
         feature = "iso",
         feature = "inspect"

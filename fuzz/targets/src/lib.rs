@@ -20,7 +20,9 @@ mod iso;
 mod judges;
 mod memory;
 mod ova;
+mod qcow;
 mod qcow2;
+mod qed;
 mod round_trip;
 mod samples;
 mod scatter;
@@ -58,6 +60,8 @@ pub const TARGETS: &[Target] = &[
         seeds: compressed::compressed_seeds,
     },
     Target { name: "vdi", function: vdi::vdi, seeds: vdi::vdi_seeds },
+    Target { name: "qed", function: qed::qed, seeds: qed::qed_seeds },
+    Target { name: "qcow", function: qcow::qcow, seeds: qcow::qcow_seeds },
     Target { name: "ovf_envelope", function: ova::envelope, seeds: ova::envelope_seeds },
     Target { name: "ova_archive", function: ova::archive, seeds: ova::archive_seeds },
     Target { name: "ova_packed", function: ova::packed, seeds: ova::packed_seeds },

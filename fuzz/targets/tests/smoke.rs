@@ -107,6 +107,8 @@ smoke! {
     vhdx
     compressed
     vdi
+    qed
+    qcow
     ovf_envelope
     ova_archive
     ova_packed

@@ -1,5 +1,6 @@
 """Disk images: read, write and convert qcow2, VMDK, VHD, VHDX, OVA and raw, without qemu-img.
 """Disk images: read, write and convert qcow2, VMDK, VHD, VDI, OVA and raw, without qemu-img.
+"""Disk images: read, write and convert qcow2, VMDK, VHD, QED, QCOW, OVA and raw, without qemu-img.
 
 >>> import diskimg
 >>> diskimg.create("disk.vmdk", "8M").size

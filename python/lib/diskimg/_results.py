@@ -342,7 +342,7 @@ class Inspection:
     """``unsafe`` if any finding has the severity ``error``."""
     format: str
     """The detected format: one of `FORMATS`, or one of which only the signature is known
-    (``vhd``, ``vhdx``, ``vdi``, ``qed``, ``luks``, …)."""
+    (``vhd``, ``vhdx``, ``vdi``, ``luks``, …)."""
     file_size: int
     """Length of the file in bytes."""
     claimed_format: str | None = None

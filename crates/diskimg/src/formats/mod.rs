@@ -14,6 +14,19 @@ pub(crate) mod distinct;
 mod embedded_archives;
 #[cfg(any(feature = "vmdk", feature = "vhd", feature = "vhdx"))]
 #[cfg(any(feature = "vmdk", feature = "vhd", feature = "vdi"))]
+#[cfg(any(feature = "qcow2", feature = "qed", feature = "qcow"))]
+pub(crate) mod cluster_encoder;
+#[cfg(any(
+    feature = "qcow2",
+    feature = "vmdk",
+    feature = "vhd",
+    feature = "qed",
+    feature = "qcow"
+))]
+pub(crate) mod distinct;
+#[cfg(feature = "inspect")]
+mod embedded_archives;
+#[cfg(any(feature = "vmdk", feature = "vhd", feature = "qed", feature = "qcow"))]
 pub(crate) mod findings;
 pub(crate) mod holes;
 #[cfg(feature = "inspect")]
@@ -26,8 +39,12 @@ pub(crate) mod named_parent;
 pub mod ova;
 #[cfg(feature = "inspect")]
 mod plain_disk;
+#[cfg(feature = "qcow")]
+pub mod qcow;
 #[cfg(feature = "qcow2")]
 pub mod qcow2;
+#[cfg(feature = "qed")]
+pub mod qed;
 pub mod raw;
 pub(crate) mod signatures;
 #[cfg(any(feature = "vmdk", feature = "vhd", feature = "vhdx"))]
@@ -38,6 +55,10 @@ pub(crate) mod uuid;
 pub(crate) mod uuid_search;
 #[cfg(feature = "vdi")]
 pub mod vdi;
+#[cfg(any(feature = "vmdk", feature = "vhd", feature = "qed", feature = "qcow"))]
+pub(crate) mod table_cache;
+#[cfg(any(feature = "qed", feature = "qcow"))]
+pub(crate) mod two_level;
 #[cfg(feature = "vhd")]
 pub mod vhd;
 #[cfg(feature = "vhdx")]

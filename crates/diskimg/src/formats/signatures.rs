@@ -2,7 +2,7 @@
 //! archives. A file with such a signature is not a raw disk unless the caller says so.
 //!
 //! ```text
-//!   first bytes    QFI\xfb 0 0 0 1   QED\0   conectix   vhdxfile   LUKS\xba\xbe   …
+//!   first bytes    conectix   vhdxfile   LUKS\xba\xbe   …
 //!   offset 64      VDI signature
 //!   offset 257     ustar (tar)
 //!   last sector    conectix (fixed VHD)   koly (DMG)
@@ -97,14 +97,20 @@ pub(crate) static SIGNATURES: &[Signature] = &[
             magics.iter().any(|magic| b.head.starts_with(magic)) || is_descriptor(b.head)
         })
     },
-    // Version 2 and later are qcow2. Version 0 does not exist; no other format starts like it.
+    #[cfg(not(feature = "qed"))]
     Signature {
+        advice: Some("this build does not include QED (cargo feature qed)"),
+        ..Signature::image("qed", "a QED image", |b| b.head.starts_with(b"QED\0"))
+    },
+    // Version 2 and later are qcow2. Version 0 does not exist; no other format starts like it.
+    #[cfg(not(feature = "qcow"))]
+    Signature {
+        advice: Some("this build does not include QCOW version 1 (cargo feature qcow)"),
         qemu: |b| b.head.starts_with(b"QFI\xfb\0\0\0\x01"),
         ..Signature::image("qcow", "a QCOW version 1 image", |b| {
             b.head.starts_with(b"QFI\xfb") && be32(b.head, 4).is_none_or(|version| version < 2)
         })
     },
-    Signature::image("qed", "a QED image", |b| b.head.starts_with(b"QED\0")),
     // QEMU before version 2.2, and libvirt.
     Signature::unknown_to_qemu("cow", "a COW (user-mode Linux) image", |b| {
         b.head.starts_with(b"OOOM\0\0\0")
@@ -419,6 +425,7 @@ fn is_descriptor(head: &[u8]) -> bool {
     false
 }
 
+#[cfg(not(all(feature = "qcow2", feature = "qcow")))]
 fn be32(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes)
 }

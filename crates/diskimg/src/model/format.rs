@@ -28,6 +28,12 @@ pub enum Format {
     /// VirtualBox's virtual disk image.
     #[cfg(feature = "vdi")]
     Vdi,
+    /// QEMU's enhanced disk format, which preceded version 3 of qcow2.
+    #[cfg(feature = "qed")]
+    Qed,
+    /// Version 1 of QEMU's copy-on-write format.
+    #[cfg(feature = "qcow")]
+    Qcow,
     /// A virtual appliance: an OVF package, either one archive (OVA) or an OVF descriptor with its
     /// files. Contains any number of disks.
     #[cfg(feature = "ova")]
@@ -51,6 +57,10 @@ impl Format {
         Self::Vhdx,
         #[cfg(feature = "vdi")]
         Self::Vdi,
+        #[cfg(feature = "qed")]
+        Self::Qed,
+        #[cfg(feature = "qcow")]
+        Self::Qcow,
         #[cfg(feature = "ova")]
         Self::Ova,
         #[cfg(feature = "iso")]
@@ -72,6 +82,10 @@ impl Format {
         ("vhdx", "vhdx"),
         #[cfg(not(feature = "vdi"))]
         ("vdi", "vdi"),
+        #[cfg(not(feature = "qed"))]
+        ("qed", "qed"),
+        #[cfg(not(feature = "qcow"))]
+        ("qcow", "qcow"),
         #[cfg(not(feature = "ova"))]
         ("ova", "ova"),
         #[cfg(not(feature = "iso"))]
@@ -92,6 +106,10 @@ impl Format {
             Self::Vhdx => "vhdx",
             #[cfg(feature = "vdi")]
             Self::Vdi => "vdi",
+            #[cfg(feature = "qed")]
+            Self::Qed => "qed",
+            #[cfg(feature = "qcow")]
+            Self::Qcow => "qcow",
             #[cfg(feature = "ova")]
             Self::Ova => "ova",
             #[cfg(feature = "iso")]
@@ -113,6 +131,7 @@ impl Format {
     /// `.vmdk`, `.vhd`, `.vhdx` and `.avhdx`, `.ova` and `.ovf` (an appliance), in any case. A file
     /// with another extension, such as `.img` or `.iso`, can have any format or is raw: `None`.
     /// `.vmdk`, `.vhd`, `.vdi`, `.ova` and `.ovf` (an appliance), in any case. A file with another
+    /// `.vmdk`, `.vhd`, `.qed`, `.ova` and `.ovf` (an appliance), in any case. A file with another
     /// extension, such as `.img` or `.iso`, can have any format or is raw: `None`.
     ///
     /// This is a guess for files that will be created. The format of an existing file is in its
@@ -130,6 +149,8 @@ impl Format {
             "vhdx" | "avhdx" => Some(Self::Vhdx),
             #[cfg(feature = "vdi")]
             "vdi" => Some(Self::Vdi),
+            #[cfg(feature = "qed")]
+            "qed" => Some(Self::Qed),
             #[cfg(feature = "ova")]
             "ova" | "ovf" => Some(Self::Ova),
             _ => None,

@@ -91,6 +91,10 @@ impl Format {
             Self::Vhdx => &formats::vhdx::DRIVER,
             #[cfg(feature = "vdi")]
             Self::Vdi => &formats::vdi::DRIVER,
+            #[cfg(feature = "qed")]
+            Self::Qed => &formats::qed::DRIVER,
+            #[cfg(feature = "qcow")]
+            Self::Qcow => &formats::qcow::DRIVER,
             #[cfg(feature = "ova")]
             Self::Ova => &formats::ova::DRIVER,
             #[cfg(feature = "iso")]
@@ -104,11 +108,17 @@ impl Format {
     /// # Errors
     /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if the extension is that of a format
     /// that is recognized but not supported, such as `.vdi`: nobody expects a raw disk there.
+    /// that is recognized but not supported, such as `.vhdx`: nobody expects a raw disk there.
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) for `.qcow`, which most people mean as qcow2.
     pub fn of_new_file(path: &Path) -> Result<Self> {
         if let Some(format) = Self::from_extension(path) {
             return Ok(format);
         }
         let extension = path.extension().map(|name| name.to_string_lossy().to_ascii_lowercase());
+        if extension.as_deref() == Some("qcow") {
+            let message = "the extension .qcow may mean QCOW version 1 or qcow2";
+            return Err(Error::invalid(message).hint("name the format: qcow2 or qcow"));
+        }
         match extension.map(|name| name.parse::<Self>()) {
             Some(Err(error)) if error.kind() == ErrorKind::Unsupported => {
                 Err(error.hint("name the format raw if a raw disk is to have this name"))

@@ -46,6 +46,8 @@ codes! {
     FormatMismatch = "format-mismatch", Error;
     /// The format is recognized by its signature but not supported, so it cannot be inspected.
     FormatNotRead = "format-not-read", Error;
+    /// A format or version that cloud platforms reject: QED, QCOW version 1.
+    RejectedFormat = "rejected-format", Error;
     /// The image is damaged, truncated, or exceeds the limits.
     Unreadable = "unreadable", Error;
     /// The version of the format is not supported.
@@ -209,7 +211,7 @@ pub struct Inspection {
     /// Whether the image is safe.
     pub verdict: Verdict,
     /// Detected format: the name of a [`Format`](crate::Format), or of a format that is only
-    /// recognized by its signature (`vhd`, `vhdx`, `vdi`, `qed`, `qcow`, `luks`, …).
+    /// recognized by its signature (`vhd`, `vhdx`, `vdi`, `luks`, …).
     pub format: &'static str,
     /// Format claimed by the caller.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -23,6 +23,7 @@ fn formats_that_are_not_supported_are_named_and_mistyped_ones_suggested() {
     lab.raw("a.raw");
     let all = "supported formats: qcow2, vmdk, vpc, vhdx, ova, iso, raw";
     let all = "supported formats: qcow2, vmdk, vpc, vdi, ova, iso, raw";
+    let all = "supported formats: qcow2, vmdk, vpc, qed, qcow, ova, iso, raw";
     for (name, message) in [
         (
             "parallels",
@@ -34,6 +35,7 @@ fn formats_that_are_not_supported_are_named_and_mistyped_ones_suggested() {
         ("vhdx", "(a VHDX image)"),
         ("qed", "(a QED image)"),
         ("qcow", "did you mean 'qcow2'?"),
+        ("qe", "did you mean 'qed'?"),
         ("qcow3", "Unknown driver 'qcow3' (did you mean 'qcow2'?"),
         ("vmkd", "Unknown driver 'vmkd' (did you mean 'vmdk'?"),
         ("nonsense", "Unknown driver 'nonsense' (supported formats"),
@@ -117,6 +119,12 @@ fn the_extension_of_a_format_that_is_not_supported_does_not_mean_raw() {
         assert!(!lab.path("b.dmg").exists());
     }
     lab.line("convert -O raw a.raw b.dmg").ok();
+    // Most people who write it mean qcow2.
+    let run = lab.line("convert a.raw b.qcow");
+    assert!(run.code == Some(1) && run.err.contains("may mean QCOW version 1 or qcow2"), "{run:?}");
+    lab.line("convert -O qcow a.raw b.qcow").ok();
+    lab.line("convert a.raw b.qed").ok();
+    lab.line("convert -O raw a.raw b.vhdx").ok();
     lab.line("convert a.raw b.img").ok();
 }
 

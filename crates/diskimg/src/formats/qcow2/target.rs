@@ -19,13 +19,13 @@ use super::header::{self, Autoclear, Compatible, Incompatible, RawHeader};
 use super::options::{Compression, CreateOptions, Preallocation};
 use super::tables;
 use crate::error::{Error, Result};
+use crate::formats::cluster_encoder::ClusterEncoder;
 use crate::model::backing::Backing;
-use crate::model::extent::Encoded;
-use crate::model::target::{
-    Allocate, CreateRequest, Slot, Target, TargetSpec, UnitEncoder, append_filled,
-};
+use crate::model::target::{Allocate, CreateRequest, Slot, Target, TargetSpec, UnitEncoder};
 use crate::storage::buffer;
-use crate::storage::codec::{Codec, Encoder};
+use crate::storage::codec::Codec;
+#[cfg(feature = "zstd")]
+use crate::storage::codec::Encoder;
 use crate::storage::number::{to_index, to_u32, to_u64, to_usize};
 use crate::storage::output::Output;
 use crate::storage::sink::Sink;
@@ -100,17 +100,12 @@ impl TargetSpec for Qcow2Spec {
     }
 
     fn encoder(&self) -> Option<Box<dyn UnitEncoder>> {
-        let (codec, encoder) = match self.options.compression {
-            Compression::Zlib => (Codec::Deflate, Encoder::deflate_4k_window()),
-            #[cfg(feature = "zstd")]
-            Compression::Zstd => (Codec::Zstd, Encoder::zstd()),
-        };
         let level = self.options.compression_level;
-        let encoder = encoder.at_level(level);
-        // Units that were compressed elsewhere may have another level.
-        let passes = level.is_none().then_some(codec);
-        self.compress
-            .then(|| -> Box<dyn UnitEncoder> { Box::new(ClusterEncoder { passes, encoder }) })
+        self.compress.then(|| match self.options.compression {
+            Compression::Zlib => ClusterEncoder::deflate(level),
+            #[cfg(feature = "zstd")]
+            Compression::Zstd => ClusterEncoder::of(Codec::Zstd, Encoder::zstd(), level),
+        })
     }
 
     fn start(&self, output: &mut Output) -> Result<Box<dyn Target>> {
@@ -438,43 +433,11 @@ impl Target for Qcow2Target {
     }
 }
 
-/// Compresses clusters. Clusters that do not become smaller are stored uncompressed.
-#[derive(Debug)]
-struct ClusterEncoder {
-    /// Codec of the compressed units that are accepted as stored; `None` if none are.
-    passes: Option<Codec>,
-    encoder: Encoder,
-}
-
-impl UnitEncoder for ClusterEncoder {
-    fn encode(&mut self, _at: u64, unit: &[u8], out: &mut Vec<u8>) -> Result<bool> {
-        self.encoder
-            .encode(unit, unit.len(), out)
-            .map_err(|e| Error::io("cannot compress a cluster", e))
-    }
-
-    fn passes(&self, unit: &Encoded) -> bool {
-        // Compressed data must be smaller than a cluster.
-        Some(unit.codec) == self.passes && u64::from(unit.stored) < unit.unit.end - unit.unit.start
-    }
-
-    fn pass(
-        &mut self,
-        _at: u64,
-        len: usize,
-        fill: &mut dyn FnMut(&mut [u8]) -> Result<()>,
-        out: &mut Vec<u8>,
-    ) -> Result<()> {
-        append_filled(len, fill, out)
-    }
-}
-
 /// Returns an encoder for the clusters of an existing image.
 pub(super) fn cluster_encoder(codec: Codec) -> Box<dyn UnitEncoder> {
-    let encoder = match codec {
+    match codec {
         #[cfg(feature = "zstd")]
-        Codec::Zstd => Encoder::zstd(),
-        _ => Encoder::deflate_4k_window(),
-    };
-    Box::new(ClusterEncoder { passes: Some(codec), encoder })
+        Codec::Zstd => ClusterEncoder::of(codec, Encoder::zstd(), None),
+        _ => ClusterEncoder::deflate(None),
+    }
 }

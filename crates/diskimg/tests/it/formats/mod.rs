@@ -5,6 +5,8 @@ mod guest_disk;
 mod hostile;
 mod ova;
 mod overlays;
+mod qcow;
+mod qed;
 mod readers;
 mod real_images;
 mod vdi;

@@ -124,6 +124,7 @@ fn unsupported_formats_are_refused_by_inspect() {
     for (name, bytes) in [
         ("qcow", padded(b"QFI\xfb\0\0\0\x01")),
         ("qed", padded(b"QED\0")),
+        ("vhdx", padded(b"vhdxfile")),
         ("vdi", vdi),
         ("vhdx", padded(b"vhdxfile")),
         ("luks", padded(b"LUKS\xba\xbe\0\x01")),
@@ -136,6 +137,21 @@ fn unsupported_formats_are_refused_by_inspect() {
         let found = inspect_bytes(&bytes, &InspectOptions::new());
         assert_eq!(found.format, name);
         assert!(found.finding(Code::FormatNotRead).is_some() && !found.is_safe(), "{name}");
+    }
+}
+
+/// OpenStack rejects them, whatever their headers say.
+#[test]
+fn formats_that_clouds_reject_are_refused_by_inspect() {
+    for (name, start) in
+        [("qcow", &b"QFI\xfb\0\0\0\x01"[..]), ("qcow", b"QFI\xfb"), ("qed", b"QED\0")]
+    {
+        for len in [0, 16, 1024] {
+            let bytes = [start, &vec![0; len]].concat();
+            let found = inspect_bytes(&bytes, &InspectOptions::new());
+            assert_eq!(found.format, name);
+            assert!(found.finding(Code::RejectedFormat).is_some() && !found.is_safe(), "{name}");
+        }
     }
 }
 

@@ -312,6 +312,10 @@ const CRASH_CASES: &[CrashCase] = &[
     ("vpc", "force_size=on", None, &["write -P 5 0 70k"], false),
     ("vdi", "static=off", None, &[], false),
     ("vdi", "static=off", None, &["write -P 5 0 70k"], false),
+    ("qed", "cluster_size=4k,table_size=2", None, &["write -P 5 0 20k"], false),
+    ("qed", "cluster_size=16k", Some(128 << 10), &["write -P 5 8k 20k"], false),
+    ("qcow", "", None, &["write -P 5 0 20k"], false),
+    ("qcow", "", Some(128 << 10), &["write -P 5 8k 20k"], true),
 ];
 
 /// A kill or a power failure at any point leaves an image that is consistent except for leaks, and

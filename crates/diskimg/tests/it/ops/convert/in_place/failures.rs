@@ -11,11 +11,14 @@ use std::sync::Arc;
 
 /// Format and options of the targets.
 const TARGETS: [(&str, &str); 5] = [
+const TARGETS: [(&str, &str); 6] = [
     ("qcow2", "cluster_size=4k"),
     ("qcow2", "cluster_size=512,refcount_bits=64"),
     ("vmdk", "subformat=monolithicSparse"),
     ("vpc", "force_size=on"),
     ("vdi", "static=off"),
+    ("qed", "cluster_size=4k,table_size=2"),
+    ("qcow", ""),
 ];
 
 /// After a write that failed, be it for lack of space, the image is consistent, the error says what
