@@ -1,4 +1,4 @@
-//! Read, write and convert disk images: qcow2, VMDK, VHD, OVA, ISO, raw.
+//! Read, write and convert disk images: qcow2, VMDK, VHD, Parallels, OVA, ISO, raw.
 //!
 //! A disk image is a map from **guest bytes** (what the virtual machine sees) to **host offsets**
 //! (where those bytes are stored). [`Image`] reads guest bytes and maps them to host offsets;
@@ -61,6 +61,7 @@
         feature = "qcow2",
         feature = "vmdk",
         feature = "vhd",
+        feature = "parallels",
         feature = "ova",
         feature = "iso",
         feature = "inspect"

@@ -8,11 +8,11 @@
 // A cast could silently truncate a number from an image; `storage::number` has checked conversions.
 #![cfg_attr(not(test), deny(clippy::as_conversions))]
 
-#[cfg(any(feature = "qcow2", feature = "vmdk", feature = "vhd"))]
+#[cfg(any(feature = "qcow2", feature = "vmdk", feature = "vhd", feature = "parallels"))]
 pub(crate) mod distinct;
 #[cfg(feature = "inspect")]
 mod embedded_archives;
-#[cfg(any(feature = "vmdk", feature = "vhd"))]
+#[cfg(any(feature = "vmdk", feature = "vhd", feature = "parallels"))]
 pub(crate) mod findings;
 pub(crate) mod holes;
 #[cfg(feature = "inspect")]
@@ -21,6 +21,8 @@ pub(crate) mod inspect;
 pub mod iso;
 #[cfg(feature = "ova")]
 pub mod ova;
+#[cfg(feature = "parallels")]
+pub mod parallels;
 #[cfg(feature = "inspect")]
 mod plain_disk;
 #[cfg(feature = "qcow2")]

@@ -22,6 +22,9 @@ pub enum Format {
     /// Microsoft's virtual hard disk of Virtual PC and Hyper-V, which QEMU calls `vpc`.
     #[cfg(feature = "vhd")]
     Vhd,
+    /// The virtual disk of Parallels Desktop and Virtuozzo: an expandable image, or a bundle of images.
+    #[cfg(feature = "parallels")]
+    Parallels,
     /// A virtual appliance: an OVF package, either one archive (OVA) or an OVF descriptor with its
     /// files. Contains any number of disks.
     #[cfg(feature = "ova")]
@@ -41,6 +44,8 @@ impl Format {
         Self::Vmdk,
         #[cfg(feature = "vhd")]
         Self::Vhd,
+        #[cfg(feature = "parallels")]
+        Self::Parallels,
         #[cfg(feature = "ova")]
         Self::Ova,
         #[cfg(feature = "iso")]
@@ -58,6 +63,10 @@ impl Format {
         ("vpc", "vhd"),
         #[cfg(not(feature = "vhd"))]
         ("vhd", "vhd"),
+        #[cfg(not(feature = "parallels"))]
+        ("parallels", "parallels"),
+        #[cfg(not(feature = "parallels"))]
+        ("ploop", "parallels"),
         #[cfg(not(feature = "ova"))]
         ("ova", "ova"),
         #[cfg(not(feature = "iso"))]
@@ -74,6 +83,8 @@ impl Format {
             Self::Vmdk => "vmdk",
             #[cfg(feature = "vhd")]
             Self::Vhd => "vpc",
+            #[cfg(feature = "parallels")]
+            Self::Parallels => "parallels",
             #[cfg(feature = "ova")]
             Self::Ova => "ova",
             #[cfg(feature = "iso")]
@@ -81,19 +92,21 @@ impl Format {
         }
     }
 
-    /// Returns the name that OpenStack uses: `vhd` where QEMU says `vpc`, otherwise
-    /// [`name`](Self::name).
+    /// Returns the name that OpenStack uses: `vhd` where QEMU says `vpc`, `ploop` where it says
+    /// `parallels`, otherwise [`name`](Self::name).
     pub const fn openstack_name(self) -> &'static str {
         match self {
             #[cfg(feature = "vhd")]
             Self::Vhd => "vhd",
+            #[cfg(feature = "parallels")]
+            Self::Parallels => "ploop",
             _ => self.name(),
         }
     }
 
     /// Returns the format that new files with the extension of `path` usually have: `.qcow2`,
-    /// `.vmdk`, `.vhd`, `.ova` and `.ovf` (an appliance), in any case. A file with another extension,
-    /// such as `.img` or `.iso`, can have any format or is raw: `None`.
+    /// `.vmdk`, `.vhd`, `.hds` and `.hdd` (Parallels), `.ova` and `.ovf` (an appliance), in any case. A
+    /// file with another extension, such as `.img` or `.iso`, can have any format or is raw: `None`.
     ///
     /// This is a guess for files that will be created. The format of an existing file is in its
     /// contents.
@@ -106,6 +119,8 @@ impl Format {
             "vmdk" => Some(Self::Vmdk),
             #[cfg(feature = "vhd")]
             "vhd" => Some(Self::Vhd),
+            #[cfg(feature = "parallels")]
+            "hds" | "hdd" => Some(Self::Parallels),
             #[cfg(feature = "ova")]
             "ova" | "ovf" => Some(Self::Ova),
             _ => None,

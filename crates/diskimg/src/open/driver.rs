@@ -87,6 +87,8 @@ impl Format {
             Self::Vmdk => &formats::vmdk::DRIVER,
             #[cfg(feature = "vhd")]
             Self::Vhd => &formats::vhd::DRIVER,
+            #[cfg(feature = "parallels")]
+            Self::Parallels => &formats::parallels::DRIVER,
             #[cfg(feature = "ova")]
             Self::Ova => &formats::ova::DRIVER,
             #[cfg(feature = "iso")]
