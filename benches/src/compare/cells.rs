@@ -69,7 +69,9 @@ impl Cell {
 
 /// Returns all cells.
 fn all() -> Vec<Cell> {
-    use Form::{Fragmented, Huge, HugeQcow2, Qcow2, Qcow2Zlib, Qcow2Zstd, Raw, Stream, Vhd, Vmdk};
+    use Form::{
+        Fragmented, Huge, HugeQcow2, Parallels, Qcow2, Qcow2Zlib, Qcow2Zstd, Raw, Stream, Vhd, Vmdk,
+    };
     use Sharing::{Default, Offload};
     let level_1 = Cell::new("raw→qcow2 -c zlib, level 1", Raw, "qcow2", ZLIB, Floor::Unknown);
     vec![
@@ -85,6 +87,9 @@ fn all() -> Vec<Cell> {
         Cell::new("raw→vpc", Raw, "vpc", FORCE_SIZE, Floor::Copy),
         Cell::stored("vpc→raw", Vhd, "raw"),
         Cell::stored("vpc→qcow2", Vhd, "qcow2"),
+        Cell::stored("raw→parallels", Raw, "parallels"),
+        Cell::stored("parallels→raw", Parallels, "raw"),
+        Cell::stored("parallels→qcow2", Parallels, "qcow2"),
         Cell::new("raw→qcow2 -c zlib", Raw, "qcow2", ZLIB, Floor::ENCODE_DEFLATE),
         Cell { ours: ZLIB_LEVEL_1, ..level_1 },
         Cell::new("raw→qcow2 -c zstd", Raw, "qcow2", ZSTD, Floor::ENCODE_ZSTD),

@@ -34,6 +34,8 @@ pub(crate) enum Form {
     Stream,
     /// The same as a dynamic VHD.
     Vhd,
+    /// The same as a Parallels image.
+    Parallels,
     /// A raw disk of 16 TiB with little data.
     Huge,
     /// The same as qcow2.
@@ -51,6 +53,7 @@ impl Form {
             Self::HugeQcow2 | Self::Fragmented => "qcow2",
             Self::Vmdk | Self::Stream => "vmdk",
             Self::Vhd => "vpc",
+            Self::Parallels => "parallels",
         }
     }
 
@@ -63,6 +66,7 @@ impl Form {
             Self::Vmdk => "ext4.vmdk",
             Self::Stream => "ext4-stream.vmdk",
             Self::Vhd => "ext4.vhd",
+            Self::Parallels => "ext4.hds",
             Self::Huge => "huge.raw",
             Self::HugeQcow2 => "huge.qcow2",
             Self::Fragmented => "fragmented.qcow2",
@@ -79,6 +83,7 @@ impl Form {
             Self::Vmdk => (Self::Raw, &[]),
             Self::Stream => (Self::Raw, &["-o", "subformat=streamOptimized"]),
             Self::Vhd => (Self::Raw, &["-o", "force_size=on"]),
+            Self::Parallels => (Self::Raw, &[]),
             Self::HugeQcow2 => (Self::Huge, &[]),
             Self::Raw | Self::Huge | Self::Fragmented => return None,
         })

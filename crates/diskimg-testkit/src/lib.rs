@@ -5,6 +5,7 @@
 //!     qcow2      qcow2 images with shared tables and clusters
 //!     esx        ESXi snapshot extents: COWD and seSparse
 //!     hosted     VMDK hosted sparse and stream-optimized extents with unusual parameters
+//!     parallels  Parallels images with unusual parameters, and bundles
 //!     iso, udf   ISO 9660 and UDF structures, field by field
 //!     appliance  OVF packages, packed with tar, gzip and 7-Zip
 //!   contents
@@ -39,6 +40,7 @@ pub mod hosted;
 pub mod iso;
 #[cfg(unix)]
 pub mod oracles;
+pub mod parallels;
 pub mod qcow2;
 pub mod slow;
 pub mod tool;

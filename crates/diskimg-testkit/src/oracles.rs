@@ -1,4 +1,4 @@
-//! Independent readers of VMDK and VHD, whose results are compared with a disk's content.
+//! Independent readers of VMDK, VHD and Parallels, whose results are compared with a disk's content.
 //!
 //! ```text
 //!   image ──► reader ──► guest bytes ──┐
@@ -24,7 +24,7 @@ pub enum Oracle {
     QemuImg,
     SevenZip,
     Dissect,
-    /// libvmdk or libvhdi.
+    /// libvmdk, libvhdi or libphdi.
     Libyal,
 }
 
@@ -64,9 +64,17 @@ impl Oracle {
         }
     }
 
-    /// Reads `image`, which has the format `vmdk` or `vpc`, to its end and compares it with `disk`.
+    /// Reads `image`, which has the format `vmdk`, `vpc` or `parallels`, to its end and compares it
+    /// with `disk`. 7-Zip does not know Parallels, and qemu-img no bundles.
     pub fn compare(self, format: &str, image: &Path, disk: &Disk) -> Verdict {
         match self {
+            Self::SevenZip if format == "parallels" => Verdict::NotInstalled,
+            Self::Dissect if format == "parallels" => {
+                compare_python(include_str!("oracles/dissect_hdd.py"), image, disk)
+            }
+            Self::Libyal if format == "parallels" => {
+                compare_python(include_str!("oracles/libphdi.py"), image, disk)
+            }
             Self::QemuImg => compare_qemu_img(format, image, disk),
             Self::SevenZip => {
                 let kind = if format == "vpc" { "-tvhd" } else { "-tvmdk" };

@@ -104,6 +104,7 @@ smoke! {
     vmdk_cowd
     vmdk_sesparse
     vhd
+    parallels
     ovf_envelope
     ova_archive
     ova_packed

@@ -1,4 +1,4 @@
-"""Disk images: read, write and convert qcow2, VMDK, VHD, OVA and raw, without qemu-img.
+"""Disk images: read, write and convert qcow2, VMDK, VHD, Parallels, OVA and raw, without qemu-img.
 
 >>> import diskimg
 >>> diskimg.create("disk.vmdk", "8M").size

@@ -59,7 +59,7 @@ Callback: TypeAlias = Callable[[int, int], object]
 Progress: TypeAlias = Callback | bool | None
 """A callable, or `True` for a progress bar on standard error."""
 
-Format: TypeAlias = Literal["qcow2", "vmdk", "vpc", "ova", "iso", "raw"]
+Format: TypeAlias = Literal["qcow2", "vmdk", "vpc", "parallels", "ova", "iso", "raw"]
 """The name of a format; `FORMATS` has them all."""
 
 VmdkSubformat: TypeAlias = Literal[

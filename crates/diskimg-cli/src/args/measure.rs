@@ -12,7 +12,7 @@ Examples:
   diskimg measure -O qcow2 disk.raw
   diskimg measure -O qcow2 --size 10G";
 
-/// Calculate the size of a new raw, qcow2, VHD or ISO image.
+/// Calculate the size of a new raw, qcow2, VHD, Parallels or ISO image.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

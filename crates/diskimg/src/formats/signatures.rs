@@ -284,6 +284,7 @@ fn is_dmg(buffer: &ProbeBuffer<'_>) -> bool {
         || tail.ends_with(b"cdsaencr")
 }
 
+#[cfg(not(feature = "parallels"))]
 fn is_parallels(buffer: &ProbeBuffer<'_>) -> bool {
     [b"WithoutFreeSpace", b"WithouFreSpacExt"].iter().any(|magic| buffer.head.starts_with(*magic))
 }

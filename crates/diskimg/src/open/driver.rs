@@ -20,7 +20,7 @@ use crate::open::probe::ProbeBuffer;
 use crate::storage::edit::Storage;
 use crate::storage::source::Source;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -119,6 +119,16 @@ impl Format {
     /// for a new image of this format.
     pub fn options(self) -> &'static [OptionSpec] {
         self.driver().options
+    }
+}
+
+/// Returns the file to open if `path` stands for a bundle, an image that is a directory, and the image
+/// is in the bundle's format or in one that is to be probed.
+pub(crate) fn file_of_bundle(path: &Path, format: Option<Format>) -> Option<PathBuf> {
+    match format {
+        #[cfg(feature = "parallels")]
+        None | Some(Format::Parallels) => formats::parallels::file_of_bundle(path),
+        _ => None,
     }
 }
 

@@ -397,7 +397,8 @@ impl OpenOptions {
         !self.alone && (self.with_chain || !self.metadata_only)
     }
 
-    /// Opens the image at `path` (a regular file or block device) and its backing chain. `-` is
+    /// Opens the image at `path` (a regular file, a block device, or the directory of a Parallels
+    /// bundle) and its backing chain. `-` is
     /// standard input, `appliance.ova:2` the second disk of an appliance (see
     /// [`disk`](Self::disk)), and a name with the scheme of a [`protocol`](Self::protocol) a URL.
     ///
@@ -473,9 +474,11 @@ impl OpenOptions {
             read_mode: ReadMode::default(),
         };
         match at {
-            Location::Path(_) => {
+            Location::Path(path) => {
                 mode.read_mode = self.read_mode;
-                Ok((protocol.open(at, &mode)?, None))
+                // A bundle is opened by its descriptor.
+                let file = driver::file_of_bundle(path, self.format).map(Location::Path);
+                Ok((protocol.open(file.as_ref().unwrap_or(at), &mode)?, None))
             }
             // Protocols of the caller do not get the permission to map files into memory.
             Location::Url(url) => {

@@ -21,13 +21,10 @@ fn formats_have_other_usual_names_in_any_case() {
 fn formats_that_are_not_supported_are_named_and_mistyped_ones_suggested() {
     let lab = Lab::new();
     lab.raw("a.raw");
-    let all = "supported formats: qcow2, vmdk, vpc, ova, iso, raw";
+    let all = "supported formats: qcow2, vmdk, vpc, parallels, ova, iso, raw";
     for (name, message) in [
-        (
-            "parallels",
-            "the format 'parallels' (a Parallels image) is recognized, but not supported",
-        ),
-        ("PLOOP", "the format 'ploop' (a Parallels image) is recognized, but not supported"),
+        ("bochs", "the format 'bochs' (a Bochs image) is recognized, but not supported"),
+        ("CLOOP", "the format 'cloop' (a cloop image) is recognized, but not supported"),
         ("vhdx", "(a VHDX image)"),
         ("vdi", "(a VDI image)"),
         ("qed", "(a QED image)"),

@@ -208,8 +208,11 @@ impl Opener<'_> {
         guest: &Range<u64>,
         is_top: bool,
     ) -> Result<StoredImage> {
-        let unopened =
-            |why| StoredImage { entry: Some(entry.clone()), file: 0, data: ImageData::Unopened(why) };
+        let unopened = |why| StoredImage {
+            entry: Some(entry.clone()),
+            file: 0,
+            data: ImageData::Unopened(why),
+        };
         if self.context.metadata_only && !self.context.with_extents {
             return Ok(unopened(None));
         }
@@ -274,16 +277,15 @@ impl Opener<'_> {
     ) -> Result<ImageData> {
         let needed = guest.end - guest.start;
         let contradiction = |size: u64| {
-            let message = format!(
-                "the image '{}' has {size} bytes, but its storage {needed}",
-                entry.file
-            );
+            let message =
+                format!("the image '{}' has {size} bytes, but its storage {needed}", entry.file);
             Error::corrupt(STRUCTURE, message)
         };
         match entry.image_type {
             // What is above an image that was made larger is read as zeros from smaller ones.
-            ImageType::Plain if source.len() < needed && is_top => Err(contradiction(source.len())
-                .hint("the file is probably truncated")),
+            ImageType::Plain if source.len() < needed && is_top => {
+                Err(contradiction(source.len()).hint("the file is probably truncated"))
+            }
             ImageType::Plain => Ok(ImageData::Plain { len: source.len() }),
             ImageType::Expandable => {
                 let image = Expandable::open(Arc::clone(source), &self.limits)?;

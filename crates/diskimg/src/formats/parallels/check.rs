@@ -130,8 +130,7 @@ impl Check<'_, '_> {
             Ok(None) => 0,
             Ok(Some(extension)) => {
                 let findings = &mut *self.findings;
-                let mut report =
-                    |message: String| findings.corruption(format!("{name}{message}"));
+                let mut report = |message: String| findings.corruption(format!("{name}{message}"));
                 let checked = extension.check(own, &mut report);
                 checked.unwrap_or_else(|error| {
                     self.findings.unreadable(&what, &error);

@@ -116,7 +116,8 @@ impl Clusters {
         let guest = self.guest(index);
         let end = start + (guest.end - guest.start);
         if end > self.source.len() {
-            let message = format!("cluster {index} extends to {end:#x}, beyond the end of the file");
+            let message =
+                format!("cluster {index} extends to {end:#x}, beyond the end of the file");
             return Err(Error::corrupt(TABLE, message)
                 .at(HEADER_BYTES + index * 4)
                 .hint("the file is probably truncated"));

@@ -299,7 +299,8 @@ fn parameters(node: Node<'_, '_>) -> Result<u64> {
             .hint("convert it with prl_disk_tool"));
     }
     let engine = child(node, "Encryption").and_then(|encryption| child(encryption, "Engine"));
-    let is_none = |engine: &str| engine.is_empty() || Guid::parse(engine).is_some_and(|g| g.is_nil());
+    let is_none =
+        |engine: &str| engine.is_empty() || Guid::parse(engine).is_some_and(|g| g.is_nil());
     if engine.is_some_and(|engine| !is_none(text(engine))) {
         return Err(Error::unsupported("an encrypted disk")
             .hint("decrypt it in the program that encrypted it"));
@@ -357,7 +358,8 @@ fn require_cover(storages: &[StorageEntry], sectors: u64) -> Result<()> {
     for storage in storages {
         let (start, end) = (storage.start, storage.end);
         if start != next || end < start {
-            let message = format!("the storage of sectors {start} to {end} does not start at {next}");
+            let message =
+                format!("the storage of sectors {start} to {end} does not start at {next}");
             return Err(corrupt(message));
         }
         next = end;
@@ -429,7 +431,12 @@ mod tests {
         let guid = Guid::parse(" {5FBAABE3-6958-40ff-92a7-860e329aab41}").expect("valid");
         assert_eq!(guid, default_top());
         assert_eq!(Guid::parse(DEFAULT_TOP), Some(default_top()));
-        for wrong in ["", "{}", "{5fbaabe3-6958-40ff-92a7-860e329aab4}", "5fbaabe3_6958-40ff-92a7-860e329aab41"] {
+        for wrong in [
+            "",
+            "{}",
+            "{5fbaabe3-6958-40ff-92a7-860e329aab4}",
+            "5fbaabe3_6958-40ff-92a7-860e329aab41",
+        ] {
             assert_eq!(Guid::parse(wrong), None, "{wrong}");
         }
     }

@@ -157,7 +157,8 @@ impl Parallels {
     }
 
     fn bitmaps(&self) -> Vec<Value> {
-        let extensions = self.images().filter_map(|image| image.expandable()?.extension.as_ref().ok());
+        let extensions =
+            self.images().filter_map(|image| image.expandable()?.extension.as_ref().ok());
         let bitmaps = extensions.flatten().flat_map(|extension| &extension.bitmaps);
         let value = |bitmap: &super::extension::Bitmap| {
             Value::Map(vec![
@@ -192,8 +193,8 @@ fn selected(descriptor: &Descriptor, selector: &SnapshotSelector) -> Result<Guid
         // Snapshots of bundles have no names.
         SnapshotSelector::Exactly { id: None, name } => name.as_deref().unwrap_or_default(),
     };
-    let found = Guid::parse(text)
-        .and_then(|guid| descriptor.shots.iter().find(|shot| shot.guid == guid));
+    let found =
+        Guid::parse(text).and_then(|guid| descriptor.shots.iter().find(|shot| shot.guid == guid));
     if let Some(shot) = found {
         return Ok(shot.guid.clone());
     }

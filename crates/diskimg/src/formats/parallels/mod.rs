@@ -42,7 +42,6 @@ mod write;
 use crate::error::{Error, Result};
 use crate::model::options::{EXTENT_SIZE_HINT, NOCOW, OptionKind, OptionSpec};
 use crate::open::driver::{Driver, NodeKeys};
-use crate::open::probe::ProbeBuffer;
 use crate::storage::source::Source;
 
 pub(crate) use bundle::file_of_bundle;

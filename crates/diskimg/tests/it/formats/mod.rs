@@ -5,6 +5,7 @@ mod guest_disk;
 mod hostile;
 mod ova;
 mod overlays;
+mod parallels;
 mod readers;
 mod real_images;
 mod vhd;

@@ -28,6 +28,8 @@ pub(super) struct ClusterWriter {
     old_end: u64,
     /// Host offset of the next cluster.
     end: u64,
+    /// The image is marked as in use.
+    is_open: bool,
 }
 
 impl ClusterWriter {
@@ -61,6 +63,7 @@ impl ClusterWriter {
             changed: BTreeSet::new(),
             old_end: end,
             end,
+            is_open: false,
         })
     }
 
@@ -68,11 +71,28 @@ impl ClusterWriter {
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) if the file cannot be written.
-    pub(super) fn begin(&self) -> Result<()> {
+    pub(super) fn begin(&mut self) -> Result<()> {
+        self.is_open = true;
+        self.write_header(IN_USE)
+    }
+
+    /// Marks the image as closed, if it is in use. What was written must be consistent.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) if the file cannot be written.
+    pub(super) fn close(&mut self) -> Result<()> {
+        match std::mem::take(&mut self.is_open) {
+            true => self.write_header(CLOSED),
+            false => Ok(()),
+        }
+    }
+
+    /// Writes the header, after all that was written before.
+    fn write_header(&self, in_use: u32) -> Result<()> {
         let mut edits = Edits::new();
-        edits.phase([self.header(IN_USE)]);
-        let applied = edits.apply(&*self.storage);
-        applied.map_err(|e| Error::io("cannot modify the image", e).in_structure(STRUCTURE))
+        edits.phase([self.header(in_use)]);
+        let flushed = self.storage.flush().and_then(|()| edits.apply(&*self.storage));
+        flushed.map_err(|e| Error::io("cannot modify the image", e).in_structure(STRUCTURE))
     }
 
     fn header(&self, in_use: u32) -> Edit {
@@ -129,19 +149,20 @@ impl ClusterWriter {
         Ok(())
     }
 
-    /// Stores the table, and marks the image as closed. The data must be durable.
+    /// Stores the table, and marks the image as closed.
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) if the file cannot be written.
-    pub(super) fn store(&self) -> Result<()> {
+    pub(super) fn store(&mut self) -> Result<()> {
+        self.storage.flush().map_err(|e| Error::io("cannot modify the image", e))?;
         let mut phases = Edits::new();
         if self.end > self.old_end {
             phases.phase([Edit::SetLen(self.end)]);
         }
         phases.phase(self.changed.iter().map(|&sector| self.table_sector(sector)));
-        phases.phase([self.header(CLOSED)]);
         let applied = phases.apply(&*self.storage);
-        applied.map_err(|e| Error::io("cannot modify the image", e).in_structure(TABLE))
+        applied.map_err(|e| Error::io("cannot modify the image", e).in_structure(TABLE))?;
+        self.close()
     }
 
     /// Returns the entries in a sector of the file.

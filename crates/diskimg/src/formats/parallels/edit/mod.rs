@@ -54,16 +54,17 @@ impl MutableLayer for ParallelsMut {
 
     fn into_target(self: Box<Self>, _: &WriteRequest) -> Result<Option<Box<dyn TargetSpec>>> {
         let Some(image) = self.image.single() else {
-            return Err(Error::unsupported("a bundle cannot be written in place")
-                .hint("write to an image of its own, or to the .hds file of a bundle without \
-                       snapshots"));
+            return Err(Error::unsupported("a bundle cannot be written in place").hint(
+                "write to an image of its own, or to the .hds file of a bundle without \
+                       snapshots",
+            ));
         };
         require_writable(image)?;
         let size = self.image.disk_layout().size;
         let quantum = quantum(image.clusters.header.cluster_bytes);
         let writer = ClusterWriter::new(&image.clusters, Arc::clone(&self.storage))?;
         let sink: Arc<dyn Sink> = self.storage.clone();
-        let target = ExistingTarget { storage: self.storage, sinks: [sink], writer };
+        let target = ExistingTarget { sinks: [sink], writer };
         Ok(Some(Box::new(ExistingSpec { size, quantum, target: Mutex::new(Some(target)) })))
     }
 }
@@ -74,8 +75,10 @@ fn require_writable(image: &Expandable) -> Result<()> {
     match extension.and_then(|extension| extension.needed()) {
         Some(feature) => Err(Error::unsupported(format!("the unknown feature {feature}"))
             .in_structure(super::extension::STRUCTURE)
-            .hint("the image must not be written by programs that do not know it: convert it to a \
-                   new image")),
+            .hint(
+                "the image must not be written by programs that do not know it: convert it to a \
+                   new image",
+            )),
         None => Ok(()),
     }
 }
@@ -105,8 +108,9 @@ impl TargetSpec for ExistingSpec {
     fn start(&self, _: &mut Output) -> Result<Box<dyn Target>> {
         match lock(&self.target).take() {
             Some(target) => {
+                let mut target = Box::new(target);
                 target.writer.begin()?;
-                Ok(Box::new(target))
+                Ok(target)
             }
             None => Err(Error::invalid("the image is being written already")),
         }
@@ -116,9 +120,16 @@ impl TargetSpec for ExistingSpec {
 /// An image to which guest data is written.
 #[derive(Debug)]
 struct ExistingTarget {
-    storage: Arc<dyn Storage>,
     sinks: [Arc<dyn Sink>; 1],
     writer: ClusterWriter,
+}
+
+impl Drop for ExistingTarget {
+    /// Closes an image whose writing failed: nothing refers to data that is not there. It stays in
+    /// use if that fails, too.
+    fn drop(&mut self) {
+        let _ = self.writer.close();
+    }
 }
 
 impl Target for ExistingTarget {
@@ -142,8 +153,7 @@ impl Target for ExistingTarget {
         }
     }
 
-    fn finish(self: Box<Self>) -> Result<()> {
-        self.storage.flush().map_err(|e| Error::io("cannot modify the image", e))?;
+    fn finish(mut self: Box<Self>) -> Result<()> {
         self.writer.store()
     }
 }
