@@ -122,12 +122,14 @@ impl Format {
     }
 }
 
-/// Returns the file to open if `path` stands for a bundle, an image that is a directory, and the image
-/// is in the bundle's format or in one that is to be probed.
-pub(crate) fn file_of_bundle(path: &Path, format: Option<Format>) -> Option<PathBuf> {
+/// Returns the file to open and its format if `path` stands for a bundle, an image that is a directory,
+/// and the image is in the bundle's format or in one that is to be probed.
+pub(crate) fn file_of_bundle(path: &Path, format: Option<Format>) -> Option<(PathBuf, Format)> {
     match format {
         #[cfg(feature = "parallels")]
-        None | Some(Format::Parallels) => formats::parallels::file_of_bundle(path),
+        None | Some(Format::Parallels) => {
+            formats::parallels::file_of_bundle(path).map(|file| (file, Format::Parallels))
+        }
         _ => None,
     }
 }

@@ -18,6 +18,7 @@ mod map;
 mod map_page;
 mod measure;
 mod ova;
+mod parallels;
 #[cfg(target_os = "linux")]
 mod own_files;
 mod probing;

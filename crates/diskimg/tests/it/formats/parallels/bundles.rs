@@ -3,7 +3,8 @@
 
 use super::{bytes_with, error, findings, our_bytes};
 use diskimg::{
-    ErrorKind, ExternalFiles, Format, Image, InspectOptions, OpenOptions, SnapshotSelector, inspect,
+    ErrorKind, ExternalFiles, Format, Image, InspectOptions, OpenOptions, Probing, SnapshotSelector,
+    inspect,
 };
 use diskimg_testkit::disk::{Disk, Fill, Run};
 use diskimg_testkit::oracles::{Oracle, Verdict};
@@ -79,6 +80,11 @@ fn a_bundle_is_opened_by_its_directory_its_descriptor_or_the_empty_file_in_it() 
     let raw = OpenOptions::new().format(Format::Raw);
     assert_eq!(raw.open(path.join("disk.hdd")).unwrap().size(), 0);
     raw.open(&path).unwrap_err();
+    // QEMU does not know bundles, but nobody means the descriptor's text.
+    let like_qemu = OpenOptions::new().probing(Probing::LikeQemu);
+    assert!(bytes_with(&like_qemu, &path) == top().bytes());
+    let text = like_qemu.open(path.join("DiskDescriptor.xml")).unwrap();
+    assert_eq!(text.format(), Format::Raw);
     read_by(Oracle::Dissect, &path, &top());
 }
 
