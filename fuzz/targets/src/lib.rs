@@ -49,11 +49,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "vmdk_cowd", function: vmdk::cowd, seeds: vmdk::cowd_seeds },
     Target { name: "vmdk_sesparse", function: vmdk::sesparse, seeds: vmdk::sesparse_seeds },
     Target { name: "vhd", function: vhd::vhd, seeds: vhd::vhd_seeds },
-    Target {
-        name: "parallels",
-        function: parallels::parallels,
-        seeds: parallels::parallels_seeds,
-    },
+    Target { name: "parallels", function: parallels::parallels, seeds: parallels::parallels_seeds },
     Target { name: "ovf_envelope", function: ova::envelope, seeds: ova::envelope_seeds },
     Target { name: "ova_archive", function: ova::archive, seeds: ova::archive_seeds },
     Target { name: "ova_packed", function: ova::packed, seeds: ova::packed_seeds },

@@ -28,9 +28,7 @@ pub(crate) fn parallels_seeds() -> Vec<Vec<u8>> {
         Feature { magic: 5, flags: 3, data: b"unknown".to_vec() },
     ];
     let small = |image: Parallels| Parallels { cluster_sectors: 1, ..image };
-    let bundle = Bundle::new(40)
-        .storage(0, 40, &[(TOP, "Compressed", "a.hds")])
-        .shot(TOP, NIL);
+    let bundle = Bundle::new(40).storage(0, 40, &[(TOP, "Compressed", "a.hds")]).shot(TOP, NIL);
     vec![
         small(Parallels::new(9)).cluster(8, 8).cluster(1, 1).build(),
         small(Parallels { in_use: IN_USE, ..Parallels::old(9, 1) }).cluster(3, 3).build(),

@@ -18,9 +18,9 @@ mod map;
 mod map_page;
 mod measure;
 mod ova;
-mod parallels;
 #[cfg(target_os = "linux")]
 mod own_files;
+mod parallels;
 mod probing;
 mod replacing;
 mod resize;

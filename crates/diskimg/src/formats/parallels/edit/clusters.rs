@@ -19,9 +19,12 @@ const FIRST_ENTRIES: usize = 112;
 /// The clusters, and what changes in their table.
 #[derive(Debug)]
 pub(super) struct ClusterWriter {
-    storage: Arc<dyn Storage>,
-    header: Header,
-    table: Vec<u32>,
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) header: Header,
+    /// The entries that the disk needs.
+    pub(super) table: Vec<u32>,
+    /// The host offset from which clusters are counted.
+    pub(super) base: u64,
     /// Sectors of the file with entries that differ from what is stored.
     changed: BTreeSet<usize>,
     /// Where the clusters start that are appended: all bytes from here on are new.
@@ -59,6 +62,7 @@ impl ClusterWriter {
         Ok(Self {
             storage,
             header,
+            base,
             table: clusters.table.clone(),
             changed: BTreeSet::new(),
             old_end: end,
@@ -100,8 +104,9 @@ impl ClusterWriter {
         Edit::Write { offset: 0, bytes: header.encode().to_vec() }
     }
 
-    fn host_of(&self, index: u64) -> Option<u64> {
-        let entry = self.table[to_usize(index)];
+    /// Returns the host offset of a guest cluster; `None` if it is not allocated.
+    pub(super) fn host_of(&self, index: u64) -> Option<u64> {
+        let entry = self.table.get(to_usize(index)).copied().unwrap_or(0);
         (entry != 0).then(|| u64::from(entry) * self.header.entry_unit())
     }
 
@@ -118,7 +123,7 @@ impl ClusterWriter {
     }
 
     /// Appends a cluster to the file. Returns its host offset.
-    fn append(&mut self, index: u64) -> Result<u64> {
+    pub(super) fn append(&mut self, index: u64) -> Result<u64> {
         if self.storage.has_fixed_len() {
             let full = io::Error::from(io::ErrorKind::StorageFull);
             return Err(Error::io("the device has no room for another cluster", full));
@@ -152,17 +157,25 @@ impl ClusterWriter {
     /// Stores the table, and marks the image as closed.
     ///
     /// # Errors
-    /// [`Io`](crate::ErrorKind::Io) if the file cannot be written.
+    /// As [`store_table`](Self::store_table).
     pub(super) fn store(&mut self) -> Result<()> {
-        self.storage.flush().map_err(|e| Error::io("cannot modify the image", e))?;
+        self.store_table()?;
+        self.close()
+    }
+
+    /// Stores the table, after the data that was written before.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) if the file cannot be written.
+    pub(super) fn store_table(&mut self) -> Result<()> {
         let mut phases = Edits::new();
         if self.end > self.old_end {
             phases.phase([Edit::SetLen(self.end)]);
         }
         phases.phase(self.changed.iter().map(|&sector| self.table_sector(sector)));
-        let applied = phases.apply(&*self.storage);
-        applied.map_err(|e| Error::io("cannot modify the image", e).in_structure(TABLE))?;
-        self.close()
+        self.changed.clear();
+        let applied = self.storage.flush().and_then(|()| phases.apply(&*self.storage));
+        applied.map_err(|e| Error::io("cannot modify the image", e).in_structure(TABLE))
     }
 
     /// Returns the entries in a sector of the file.

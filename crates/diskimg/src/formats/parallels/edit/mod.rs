@@ -1,4 +1,4 @@
-//! Writing guest data into an existing image.
+//! Writing guest data into an existing image, and changing its size.
 //!
 //! New clusters are appended to the file.
 //!
@@ -14,11 +14,13 @@
 //! as the specification demands, unless it has one that must be kept: then the image is not written.
 
 mod clusters;
+mod resize;
 
 use super::bundle::Expandable;
 use super::layer::Parallels;
 use super::write::quantum;
 use crate::error::{Error, Result};
+use crate::model::flat::Preallocation;
 use crate::model::layer::Layer;
 use crate::model::mutable::{MutableLayer, ResizeRequest, WriteRequest};
 use crate::model::target::{Allocate, Slot, Target, TargetSpec};
@@ -36,6 +38,8 @@ use std::sync::{Arc, Mutex};
 struct ParallelsMut {
     storage: Arc<dyn Storage>,
     image: Parallels,
+    /// Maximum size of the table in bytes.
+    max_table: u64,
 }
 
 /// Opens an image for modification.
@@ -44,25 +48,45 @@ pub(super) fn open(
     context: &OpenContext<'_>,
 ) -> Result<Box<dyn MutableLayer>> {
     let source: Arc<dyn Source> = storage.clone();
-    Ok(Box::new(ParallelsMut { image: Parallels::open(source, context)?, storage }))
+    let image = Parallels::open(source, context)?;
+    Ok(Box::new(ParallelsMut { image, storage, max_table: context.limits.table_bytes }))
 }
 
-impl MutableLayer for ParallelsMut {
-    fn resize(&mut self, _: &ResizeRequest<'_>) -> Result<()> {
-        Err(Error::unsupported("images of format parallels cannot be resized"))
-    }
-
-    fn into_target(self: Box<Self>, _: &WriteRequest) -> Result<Option<Box<dyn TargetSpec>>> {
+impl ParallelsMut {
+    /// Returns what changes the image.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for a bundle, and for an image with unknown
+    /// features that must be kept; otherwise as [`ClusterWriter::new`].
+    fn writer(&self) -> Result<ClusterWriter> {
         let Some(image) = self.image.single() else {
             return Err(Error::unsupported("a bundle cannot be written in place").hint(
-                "write to an image of its own, or to the .hds file of a bundle without \
-                       snapshots",
+                "write to an image of its own, or to the .hds file of a bundle without snapshots",
             ));
         };
         require_writable(image)?;
+        ClusterWriter::new(&image.clusters, Arc::clone(&self.storage))
+    }
+}
+
+impl MutableLayer for ParallelsMut {
+    fn resize(&mut self, request: &ResizeRequest<'_>) -> Result<()> {
+        if request.preallocation != Preallocation::Off {
+            return Err(Error::unsupported("Unsupported preallocation mode for parallels"));
+        }
+        let mut writer = self.writer()?;
+        let resized = writer.resize(request.size, self.max_table);
+        if resized.is_err() {
+            // What is stored is consistent.
+            let _ = writer.close();
+        }
+        resized
+    }
+
+    fn into_target(self: Box<Self>, _: &WriteRequest) -> Result<Option<Box<dyn TargetSpec>>> {
+        let writer = self.writer()?;
         let size = self.image.disk_layout().size;
-        let quantum = quantum(image.clusters.header.cluster_bytes);
-        let writer = ClusterWriter::new(&image.clusters, Arc::clone(&self.storage))?;
+        let quantum = quantum(writer.header.cluster_bytes);
         let sink: Arc<dyn Sink> = self.storage.clone();
         let target = ExistingTarget { sinks: [sink], writer };
         Ok(Some(Box::new(ExistingSpec { size, quantum, target: Mutex::new(Some(target)) })))

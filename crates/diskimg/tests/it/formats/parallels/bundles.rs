@@ -3,8 +3,8 @@
 
 use super::{bytes_with, error, findings, our_bytes};
 use diskimg::{
-    ErrorKind, ExternalFiles, Format, Image, InspectOptions, OpenOptions, Probing, SnapshotSelector,
-    inspect,
+    ErrorKind, ExternalFiles, Format, Image, InspectOptions, OpenOptions, Probing,
+    SnapshotSelector, inspect,
 };
 use diskimg_testkit::disk::{Disk, Fill, Run};
 use diskimg_testkit::oracles::{Oracle, Verdict};

@@ -4,6 +4,7 @@ mod bundles;
 mod in_place;
 mod matrix;
 mod reading;
+mod resizing;
 
 use diskimg::{Error, Image, OpenOptions};
 use diskimg_testkit::parallels::Parallels;
