@@ -117,7 +117,7 @@ fn sizes_that_an_image_cannot_have_are_errors() {
         assert!(std::fs::read(&path).unwrap() == image.build());
     }
     let mut file = image.build();
-    file[64..68].copy_from_slice(&file[68..72].to_vec());
+    file.copy_within(68..72, 64);
     let path = write_bytes(dir.path(), "disk.hds", &file);
     assert_eq!(resize(&path, 1 << 20).unwrap_err().kind(), error(&path).kind());
     assert!(std::fs::read(&path).unwrap() == file);
