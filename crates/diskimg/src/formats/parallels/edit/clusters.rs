@@ -85,10 +85,11 @@ impl ClusterWriter {
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) if the file cannot be written.
     pub(super) fn close(&mut self) -> Result<()> {
-        match std::mem::take(&mut self.is_open) {
-            true => self.write_header(CLOSED),
-            false => Ok(()),
+        if self.is_open {
+            self.write_header(CLOSED)?;
+            self.is_open = false;
         }
+        Ok(())
     }
 
     /// Writes the header, after all that was written before.

@@ -43,7 +43,7 @@ impl ClusterWriter {
             return self.close();
         }
         self.begin()?;
-        self.make_room(new.table_end())?;
+        self.make_room(&new)?;
         self.zero_end(size)?;
         self.zero_entries(&new)?;
         self.header = new;
@@ -75,8 +75,11 @@ impl ClusterWriter {
         Ok(Header { data_off, ..header })
     }
 
-    /// Moves the clusters that start before `table_end` to the end of the file.
-    fn make_room(&mut self, table_end: u64) -> Result<()> {
+    /// Moves the clusters in the way of the table to the end of the file.
+    fn make_room(&mut self, new: &Header) -> Result<()> {
+        let table_end = new.table_end();
+        // The file may end within what will be the table.
+        self.end = self.end.max(u64::from(new.data_off) * SECTOR);
         let in_the_way: Vec<_> = (0..to_u64(self.table.len()))
             .filter_map(|index| Some((index, self.host_of(index)?)))
             .filter(|&(_, start)| start < table_end)

@@ -19,14 +19,16 @@ fn codes(path: &Path) -> Vec<Inspected> {
     found.findings.iter().map(|finding| finding.code).collect()
 }
 
-/// Runs `qemu-img check` and returns the counts of corruptions and leaks.
-fn qemu_check(path: &Path) -> (u64, u64) {
+/// Runs `qemu-img check` and returns the counts of corruptions and leaks, or `None` if it crashes: an
+/// assertion of QEMU 10.0 fails if a cluster is outside of the file.
+fn qemu_check(path: &Path) -> Option<(u64, u64)> {
     let args = ["check", "--output", "json", "-f", "parallels", path.to_str().unwrap()];
     let output = try_run("qemu-img", args);
+    output.status.code()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let json: serde_json::Value = serde_json::from_str(&text[text.find('{').unwrap()..]).unwrap();
     let count = |key: &str| json[key].as_u64().unwrap_or(0);
-    (count("corruptions"), count("leaks"))
+    Some((count("corruptions"), count("leaks")))
 }
 
 /// The same counts of ours.
@@ -79,7 +81,7 @@ fn only_one_value_says_that_an_image_was_not_closed() {
         assert_eq!(our_bytes(&path), sample().bytes());
         assert_eq!(Image::open(&path).unwrap().info(0).unwrap().dirty_flag, is_dirty);
         assert_eq!(our_check(&path), (u64::from(is_dirty), 0));
-        assert_eq!(qemu_check(&path), our_check(&path), "{in_use:#x}");
+        assert_eq!(qemu_check(&path), Some(our_check(&path)), "{in_use:#x}");
         assert_eq!(codes(&path).contains(&Inspected::Dirty), is_dirty);
     }
 }
@@ -110,7 +112,8 @@ fn the_check_counts_what_qemu_img_counts() {
         damage(&mut file);
         let path = write_bytes(dir.path(), "disk.hds", &file);
         assert_eq!(our_check(&path), counts, "{name}: {:?}", findings(&path));
-        assert_eq!(qemu_check(&path), counts, "{name}");
+        let theirs = qemu_check(&path);
+        assert!(theirs == Some(counts) || name == "a cluster outside", "{name}: {theirs:?}");
     }
 }
 
@@ -148,7 +151,8 @@ fn a_file_may_end_within_its_last_cluster_if_the_disk_does() {
     file.truncate(file.len() - 7 * 512);
     let path = write_bytes(dir.path(), "disk.hds", &file);
     assert_eq!(our_bytes(&path), sample().bytes());
-    assert_eq!((our_check(&path), qemu_check(&path)), ((1, 0), (1, 0)));
+    assert_eq!(our_check(&path), (1, 0));
+    assert!(matches!(qemu_check(&path), None | Some((1, _))));
     file.pop();
     let error = error(&write_bytes(dir.path(), "short.hds", &file));
     assert_eq!(error.kind(), ErrorKind::Corrupt);
