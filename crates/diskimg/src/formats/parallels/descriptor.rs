@@ -34,6 +34,9 @@ const MAX_NODES: u32 = 100_000;
 /// parser's time grows with the square of either.
 const MAX_ATTRIBUTES: usize = 64;
 
+/// Maximum length of a name in bytes: that of a path on all systems.
+const MAX_NAME: usize = 32_767;
+
 const ROOT: &str = "Parallels_disk_image";
 
 /// A GUID in lower case, without braces.
@@ -178,7 +181,10 @@ impl Descriptor {
             return Err(corrupt(format!("the root element is not {ROOT}")));
         }
         if let Some(version) = root.attribute("Version").filter(|&version| version != "1.0") {
-            return Err(Error::unsupported(format!("version '{version}' of the descriptor")));
+            return Err(Error::unsupported(format!(
+                "version '{}' of the descriptor",
+                shortened(version)
+            )));
         }
         let sectors = parameters(required(root, "Disk_Parameters")?)?;
         let size = sectors.checked_mul(SECTOR).filter(|&size| size <= i64::MAX.cast_unsigned());
@@ -279,14 +285,25 @@ fn text<'a>(node: Node<'a, 'a>) -> &'a str {
     node.text().unwrap_or_default().trim()
 }
 
+/// Returns the beginning of a text, for messages.
+fn shortened(text: &str) -> String {
+    /// Maximum number of characters.
+    const MAX: usize = 80;
+    match text.char_indices().nth(MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 fn number(node: Node<'_, '_>) -> Result<u64> {
     let (name, value) = (node.tag_name().name(), text(node));
-    value.parse().map_err(|_| corrupt(format!("{name} is '{value}', not a number")))
+    value.parse().map_err(|_| corrupt(format!("{name} is '{}', not a number", shortened(value))))
 }
 
 fn guid(node: Node<'_, '_>) -> Result<Guid> {
     let (name, value) = (node.tag_name().name(), text(node));
-    Guid::parse(value).ok_or_else(|| corrupt(format!("{name} is '{value}', not a GUID")))
+    let guid = Guid::parse(value);
+    guid.ok_or_else(|| corrupt(format!("{name} is '{}', not a GUID", shortened(value))))
 }
 
 /// Returns the size of the disk in sectors.
@@ -335,10 +352,16 @@ fn image(node: Node<'_, '_>) -> Result<ImageEntry> {
     let image_type = match text(required(node, "Type")?) {
         "Plain" => ImageType::Plain,
         "Compressed" => ImageType::Expandable,
-        other => return Err(Error::unsupported(format!("an image of type '{other}'"))),
+        other => {
+            let message = format!("an image of type '{}'", shortened(other));
+            return Err(Error::unsupported(message));
+        }
     };
-    let file = text(required(node, "File")?).to_owned();
-    Ok(ImageEntry { guid: guid(required(node, "GUID")?)?, image_type, file })
+    let file = text(required(node, "File")?);
+    if file.is_empty() || file.len() > MAX_NAME {
+        return Err(corrupt(format!("an image has the name '{}'", shortened(file))));
+    }
+    Ok(ImageEntry { guid: guid(required(node, "GUID")?)?, image_type, file: file.to_owned() })
 }
 
 /// Returns the top snapshot and all snapshots.

@@ -30,7 +30,7 @@ pub(super) struct ClusterWriter {
     /// Where the clusters start that are appended: all bytes from here on are new.
     old_end: u64,
     /// Host offset of the next cluster.
-    end: u64,
+    pub(super) end: u64,
     /// The image is marked as in use.
     is_open: bool,
 }

@@ -83,9 +83,10 @@ fn diskimg_reads_what_qemu_img_writes() {
             assert_eq!(our_bytes(&out), disk.bytes(), "{kind}, {content}");
             let image = Image::open(&out).unwrap();
             let report = image.check(&mut |_| {}).unwrap().unwrap();
-            assert_eq!((report.corruptions, report.leaks), (0, 0), "{kind}, {content}");
-            // qemu-img "repairs" the start of the data area.
-            assert!(report.warnings == 0 || *kind == "cluster_size=32256", "{kind}, {content}");
+            let others = report.leaks + report.warnings;
+            assert_eq!(report.corruptions, 0, "{kind}, {content}");
+            // qemu-img "repairs" the start of the data area, and allocates clusters elsewhere.
+            assert!(others == 0 || *kind == "cluster_size=32256", "{kind}, {content}");
         }
     }
 }
