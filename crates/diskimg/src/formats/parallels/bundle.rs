@@ -70,7 +70,7 @@ pub(super) enum ImageData {
         len: u64,
     },
     /// In clusters.
-    Expandable(Expandable),
+    Expandable(Box<Expandable>),
     /// Unknown: the image was not opened, for this reason.
     Unopened(Option<String>),
 }
@@ -293,7 +293,7 @@ impl Opener<'_> {
                 self.limits.table_bytes = self.limits.table_bytes.saturating_sub(used);
                 match image.clusters.size() {
                     size if size < needed && is_top => Err(contradiction(size)),
-                    _ => Ok(ImageData::Expandable(image)),
+                    _ => Ok(ImageData::Expandable(Box::new(image))),
                 }
             }
         }

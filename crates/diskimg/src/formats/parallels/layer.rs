@@ -43,7 +43,8 @@ impl Parallels {
         context.refuse_snapshot(Format::Parallels)?;
         let image = Expandable::open(Arc::clone(&source), context.limits)?;
         let size = image.clusters.size();
-        let image = StoredImage { entry: None, file: 0, data: ImageData::Expandable(image) };
+        let image =
+            StoredImage { entry: None, file: 0, data: ImageData::Expandable(Box::new(image)) };
         let storages = vec![Storage { guest: 0..size, cluster_sectors: None, images: vec![image] }];
         Ok(Self { files: vec![source], size, storages, descriptor: None })
     }
