@@ -73,6 +73,7 @@ fn all() -> Vec<Cell> {
         Fragmented, Huge, HugeQcow2, Qcow2, Qcow2Zlib, Qcow2Zstd, Raw, Stream, Vhd, Vhdx, Vmdk,
         Fragmented, Huge, HugeQcow2, Qcow2, Qcow2Zlib, Qcow2Zstd, Raw, Stream, Vdi, Vhd, Vmdk,
         Fragmented, Huge, HugeQcow2, Qcow, Qcow2, Qcow2Zlib, Qcow2Zstd, Qed, Raw, Stream, Vhd, Vmdk,
+        Fragmented, Huge, HugeQcow2, Parallels, Qcow2, Qcow2Zlib, Qcow2Zstd, Raw, Stream, Vhd, Vmdk,
     };
     use Sharing::{Default, Offload};
     let level_1 = Cell::new("raw→qcow2 -c zlib, level 1", Raw, "qcow2", ZLIB, Floor::Unknown);
@@ -101,6 +102,9 @@ fn all() -> Vec<Cell> {
         Cell::stored("qed→raw", Qed, "raw"),
         Cell::stored("raw→qcow", Raw, "qcow"),
         Cell::stored("qcow→raw", Qcow, "raw"),
+        Cell::stored("raw→parallels", Raw, "parallels"),
+        Cell::stored("parallels→raw", Parallels, "raw"),
+        Cell::stored("parallels→qcow2", Parallels, "qcow2"),
         Cell::new("raw→qcow2 -c zlib", Raw, "qcow2", ZLIB, Floor::ENCODE_DEFLATE),
         Cell { ours: ZLIB_LEVEL_1, ..level_1 },
         Cell::new("raw→qcow2 -c zstd", Raw, "qcow2", ZSTD, Floor::ENCODE_ZSTD),

@@ -98,8 +98,9 @@ impl Task<'_> {
             if self.tools.nbdcopy && from.format() != "vmdk" {
                 all.push(self.nbdcopy());
             }
-            // Not for the 16 TiB disk, whose zeros would all be written.
-            if from.format() != "raw" && from != Form::HugeQcow2 {
+            // Not for the 16 TiB disk, whose zeros would all be written, and formats it does not know.
+            let is_unknown = matches!(from, Form::HugeQcow2 | Form::Parallels);
+            if from.format() != "raw" && !is_unknown {
                 all.extend(self.tools.seven_zip.map(|program| self.seven_zip(program)));
             }
         }

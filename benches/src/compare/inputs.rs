@@ -42,6 +42,8 @@ pub(crate) enum Form {
     Qed,
     /// The same as QCOW version 1.
     Qcow,
+    /// The same as a Parallels image.
+    Parallels,
     /// A raw disk of 16 TiB with little data.
     Huge,
     /// The same as qcow2.
@@ -63,6 +65,7 @@ impl Form {
             Self::Vdi => "vdi",
             Self::Qed => "qed",
             Self::Qcow => "qcow",
+            Self::Parallels => "parallels",
         }
     }
 
@@ -79,6 +82,7 @@ impl Form {
             Self::Vdi => "ext4.vdi",
             Self::Qed => "ext4.qed",
             Self::Qcow => "ext4.qcow",
+            Self::Parallels => "ext4.hds",
             Self::Huge => "huge.raw",
             Self::HugeQcow2 => "huge.qcow2",
             Self::Fragmented => "fragmented.qcow2",
@@ -98,6 +102,7 @@ impl Form {
             Self::Vhdx => (Self::Raw, &[]),
             Self::Vdi => (Self::Raw, &[]),
             Self::Qed | Self::Qcow => (Self::Raw, &[]),
+            Self::Parallels => (Self::Raw, &[]),
             Self::HugeQcow2 => (Self::Huge, &[]),
             Self::Raw | Self::Huge | Self::Fragmented => return None,
         })

@@ -7,6 +7,7 @@
 //!     vhd, vhdx  VHD and VHDX: damaged, differencing, with a log
 //!     qed, qcow   QED and QCOW version 1 images with every size of tables
 //!     hosted     VMDK hosted sparse and stream-optimized extents with unusual parameters
+//!     parallels  Parallels images with unusual parameters, and bundles
 //!     iso, udf   ISO 9660 and UDF structures, field by field
 //!     appliance  OVF packages, packed with tar, gzip and 7-Zip
 //!   contents
@@ -42,6 +43,7 @@ pub mod iso;
 #[cfg(unix)]
 pub mod oracles;
 pub mod qcow;
+pub mod parallels;
 pub mod qcow2;
 pub mod qed;
 pub mod slow;

@@ -1,5 +1,6 @@
 //! Independent readers of VMDK, VHD and VHDX, whose results are compared with a disk's content.
 //! Independent readers of VMDK, VHD and VDI, whose results are compared with a disk's content.
+//! Independent readers of VMDK, VHD and Parallels, whose results are compared with a disk's content.
 //!
 //! ```text
 //!   image ──► reader ──► guest bytes ──┐
@@ -26,6 +27,7 @@ pub enum Oracle {
     SevenZip,
     Dissect,
     /// libvmdk, libvhdi or libqcow.
+    /// libvmdk, libvhdi or libphdi.
     Libyal,
     /// VirtualBox, if `DISKIMG_VBOX_IMG` names its program `vbox-img`. Not in [`ALL`](Self::ALL).
     VirtualBox,
@@ -73,8 +75,17 @@ impl Oracle {
     /// Reads `image`, which has the format `vmdk`, `vpc` or `vdi`, to its end and compares it with `disk`.
     /// Reads `image`, which has the format `vmdk`, `vpc` or `qcow`, to its end and compares it
     /// with `disk`. qemu-img reads every format of QEMU.
+    /// Reads `image`, which has the format `vmdk`, `vpc` or `parallels`, to its end and compares it
+    /// with `disk`. 7-Zip does not know Parallels, and qemu-img no bundles.
     pub fn compare(self, format: &str, image: &Path, disk: &Disk) -> Verdict {
         match self {
+            Self::SevenZip if format == "parallels" => Verdict::NotInstalled,
+            Self::Dissect if format == "parallels" => {
+                compare_python(include_str!("oracles/dissect_hdd.py"), image, disk)
+            }
+            Self::Libyal if format == "parallels" => {
+                compare_python(include_str!("oracles/libphdi.py"), image, disk)
+            }
             Self::QemuImg => compare_qemu_img(format, image, disk),
             Self::SevenZip => {
                 let kind = if format == "vpc" { "vhd" } else { format };

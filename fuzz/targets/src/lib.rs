@@ -21,6 +21,7 @@ mod judges;
 mod memory;
 mod ova;
 mod qcow;
+mod parallels;
 mod qcow2;
 mod qed;
 mod round_trip;
@@ -62,6 +63,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "vdi", function: vdi::vdi, seeds: vdi::vdi_seeds },
     Target { name: "qed", function: qed::qed, seeds: qed::qed_seeds },
     Target { name: "qcow", function: qcow::qcow, seeds: qcow::qcow_seeds },
+    Target { name: "parallels", function: parallels::parallels, seeds: parallels::parallels_seeds },
     Target { name: "ovf_envelope", function: ova::envelope, seeds: ova::envelope_seeds },
     Target { name: "ova_archive", function: ova::archive, seeds: ova::archive_seeds },
     Target { name: "ova_packed", function: ova::packed, seeds: ova::packed_seeds },

@@ -109,6 +109,7 @@ smoke! {
     vdi
     qed
     qcow
+    parallels
     ovf_envelope
     ova_archive
     ova_packed

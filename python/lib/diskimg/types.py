@@ -62,6 +62,7 @@ Progress: TypeAlias = Callback | bool | None
 Format: TypeAlias = Literal["qcow2", "vmdk", "vpc", "vhdx", "ova", "iso", "raw"]
 Format: TypeAlias = Literal["qcow2", "vmdk", "vpc", "vdi", "ova", "iso", "raw"]
 Format: TypeAlias = Literal["qcow2", "vmdk", "vpc", "qed", "qcow", "ova", "iso", "raw"]
+Format: TypeAlias = Literal["qcow2", "vmdk", "vpc", "parallels", "ova", "iso", "raw"]
 """The name of a format; `FORMATS` has them all."""
 
 VmdkSubformat: TypeAlias = Literal[

@@ -14,6 +14,7 @@ Examples:
 
 /// Calculate the size of a new raw, qcow2, VHD, VHDX or ISO image.
 /// Calculate the size of a new raw, qcow2, VHD, VDI or ISO image.
+/// Calculate the size of a new raw, qcow2, VHD, Parallels or ISO image.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

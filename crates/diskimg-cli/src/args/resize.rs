@@ -32,7 +32,7 @@ pub(crate) struct Args {
     /// Format of FILE (default: probed)
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
-    /// Raw only: allow SIZE to be smaller, which deletes the data beyond
+    /// Not for qcow2: allow SIZE to be smaller, which deletes the data beyond
     #[arg(long)]
     shrink: bool,
     /// Raw only: allocate space for added bytes: off, falloc, full (default: off)

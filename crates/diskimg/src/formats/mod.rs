@@ -27,6 +27,11 @@ pub(crate) mod distinct;
 #[cfg(feature = "inspect")]
 mod embedded_archives;
 #[cfg(any(feature = "vmdk", feature = "vhd", feature = "qed", feature = "qcow"))]
+#[cfg(any(feature = "qcow2", feature = "vmdk", feature = "vhd", feature = "parallels"))]
+pub(crate) mod distinct;
+#[cfg(feature = "inspect")]
+mod embedded_archives;
+#[cfg(any(feature = "vmdk", feature = "vhd", feature = "parallels"))]
 pub(crate) mod findings;
 pub(crate) mod holes;
 #[cfg(feature = "inspect")]
@@ -37,6 +42,8 @@ pub mod iso;
 pub(crate) mod named_parent;
 #[cfg(feature = "ova")]
 pub mod ova;
+#[cfg(feature = "parallels")]
+pub mod parallels;
 #[cfg(feature = "inspect")]
 mod plain_disk;
 #[cfg(feature = "qcow")]

@@ -144,10 +144,12 @@ pub(crate) static SIGNATURES: &[Signature] = &[
         qemu: |b| b.head.starts_with(b"LUKS\xba\xbe\0\x01"),
         ..Signature::image("luks", "a LUKS volume", |b| b.head.starts_with(b"LUKS\xba\xbe"))
     },
+    #[cfg(not(feature = "parallels"))]
     Signature {
-        alias: Some("ploop"),
+        alias: Some("parallels"),
+        advice: Some("this build does not include Parallels (cargo feature parallels)"),
         qemu: |b| is_parallels(b) && b.head.get(16..20) == Some(&[2, 0, 0, 0]),
-        ..Signature::image("parallels", "a Parallels image", is_parallels)
+        ..Signature::image("ploop", "a Parallels image", is_parallels)
     },
     Signature {
         qemu: |b| {
@@ -295,6 +297,7 @@ fn is_dmg(buffer: &ProbeBuffer<'_>) -> bool {
         || tail.ends_with(b"cdsaencr")
 }
 
+#[cfg(not(feature = "parallels"))]
 fn is_parallels(buffer: &ProbeBuffer<'_>) -> bool {
     [b"WithoutFreeSpace", b"WithouFreSpacExt"].iter().any(|magic| buffer.head.starts_with(*magic))
 }

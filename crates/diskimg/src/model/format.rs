@@ -34,6 +34,9 @@ pub enum Format {
     /// Version 1 of QEMU's copy-on-write format.
     #[cfg(feature = "qcow")]
     Qcow,
+    /// The virtual disk of Parallels Desktop and Virtuozzo: an expandable image, or a bundle of images.
+    #[cfg(feature = "parallels")]
+    Parallels,
     /// A virtual appliance: an OVF package, either one archive (OVA) or an OVF descriptor with its
     /// files. Contains any number of disks.
     #[cfg(feature = "ova")]
@@ -61,6 +64,8 @@ impl Format {
         Self::Qed,
         #[cfg(feature = "qcow")]
         Self::Qcow,
+        #[cfg(feature = "parallels")]
+        Self::Parallels,
         #[cfg(feature = "ova")]
         Self::Ova,
         #[cfg(feature = "iso")]
@@ -86,6 +91,10 @@ impl Format {
         ("qed", "qed"),
         #[cfg(not(feature = "qcow"))]
         ("qcow", "qcow"),
+        #[cfg(not(feature = "parallels"))]
+        ("parallels", "parallels"),
+        #[cfg(not(feature = "parallels"))]
+        ("ploop", "parallels"),
         #[cfg(not(feature = "ova"))]
         ("ova", "ova"),
         #[cfg(not(feature = "iso"))]
@@ -110,6 +119,8 @@ impl Format {
             Self::Qed => "qed",
             #[cfg(feature = "qcow")]
             Self::Qcow => "qcow",
+            #[cfg(feature = "parallels")]
+            Self::Parallels => "parallels",
             #[cfg(feature = "ova")]
             Self::Ova => "ova",
             #[cfg(feature = "iso")]
@@ -117,12 +128,14 @@ impl Format {
         }
     }
 
-    /// Returns the name that OpenStack uses: `vhd` where QEMU says `vpc`, otherwise
-    /// [`name`](Self::name).
+    /// Returns the name that OpenStack uses: `vhd` where QEMU says `vpc`, `ploop` where it says
+    /// `parallels`, otherwise [`name`](Self::name).
     pub const fn openstack_name(self) -> &'static str {
         match self {
             #[cfg(feature = "vhd")]
             Self::Vhd => "vhd",
+            #[cfg(feature = "parallels")]
+            Self::Parallels => "ploop",
             _ => self.name(),
         }
     }
@@ -133,6 +146,8 @@ impl Format {
     /// `.vmdk`, `.vhd`, `.vdi`, `.ova` and `.ovf` (an appliance), in any case. A file with another
     /// `.vmdk`, `.vhd`, `.qed`, `.ova` and `.ovf` (an appliance), in any case. A file with another
     /// extension, such as `.img` or `.iso`, can have any format or is raw: `None`.
+    /// `.vmdk`, `.vhd`, `.hds` and `.hdd` (Parallels), `.ova` and `.ovf` (an appliance), in any case. A
+    /// file with another extension, such as `.img` or `.iso`, can have any format or is raw: `None`.
     ///
     /// This is a guess for files that will be created. The format of an existing file is in its
     /// contents.
@@ -151,6 +166,8 @@ impl Format {
             "vdi" => Some(Self::Vdi),
             #[cfg(feature = "qed")]
             "qed" => Some(Self::Qed),
+            #[cfg(feature = "parallels")]
+            "hds" | "hdd" => Some(Self::Parallels),
             #[cfg(feature = "ova")]
             "ova" | "ovf" => Some(Self::Ova),
             _ => None,

@@ -20,7 +20,7 @@ use crate::open::probe::ProbeBuffer;
 use crate::storage::edit::Storage;
 use crate::storage::source::Source;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -95,6 +95,8 @@ impl Format {
             Self::Qed => &formats::qed::DRIVER,
             #[cfg(feature = "qcow")]
             Self::Qcow => &formats::qcow::DRIVER,
+            #[cfg(feature = "parallels")]
+            Self::Parallels => &formats::parallels::DRIVER,
             #[cfg(feature = "ova")]
             Self::Ova => &formats::ova::DRIVER,
             #[cfg(feature = "iso")]
@@ -131,6 +133,18 @@ impl Format {
     /// for a new image of this format.
     pub fn options(self) -> &'static [OptionSpec] {
         self.driver().options
+    }
+}
+
+/// Returns the file to open and its format if `path` stands for a bundle, an image that is a directory,
+/// and the image is in the bundle's format or in one that is to be probed.
+pub(crate) fn file_of_bundle(path: &Path, format: Option<Format>) -> Option<(PathBuf, Format)> {
+    match format {
+        #[cfg(feature = "parallels")]
+        None | Some(Format::Parallels) => {
+            formats::parallels::file_of_bundle(path).map(|file| (file, Format::Parallels))
+        }
+        _ => None,
     }
 }
 

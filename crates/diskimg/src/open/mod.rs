@@ -415,7 +415,8 @@ impl OpenOptions {
         !self.alone && (self.with_chain || !self.metadata_only)
     }
 
-    /// Opens the image at `path` (a regular file or block device) and its backing chain. `-` is
+    /// Opens the image at `path` (a regular file, a block device, or the directory of a Parallels
+    /// bundle) and its backing chain. `-` is
     /// standard input, `appliance.ova:2` the second disk of an appliance (see
     /// [`disk`](Self::disk)), and a name with the scheme of a [`protocol`](Self::protocol) a URL.
     ///
@@ -444,8 +445,9 @@ impl OpenOptions {
             _ => (path, self.clone()),
         };
         let path = local_path(path).map_err(|e| e.in_file(&name))?;
-        let (source, _) = self.source(&Location::Path(path)).map_err(|e| e.in_file(&name))?;
-        options.open_source(source, name)
+        let (at, format) = bundle_or(Location::Path(path), options.format);
+        let (source, _) = self.source(&at).map_err(|e| e.in_file(&name))?;
+        options.format(format).open_source(source, name)
     }
 
     /// Opens the image at a location, and its backing chain. Unlike [`open`](Self::open), a path
@@ -455,9 +457,10 @@ impl OpenOptions {
     /// See [`open`](Self::open).
     pub fn open_location(&self, at: &Location) -> Result<Image> {
         let name = at.to_string();
-        let (source, origin) = self.source(at).map_err(|e| e.in_file(&name))?;
+        let (at, format) = bundle_or(at.clone(), self.format);
+        let (source, origin) = self.source(&at).map_err(|e| e.in_file(&name))?;
         let place = origin.map_or(Place::Local, Place::Url);
-        chain::open(self, Opening { source, name, format: self.format, place })
+        chain::open(self, Opening { source, name, format, place })
     }
 
     /// Opens an image from a source, and its backing chain. Errors and `info` refer to the image as
@@ -502,6 +505,19 @@ impl OpenOptions {
                 Ok((source, Some(Origin { url, protocol, mode })))
             }
         }
+    }
+}
+
+/// Returns the file by which a bundle at `at` is opened, and the bundle's format; otherwise, what was
+/// given.
+fn bundle_or(at: Location, format: Option<Format>) -> (Location, Option<Format>) {
+    let bundle = match &at {
+        Location::Path(path) => driver::file_of_bundle(path, format),
+        Location::Url(_) => None,
+    };
+    match bundle {
+        Some((file, format)) => (Location::Path(file), Some(format)),
+        None => (at, format),
     }
 }
 

@@ -31,6 +31,11 @@ fn formats_that_are_not_supported_are_named_and_mistyped_ones_suggested() {
         ),
         ("PLOOP", "the format 'ploop' (a Parallels image) is recognized, but not supported"),
         ("bochs", "(a Bochs image)"),
+    let all = "supported formats: qcow2, vmdk, vpc, parallels, ova, iso, raw";
+    for (name, message) in [
+        ("bochs", "the format 'bochs' (a Bochs image) is recognized, but not supported"),
+        ("CLOOP", "the format 'cloop' (a cloop image) is recognized, but not supported"),
+        ("vhdx", "(a VHDX image)"),
         ("vdi", "(a VDI image)"),
         ("vhdx", "(a VHDX image)"),
         ("qed", "(a QED image)"),

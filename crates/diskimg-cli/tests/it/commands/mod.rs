@@ -20,6 +20,7 @@ mod measure;
 mod ova;
 #[cfg(target_os = "linux")]
 mod own_files;
+mod parallels;
 mod probing;
 mod replacing;
 mod resize;

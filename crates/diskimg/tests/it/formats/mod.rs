@@ -7,6 +7,7 @@ mod ova;
 mod overlays;
 mod qcow;
 mod qed;
+mod parallels;
 mod readers;
 mod real_images;
 mod vdi;

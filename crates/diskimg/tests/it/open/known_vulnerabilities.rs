@@ -128,8 +128,6 @@ fn unsupported_formats_are_refused_by_inspect() {
         ("vdi", vdi),
         ("vhdx", padded(b"vhdxfile")),
         ("luks", padded(b"LUKS\xba\xbe\0\x01")),
-        ("parallels", padded(b"WithoutFreeSpace")),
-        ("parallels", padded(b"WithouFreSpacExt")),
         ("bochs", padded(b"Bochs Virtual HD Image")),
         ("cloop", padded(b"#!/bin/sh\n#V2.0 Format\n")),
         ("dmg", dmg),

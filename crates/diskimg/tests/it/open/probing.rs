@@ -29,7 +29,6 @@ fn cases(dir: &Path) -> Vec<Case> {
         ("vhdx", "-f vhdx", "VHDX"),
         ("qed", "-f qed", "QED"),
         ("qcow", "-f qcow", "QCOW"),
-        ("parallels", "-f parallels", "Parallels"),
         ("luks", "--object secret,id=key,data=x -f luks -o key-secret=key,iter-time=10", "LUKS"),
     ] {
         let image = path(file);

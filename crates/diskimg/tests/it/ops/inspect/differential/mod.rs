@@ -196,6 +196,7 @@ fn qemu_name(found: &Inspection) -> &str {
     match found.format {
         "qcow2" | "vmdk" => found.format,
         "vhd" => "vpc",
+        "ploop" => "parallels",
         other => match Format::ALL.iter().any(|format| format.name() == other) {
             true => "raw",
             false => other,
