@@ -70,10 +70,8 @@ impl Cell {
 /// Returns all cells.
 fn all() -> Vec<Cell> {
     use Form::{
-        Fragmented, Huge, HugeQcow2, Qcow2, Qcow2Zlib, Qcow2Zstd, Raw, Stream, Vhd, Vhdx, Vmdk,
-        Fragmented, Huge, HugeQcow2, Qcow2, Qcow2Zlib, Qcow2Zstd, Raw, Stream, Vdi, Vhd, Vmdk,
-        Fragmented, Huge, HugeQcow2, Qcow, Qcow2, Qcow2Zlib, Qcow2Zstd, Qed, Raw, Stream, Vhd, Vmdk,
-        Fragmented, Huge, HugeQcow2, Parallels, Qcow2, Qcow2Zlib, Qcow2Zstd, Raw, Stream, Vhd, Vmdk,
+        Fragmented, Huge, HugeQcow2, Parallels, Qcow, Qcow2, Qcow2Zlib, Qcow2Zstd, Qed, Raw,
+        Stream, Vdi, Vhd, Vhdx, Vmdk,
     };
     use Sharing::{Default, Offload};
     let level_1 = Cell::new("raw→qcow2 -c zlib, level 1", Raw, "qcow2", ZLIB, Floor::Unknown);

@@ -5,7 +5,8 @@
 //!     qcow2      qcow2 images with shared tables and clusters
 //!     esx        ESXi snapshot extents: COWD and seSparse
 //!     vhd, vhdx  VHD and VHDX: damaged, differencing, with a log
-//!     qed, qcow   QED and QCOW version 1 images with every size of tables
+//!     vdi        VDI: old versions, extra bytes, differencing
+//!     qed, qcow  QED and QCOW version 1 images with every size of tables
 //!     hosted     VMDK hosted sparse and stream-optimized extents with unusual parameters
 //!     parallels  Parallels images with unusual parameters, and bundles
 //!     iso, udf   ISO 9660 and UDF structures, field by field
@@ -42,8 +43,8 @@ pub mod hosted;
 pub mod iso;
 #[cfg(unix)]
 pub mod oracles;
-pub mod qcow;
 pub mod parallels;
+pub mod qcow;
 pub mod qcow2;
 pub mod qed;
 pub mod slow;

@@ -1,6 +1,5 @@
-//! Independent readers of VMDK, VHD and VHDX, whose results are compared with a disk's content.
-//! Independent readers of VMDK, VHD and VDI, whose results are compared with a disk's content.
-//! Independent readers of VMDK, VHD and Parallels, whose results are compared with a disk's content.
+//! Independent readers of disk images, whose results are compared with a disk's content.
+
 //!
 //! ```text
 //!   image ──► reader ──► guest bytes ──┐
@@ -26,8 +25,7 @@ pub enum Oracle {
     QemuImg,
     SevenZip,
     Dissect,
-    /// libvmdk, libvhdi or libqcow.
-    /// libvmdk, libvhdi or libphdi.
+    /// libvmdk, libvhdi, libqcow or libphdi.
     Libyal,
     /// VirtualBox, if `DISKIMG_VBOX_IMG` names its program `vbox-img`. Not in [`ALL`](Self::ALL).
     VirtualBox,
@@ -70,77 +68,44 @@ impl Oracle {
         }
     }
 
-    /// Reads `image`, which has the format `vmdk`, `vpc` or `vhdx`, to its end and compares it with
-    /// `disk`.
-    /// Reads `image`, which has the format `vmdk`, `vpc` or `vdi`, to its end and compares it with `disk`.
-    /// Reads `image`, which has the format `vmdk`, `vpc` or `qcow`, to its end and compares it
-    /// with `disk`. qemu-img reads every format of QEMU.
-    /// Reads `image`, which has the format `vmdk`, `vpc` or `parallels`, to its end and compares it
-    /// with `disk`. 7-Zip does not know Parallels, and qemu-img no bundles.
+    /// Reads `image`, which has this format of QEMU, to its end and compares it with `disk`. A reader
+    /// that does not know the format counts as not installed.
     pub fn compare(self, format: &str, image: &Path, disk: &Disk) -> Verdict {
         match self {
-            Self::SevenZip if format == "parallels" => Verdict::NotInstalled,
-            Self::Dissect if format == "parallels" => {
-                compare_python(include_str!("oracles/dissect_hdd.py"), image, disk)
-            }
-            Self::Libyal if format == "parallels" => {
-                compare_python(include_str!("oracles/libphdi.py"), image, disk)
-            }
             Self::QemuImg => compare_qemu_img(format, image, disk),
             Self::SevenZip => {
-                let kind = if format == "vpc" { "vhd" } else { format };
+                let kind = match format {
+                    "vmdk" | "vhdx" | "vdi" => format,
+                    "vpc" => "vhd",
+                    "qcow" => "qcow",
+                    _ => return Verdict::NotInstalled,
+                };
                 let mut command = Command::new("7zz");
                 command.args(["x", &format!("-t{kind}"), "-so", "-bd"]).arg(image);
                 compare_output(&mut command, disk)
-                let kind = match format {
-                    "vpc" => "-tvhd",
-                    "vdi" => "-tvdi",
-                let kind = match format {
-                    "vpc" => "-tvhd",
-                    "qcow" => "-tqcow",
-                    _ => "-tvmdk",
-                };
-                let mut command = Command::new("7zz");
-                compare_output(command.args(["x", kind, "-so", "-bd"]).arg(image), disk)
             }
             Self::Dissect => {
                 let program = match format {
-                    "vpc" => include_str!("oracles/dissect_vhd.py"),
-                    "vdi" => include_str!("oracles/dissect_vdi.py"),
-                    _ => include_str!("oracles/dissect_vmdk.py"),
-                };
-                compare_python(program, image, disk)
-            }
-            // There is no libvdi.
-            Self::Libyal if format == "vdi" => Verdict::NotInstalled,
-            Self::VirtualBox => compare_virtualbox(image, disk),
-            Self::Libyal => {
-                let (vhd, vmdk) =
-                    (include_str!("oracles/libvhdi.py"), include_str!("oracles/libvmdk.py"));
-                let program = match format {
-                    "vpc" => vhd,
-                    "qcow" => include_str!("oracles/libqcow.py"),
-                    _ => vmdk,
-                };
-                compare_python(program, image, disk)
-            }
-            Self::Dissect => compare_python(
-                match format {
+                    "vmdk" => include_str!("oracles/dissect_vmdk.py"),
                     "vpc" => include_str!("oracles/dissect_vhd.py"),
                     "vhdx" => include_str!("oracles/dissect_vhdx.py"),
-                    _ => include_str!("oracles/dissect_vmdk.py"),
-                },
-                image,
-                disk,
-            ),
-            Self::Libyal => compare_python(
-                match format {
+                    "vdi" => include_str!("oracles/dissect_vdi.py"),
+                    "parallels" => include_str!("oracles/dissect_hdd.py"),
+                    _ => return Verdict::NotInstalled,
+                };
+                compare_python(program, image, disk)
+            }
+            Self::Libyal => {
+                let program = match format {
+                    "vmdk" => include_str!("oracles/libvmdk.py"),
                     "vpc" | "vhdx" => include_str!("oracles/libvhdi.py"),
-                    _ => include_str!("oracles/libvmdk.py"),
-                },
-                image,
-                disk,
-            ),
+                    "qcow" => include_str!("oracles/libqcow.py"),
+                    "parallels" => include_str!("oracles/libphdi.py"),
+                    _ => return Verdict::NotInstalled,
+                };
+                compare_python(program, image, disk)
+            }
+            Self::VirtualBox => compare_virtualbox(image, disk),
         }
     }
 }

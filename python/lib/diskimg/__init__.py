@@ -1,7 +1,4 @@
-"""Disk images: read, write and convert qcow2, VMDK, VHD, VHDX, OVA and raw, without qemu-img.
-"""Disk images: read, write and convert qcow2, VMDK, VHD, VDI, OVA and raw, without qemu-img.
-"""Disk images: read, write and convert qcow2, VMDK, VHD, QED, QCOW, OVA and raw, without qemu-img.
-"""Disk images: read, write and convert qcow2, VMDK, VHD, Parallels, OVA and raw, without qemu-img.
+"""Disk images: read, write and convert qcow2, VMDK, VHD, VHDX, VDI, OVA, raw, without qemu-img.
 
 >>> import diskimg
 >>> diskimg.create("disk.vmdk", "8M").size

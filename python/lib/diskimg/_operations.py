@@ -123,14 +123,9 @@ def convert(
             only the formats that can be streamed: raw, VMDK with
             ``subformat=streamOptimized`` and OVA.
         format: The output's format: one of `FORMATS`. The default follows from the suffix of the
-            file name (``.qcow2``, ``.vmdk``, ``.vhd``, ``.vhdx``, ``.ova``, ``.ovf``); it is raw
-            for other names and for file objects. That of a format that is not supported is an error.
-            file name (``.qcow2``, ``.vmdk``, ``.vhd``, ``.vdi``, ``.ova``, ``.ovf``); it is raw for
-            file name (``.qcow2``, ``.vmdk``, ``.vhd``, ``.qed``, ``.ova``, ``.ovf``); it is raw for
-            other names and for file objects. That of a format that is not supported is an error.
-            file name (``.qcow2``, ``.vmdk``, ``.vhd``, ``.hds``, ``.hdd``, ``.ova``, ``.ovf``); it
-            is raw for other names and for file objects. That of a format that is not supported is
-            an error.
+            file name (``.qcow2``, ``.vmdk``, ``.vhd``, ``.vhdx``, ``.vdi``, ``.qed``, ``.hds``,
+            ``.hdd``, ``.ova``, ``.ovf``); it is raw for other names and for file objects. That of a
+            format that is not supported is an error.
         src_format: The source's format; by default it is detected.
         options: Create options of the output's format; `create_options` lists them.
         compress: Compress the output's clusters.

@@ -59,10 +59,9 @@ Callback: TypeAlias = Callable[[int, int], object]
 Progress: TypeAlias = Callback | bool | None
 """A callable, or `True` for a progress bar on standard error."""
 
-Format: TypeAlias = Literal["qcow2", "vmdk", "vpc", "vhdx", "ova", "iso", "raw"]
-Format: TypeAlias = Literal["qcow2", "vmdk", "vpc", "vdi", "ova", "iso", "raw"]
-Format: TypeAlias = Literal["qcow2", "vmdk", "vpc", "qed", "qcow", "ova", "iso", "raw"]
-Format: TypeAlias = Literal["qcow2", "vmdk", "vpc", "parallels", "ova", "iso", "raw"]
+Format: TypeAlias = Literal[
+    "qcow2", "vmdk", "vpc", "vhdx", "vdi", "qed", "qcow", "parallels", "ova", "iso", "raw"
+]
 """The name of a format; `FORMATS` has them all."""
 
 VmdkSubformat: TypeAlias = Literal[

@@ -12,9 +12,7 @@ Examples:
   diskimg measure -O qcow2 disk.raw
   diskimg measure -O qcow2 --size 10G";
 
-/// Calculate the size of a new raw, qcow2, VHD, VHDX or ISO image.
-/// Calculate the size of a new raw, qcow2, VHD, VDI or ISO image.
-/// Calculate the size of a new raw, qcow2, VHD, Parallels or ISO image.
+/// Calculate the size of a new image.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -29,7 +27,7 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
     /// Format of the new image (default: raw)
-    #[arg(long_help = "Format of the new image: raw, qcow2, vpc, vhdx, iso (default: raw)")]
+    #[arg(long_help = "Format of the new image (default: raw)")]
     #[arg(short = 'O', long, value_name = "FMT", alias = "output-format")]
     target_format: Option<String>,
     /// Options of the format ('help': a list)

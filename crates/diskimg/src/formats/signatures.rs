@@ -129,7 +129,6 @@ pub(crate) static SIGNATURES: &[Signature] = &[
         advice: Some("this build does not include VHDX (cargo feature vhdx)"),
         ..Signature::image("vhdx", "a VHDX image", |b| b.head.starts_with(b"vhdxfile"))
     },
-    Signature::image("vhdx", "a VHDX image", |b| b.head.starts_with(b"vhdxfile")),
     #[cfg(not(feature = "vdi"))]
     Signature {
         advice: Some("this build does not include VDI (cargo feature vdi)"),

@@ -7,7 +7,6 @@
 //! ```
 
 use std::fmt;
-#[cfg(feature = "vdi")]
 use std::hash::{BuildHasher, RandomState};
 
 /// A UUID: its bytes in the order in which they are written as text.
@@ -29,7 +28,6 @@ impl Uuid {
     }
 
     /// Returns a UUID that no other disk has.
-    #[cfg(feature = "vdi")]
     pub(crate) fn random() -> Self {
         // Each instance has other keys.
         let random = || u128::from(RandomState::new().hash_one(0));
@@ -38,7 +36,6 @@ impl Uuid {
 
     /// Converts from the order of bytes in which the first three numbers are little-endian, or to
     /// it.
-    #[cfg(feature = "vdi")]
     pub(crate) fn swapped([a, b, c, d, e, f, g, h, rest @ ..]: [u8; 16]) -> [u8; 16] {
         let [i, j, k, l, m, n, o, p] = rest;
         [d, c, b, a, f, e, h, g, i, j, k, l, m, n, o, p]
@@ -80,7 +77,6 @@ mod tests {
         let text = "00112233-4455-8677-8899-aabbccddeeff";
         assert_eq!(uuid.to_string(), text);
         assert_eq!(Uuid::parse(text), Some(uuid));
-        #[cfg(feature = "vdi")]
         assert_eq!(Uuid::swapped(uuid.0)[..8], [0x33, 0x22, 0x11, 0, 0x55, 0x44, 0x77, 0x86]);
         for wrong in ["", "00112233", "00112233-4455-8677-8899-aabbccddeefg"] {
             assert_eq!(Uuid::parse(wrong), None);

@@ -34,7 +34,8 @@ pub enum Format {
     /// Version 1 of QEMU's copy-on-write format.
     #[cfg(feature = "qcow")]
     Qcow,
-    /// The virtual disk of Parallels Desktop and Virtuozzo: an expandable image, or a bundle of images.
+    /// The virtual disk of Parallels Desktop and Virtuozzo: an expandable image, or a bundle of
+    /// images.
     #[cfg(feature = "parallels")]
     Parallels,
     /// A virtual appliance: an OVF package, either one archive (OVA) or an OVF descriptor with its
@@ -141,13 +142,9 @@ impl Format {
     }
 
     /// Returns the format that new files with the extension of `path` usually have: `.qcow2`,
-    /// `.vmdk`, `.vhd`, `.vhdx` and `.avhdx`, `.ova` and `.ovf` (an appliance), in any case. A file
-    /// with another extension, such as `.img` or `.iso`, can have any format or is raw: `None`.
-    /// `.vmdk`, `.vhd`, `.vdi`, `.ova` and `.ovf` (an appliance), in any case. A file with another
-    /// `.vmdk`, `.vhd`, `.qed`, `.ova` and `.ovf` (an appliance), in any case. A file with another
-    /// extension, such as `.img` or `.iso`, can have any format or is raw: `None`.
-    /// `.vmdk`, `.vhd`, `.hds` and `.hdd` (Parallels), `.ova` and `.ovf` (an appliance), in any case. A
-    /// file with another extension, such as `.img` or `.iso`, can have any format or is raw: `None`.
+    /// `.vmdk`, `.vhd`, `.vhdx`, `.avhdx`, `.vdi`, `.qed`, `.hds` and `.hdd` (Parallels), `.ova` and
+    /// `.ovf` (an appliance), in any case. A file with another extension, such as `.img` or `.iso`,
+    /// can have any format or is raw: `None`.
     ///
     /// This is a guess for files that will be created. The format of an existing file is in its
     /// contents.

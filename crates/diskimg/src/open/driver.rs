@@ -109,8 +109,7 @@ impl Format {
     ///
     /// # Errors
     /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if the extension is that of a format
-    /// that is recognized but not supported, such as `.vdi`: nobody expects a raw disk there.
-    /// that is recognized but not supported, such as `.vhdx`: nobody expects a raw disk there.
+    /// that is recognized but not supported, such as `.dmg`: nobody expects a raw disk there.
     /// Returns [`Invalid`](crate::ErrorKind::Invalid) for `.qcow`, which most people mean as qcow2.
     pub fn of_new_file(path: &Path) -> Result<Self> {
         if let Some(format) = Self::from_extension(path) {
@@ -136,8 +135,8 @@ impl Format {
     }
 }
 
-/// Returns the file to open and its format if `path` stands for a bundle, an image that is a directory,
-/// and the image is in the bundle's format or in one that is to be probed.
+/// Returns the file to open and its format if `path` stands for a bundle, an image that is a
+/// directory, and the image is in the bundle's format or in one that is to be probed.
 pub(crate) fn file_of_bundle(path: &Path, format: Option<Format>) -> Option<(PathBuf, Format)> {
     match format {
         #[cfg(feature = "parallels")]

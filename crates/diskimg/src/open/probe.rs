@@ -101,8 +101,7 @@ impl Format {
     ///
     /// # Errors
     /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if the bytes are in a format that is
-    /// recognized but not supported (VDI, a compressed file, an archive …), and
-    /// recognized but not supported (VHDX, a compressed file, an archive …), and
+    /// recognized but not supported (DMG, a compressed file, an archive …), and
     /// [`Io`](crate::ErrorKind::Io) or [`Transient`](crate::ErrorKind::Transient) if the source
     /// cannot be read.
     pub fn probe(source: &dyn Source) -> Result<Self> {

@@ -31,13 +31,13 @@ pub(super) fn of_unread(range: &Range<u64>, revision: u64) -> u64 {
     hash(range.start ^ revision, &range.end.to_le_bytes())
 }
 
-#[cfg(any(feature = "vmdk", feature = "vhd", feature = "vhdx"))]
+#[cfg(any(feature = "vmdk", feature = "vhd", feature = "vhdx", feature = "vdi"))]
 fn hash(seed: u64, bytes: &[u8]) -> u64 {
     twox_hash::XxHash3_64::oneshot_with_seed(seed, bytes)
 }
 
 /// Only targets with identifiers need the digest.
-#[cfg(not(any(feature = "vmdk", feature = "vhd", feature = "vhdx")))]
+#[cfg(not(any(feature = "vmdk", feature = "vhd", feature = "vhdx", feature = "vdi")))]
 fn hash(_seed: u64, _bytes: &[u8]) -> u64 {
     0
 }

@@ -10,8 +10,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// Format and options of the targets.
-const TARGETS: [(&str, &str); 5] = [
-const TARGETS: [(&str, &str); 6] = [
+const TARGETS: [(&str, &str); 7] = [
     ("qcow2", "cluster_size=4k"),
     ("qcow2", "cluster_size=512,refcount_bits=64"),
     ("vmdk", "subformat=monolithicSparse"),
