@@ -426,7 +426,7 @@ impl Vhdx {
     }
 
     /// Writes `log` into `file`, an image like this one, and its GUID into the headers.
-    pub fn put_log(&self, file: &mut Vec<u8>, log: &Log) {
+    pub fn put_log(&self, file: &mut [u8], log: &Log) {
         let region = log.encode(self.log_bytes as usize);
         put(file, self.log_at() as usize, &region);
         let logged = Self { log_guid: log.guid, ..self.clone() };
@@ -475,8 +475,8 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
     const POLYNOMIAL: u32 = 0x82f6_3b78;
     static TABLE: std::sync::LazyLock<[u32; 256]> = std::sync::LazyLock::new(|| {
         std::array::from_fn(|byte| {
-            (0..8).fold(byte as u32, |sum, _| sum >> 1 ^ (sum & 1) * POLYNOMIAL)
+            (0..8).fold(byte as u32, |sum, _| (sum >> 1) ^ ((sum & 1) * POLYNOMIAL))
         })
     });
-    !bytes.iter().fold(!0, |sum, &byte| sum >> 8 ^ TABLE[(sum as u8 ^ byte) as usize])
+    !bytes.iter().fold(!0, |sum, &byte| (sum >> 8) ^ TABLE[(sum as u8 ^ byte) as usize])
 }

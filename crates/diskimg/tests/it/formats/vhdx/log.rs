@@ -7,7 +7,7 @@ use diskimg::inspection::Code;
 use diskimg::{Convert, ErrorKind, Format, Image, InspectOptions, OpenOptions, inspect};
 use diskimg_testkit::tool::{qemu_bytes, try_run};
 use diskimg_testkit::vhdx::{
-    Descriptor, HEADERS_AT, Log, LogEntry, MIB, PAGE, REGIONS_AT, Vhdx, put, seal,
+    Damage, Descriptor, HEADERS_AT, Log, LogEntry, MIB, PAGE, REGIONS_AT, Vhdx, put, seal,
 };
 use std::path::Path;
 
@@ -338,7 +338,7 @@ fn an_entry_that_breaks_a_rule_is_not_valid() {
         Refuses,
     }
     let (agrees, applies, refuses) = (Qemu::Agrees, Qemu::Applies, Qemu::Refuses);
-    let cases: [(&str, fn(&mut Vec<u8>), Qemu); 17] = [
+    let cases: [(&str, Damage, Qemu); 17] = [
         ("signature", |e| e[0] = b'x', agrees),
         ("length not a multiple", |e| e[8] = 1, agrees),
         ("length 0", |e| e[8..12].fill(0), agrees),
