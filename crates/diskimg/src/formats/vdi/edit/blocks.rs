@@ -302,11 +302,7 @@ impl BlockWriter {
 
 /// Requires that the entries of the map that the disk does not need, those from number `needed` on,
 /// are free. The blocks that they refer to would be overwritten.
-fn require_no_further_blocks(
-    header: &Header,
-    needed: usize,
-    storage: &dyn Storage,
-) -> Result<()> {
+fn require_no_further_blocks(header: &Header, needed: usize, storage: &dyn Storage) -> Result<()> {
     let unsupported = |message: &str| Err(Error::unsupported(message.to_owned()).in_structure(MAP));
     let (at, len) = (header.map_at + to_u64(needed) * 4, header.map_bytes() - to_u64(needed) * 4);
     if len > MAX_FURTHER_BYTES {
