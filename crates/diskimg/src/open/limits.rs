@@ -153,7 +153,7 @@ limits! {
     extent_files = 32_768,
         "Extent files of a VMDK image, all of which are open at the same time";
     sibling_files = 4096,
-        "Files of a directory that are searched for a VMDK's or VDI's parent by UUID",
+        "Files of a directory that are searched for a parent by UUID",
         "Further files are ignored. If no parent is found, the error says so.";
     ovf_bytes = 8 << 20,
         "Bytes of an appliance's descriptor (OVF), and of its manifest";
