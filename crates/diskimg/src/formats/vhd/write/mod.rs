@@ -23,7 +23,6 @@ use crate::remedy::Remedy;
 use crate::storage::output::Output;
 use dynamic::{BLOCK, DynamicTarget, Layout};
 use fixed::FixedTarget;
-use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 
 /// Maximum size of a disk in bytes: 2040 GiB, the most that sector numbers of 32 bits leave room for.
@@ -164,15 +163,17 @@ impl VhdSpec {
         }
     }
 
-    /// Returns the UUID of a disk: the same for the same contents, but a new one for a disk that is
-    /// created empty, because it will have other contents, and children refer to it by its UUID.
+    /// Returns the UUID of a disk: the same for the same contents and parent, but a new one for a
+    /// disk that is created empty, because it will have other contents, and children refer to it by
+    /// its UUID.
     fn new_uuid(&self, digest: u64) -> Uuid {
         if digest == 0 {
-            let random = || u128::from(RandomState::new().hash_one(self.size));
-            return Uuid::of_digest(random() << 64 | random());
+            return Uuid::random();
         }
         let sizes = u128::from(self.size / SECTOR) << 1 | u128::from(self.fixed);
-        Uuid::of_digest(u128::from(digest) << 64 | sizes)
+        // A child with the contents of its parent is another disk.
+        let parent = self.parent.as_ref().map_or(0, |parent| u128::from_be_bytes(parent.uuid.0));
+        Uuid::of_digest((u128::from(digest) << 64 | sizes) ^ parent.rotate_left(1))
     }
 }
 

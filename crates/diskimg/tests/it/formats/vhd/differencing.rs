@@ -228,6 +228,20 @@ fn a_new_empty_child_shows_its_parent_and_has_a_uuid_of_its_own() {
     assert_ne!(uuid(&a), uuid(&b));
 }
 
+#[test]
+fn a_child_with_the_contents_of_its_parent_has_another_uuid() {
+    let dir = tempfile::tempdir().unwrap();
+    let [raw, base, child] = ["a.raw", "base.vhd", "child.vhd"].map(|name| dir.path().join(name));
+    std::fs::write(&raw, vec![7; 4 << 20]).unwrap();
+    let open = |path: &Path| Image::open(path).unwrap();
+    Convert::new(open(&raw)).format(Format::Vhd).run(&base).unwrap();
+    let convert = Convert::new(open(&raw)).format(Format::Vhd);
+    convert.backing(Backing::new("base.vhd").with_format("vpc")).run(&child).unwrap();
+    let uuids = [&base, &child].map(|path| open(path).layers().next().unwrap().content_ids());
+    assert_ne!(uuids[0], uuids[1]);
+    assert!(our_bytes(&child) == std::fs::read(&raw).unwrap());
+}
+
 /// QEMU does not know the name `vhd`.
 #[test]
 fn a_qcow2_image_over_a_vhd_records_qemus_name_of_the_format() {
