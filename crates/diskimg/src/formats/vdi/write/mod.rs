@@ -277,7 +277,7 @@ mod tests {
     #[test]
     fn the_data_starts_after_the_map_at_a_multiple_of_a_block() {
         for (size, data_at) in
-            [(0, 1), (512, 1), (255 << 30, 1), (255 << 30 | 512, 2), (MAX_SIZE, 2048)]
+            [(0, 1), (512, 1), (255 << 30, 1), (255 << 30 | 512, 2), (MAX_SIZE, 2049)]
         {
             let layout = Layout::new(size);
             assert_eq!(layout.data_at, data_at * BLOCK, "{size}");
