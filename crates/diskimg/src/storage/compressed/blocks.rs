@@ -14,6 +14,10 @@ const CAPACITY: u64 = 64 << 20;
 /// another thread decodes in the meantime, and the previous one.
 const MIN_KEPT: usize = 3;
 
+/// Maximum number of blocks that are kept, however short they are: each access looks through all of
+/// them. Those of bgzip, of 64 KiB, are as many.
+const MAX_KEPT: usize = 1024;
+
 /// The uncompressed contents of a file with blocks.
 ///
 /// Threads that need the same block wait for one that decodes it. Those that would wait decode the
@@ -60,7 +64,8 @@ impl BlockSource {
         let ends = blocks.list.iter().skip(1).map(|block| block.start).chain([blocks.len]);
         let lens = ends.zip(&blocks.list).map(|(end, block)| end - block.start);
         let longest = lens.max().unwrap_or(1).max(1);
-        let capacity = usize::try_from(CAPACITY / longest).unwrap_or(usize::MAX).max(MIN_KEPT);
+        let capacity = usize::try_from(CAPACITY / longest).unwrap_or(MAX_KEPT);
+        let capacity = capacity.clamp(MIN_KEPT, MAX_KEPT);
         let (cache, changed) = (Mutex::default(), Condvar::new());
         Ok(Some(Self { inner, compression, blocks, capacity, cache, changed }))
     }

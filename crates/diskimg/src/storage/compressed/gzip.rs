@@ -8,8 +8,8 @@
 use super::{Block, BlockBounds, Blocks, READ_BUFFER, damaged};
 use crate::storage::codec::{Codec, Decoder};
 use crate::storage::source::{Source, SourceReader};
-use flate2::bufread::MultiGzDecoder;
-use std::io::{self, BufReader, Read};
+use flate2::bufread::GzDecoder;
+use std::io::{self, BufRead, BufReader, Read};
 
 /// Length in bytes of a member's header without its extra fields, but with their length.
 const HEADER: u64 = 12;
@@ -23,8 +23,54 @@ const TRAILER: u64 = 8;
 /// Maximum uncompressed length of a member.
 const MAX_MEMBER: u64 = 64 << 10;
 
+/// Reads all members as one stream. As by gzip, zeros at the end are ignored: they fill the last
+/// block of a tape or a device.
+struct Members<R> {
+    /// `None` after the last member.
+    member: Option<GzDecoder<R>>,
+}
+
 pub(super) fn reader(source: &dyn Source) -> impl Read + Send + '_ {
-    MultiGzDecoder::new(BufReader::with_capacity(READ_BUFFER, SourceReader::whole(source)))
+    Members::new(BufReader::with_capacity(READ_BUFFER, SourceReader::whole(source)))
+}
+
+impl<R: BufRead> Members<R> {
+    fn new(stored: R) -> Self {
+        Self { member: Some(GzDecoder::new(stored)) }
+    }
+}
+
+impl<R: BufRead> Read for Members<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = self.member.as_mut().filter(|_| !buf.is_empty()) {
+            let read = member.read(buf)?;
+            if read > 0 {
+                return Ok(read);
+            }
+            let has_zeros = skip_zeros(member.get_mut())?;
+            let at_end = member.get_mut().fill_buf()?.is_empty();
+            if has_zeros && !at_end {
+                return Err(damaged("other bytes follow the zeros after a gzip member"));
+            }
+            let next = self.member.take().filter(|_| !at_end);
+            self.member = next.map(|member| GzDecoder::new(member.into_inner()));
+        }
+        Ok(0)
+    }
+}
+
+/// Skips zeros. Returns true if there were any.
+fn skip_zeros(stored: &mut impl BufRead) -> io::Result<bool> {
+    let mut found = false;
+    loop {
+        let bytes = stored.fill_buf()?;
+        let zeros = bytes.iter().take_while(|&&byte| byte == 0).count();
+        if zeros == 0 {
+            return Ok(found);
+        }
+        stored.consume(zeros);
+        found = true;
+    }
 }
 
 /// Lists the members if all of them are of bgzip.
@@ -70,5 +116,40 @@ pub(super) fn decode(source: &dyn Source, block: &Block, bytes: &mut [u8]) -> io
     match trailer.starts_with(&crc.sum().to_le_bytes()) {
         true => Ok(()),
         false => Err(damaged("the CRC of a gzip member is wrong")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn member(contents: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(contents).expect("in memory");
+        encoder.finish().expect("in memory")
+    }
+
+    fn read(stored: &[u8]) -> io::Result<Vec<u8>> {
+        let mut contents = Vec::new();
+        // A buffer that is filled several times.
+        let mut members = Members::new(BufReader::with_capacity(7, stored));
+        members.read_to_end(&mut contents).map(|_| contents)
+    }
+
+    #[test]
+    fn members_are_read_one_after_the_other() {
+        let stored = [member(b"one "), member(b""), member(b"two")].concat();
+        assert_eq!(read(&stored).expect("valid"), b"one two");
+    }
+
+    #[test]
+    fn zeros_at_the_end_are_ignored_but_nothing_else() {
+        let padded = [member(b"disk"), vec![0; 500]].concat();
+        assert_eq!(read(&padded).expect("valid"), b"disk");
+        assert!(read(&[&member(b"disk")[..], b"garbage and more"].concat()).is_err());
+        assert!(read(&[padded, member(b"more")].concat()).is_err());
+        let whole = member(b"disk");
+        assert!(read(&whole[..whole.len() - 1]).is_err());
     }
 }
