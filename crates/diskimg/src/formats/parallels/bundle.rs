@@ -1,8 +1,9 @@
 //! The files of a bundle.
 //!
 //! A name in the descriptor is a path relative to the bundle, or an absolute one, which is wrong after
-//! the bundle was moved or copied. The policy for external files decides whether it may be opened; if
-//! it cannot be, the last component of the path is tried in the bundle.
+//! the bundle was moved, and names the images of another one after it was copied. A file in the bundle
+//! with the last component of the path is therefore preferred. Otherwise, the policy for external
+//! files decides whether the path may be opened.
 
 use super::SECTOR;
 use super::clusters::Clusters;
@@ -243,12 +244,13 @@ impl Opener<'_> {
         }
         let resolver = self.resolver();
         let last = entry.file.rsplit(['/', '\\']).next().unwrap_or_default();
-        let opened = resolver.open_path(ROLE, &entry.file);
-        let source = match opened {
-            Err(error) if last != entry.file && error.kind() != ErrorKind::Transient => {
-                resolver.open_path(ROLE, last).map_err(|_| error)?
+        // Of an absolute path, `last` is the only part that can mean a file of this bundle.
+        let source = match resolver.open_path(ROLE, last) {
+            Ok(source) => source,
+            Err(error) if last == entry.file || error.kind() == ErrorKind::Transient => {
+                return Err(error);
             }
-            opened => opened?,
+            Err(_) => resolver.open_path(ROLE, &entry.file)?,
         };
         if source.identity().is_some_and(|id| !self.seen.insert(id)) {
             let message = format!("the file '{}' is named twice", entry.file);

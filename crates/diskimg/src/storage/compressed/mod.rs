@@ -48,6 +48,8 @@ struct Blocks {
     list: Vec<Block>,
     /// Uncompressed length of all blocks in bytes.
     len: u64,
+    /// Number of blocks, also of those without contents, which are not in the list.
+    count: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,12 +75,14 @@ impl Blocks {
     /// Adds the next block. Blocks without contents are left out. Returns `None` if the list or the
     /// block exceeds the bounds.
     fn add(&mut self, stored: Range<u64>, len: u64, flags: u8, bounds: BlockBounds) -> Option<()> {
+        self.count += 1;
+        if self.count * size_of::<Block>() as u64 > bounds.list {
+            return None;
+        }
         if len == 0 {
             return Some(());
         }
-        let list = (self.list.len() as u64 + 1) * size_of::<Block>() as u64;
-        if len > bounds.block || stored.end - stored.start > 2 * bounds.block || list > bounds.list
-        {
+        if len > bounds.block || stored.end - stored.start > 2 * bounds.block {
             return None;
         }
         self.list.push(Block { stored, start: self.len, flags });
@@ -126,7 +130,7 @@ impl Compression {
     pub(crate) fn reader(self, source: &dyn Source) -> io::Result<Box<dyn Read + Send + '_>> {
         Ok(match self {
             Self::Gzip => Box::new(gzip::reader(source)),
-            Self::Xz => Box::new(xz::reader(source)),
+            Self::Xz => Box::new(xz::reader(source)?),
             Self::Bzip2 => Box::new(bzip2::reader(source)),
             #[cfg(feature = "zstd")]
             Self::Zstd => Box::new(zstd::reader(source)?),

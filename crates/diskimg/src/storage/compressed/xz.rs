@@ -8,7 +8,7 @@
 //!
 //! A block is decoded as a stream of its own: its header and index are made for it.
 
-use super::{Block, BlockBounds, Blocks, READ_BUFFER, WINDOW, read_exactly};
+use super::{Block, BlockBounds, Blocks, READ_BUFFER, WINDOW, damaged, read_exactly};
 use crate::storage::source::{Source, SourceReader};
 use lzma_rust2::XzReader;
 use std::io::{self, BufReader, Read};
@@ -30,9 +30,28 @@ const MAX_STREAMS: usize = 4096;
 /// Maximum memory of a decoder in KiB: the dictionary, and what it needs besides.
 const MEMORY_KIB: u32 = (WINDOW >> 10) as u32 + 1024;
 
-pub(super) fn reader(source: &dyn Source) -> impl Read + Send + '_ {
-    let stored = BufReader::with_capacity(READ_BUFFER, SourceReader::whole(source));
-    XzReader::new_mem_limit(stored, true, MEMORY_KIB)
+/// Maximum length in bytes of the padding after a stream that is skipped.
+const MAX_PADDING: u64 = 64 << 10;
+
+pub(super) fn reader(source: &dyn Source) -> io::Result<impl Read + Send + '_> {
+    let end = end_of_streams(source, source.len())?;
+    let stored = BufReader::with_capacity(READ_BUFFER, SourceReader::new(source, 0..end));
+    Ok(XzReader::new_mem_limit(stored, true, MEMORY_KIB))
+}
+
+/// Returns the offset before `end` at which the padding of a stream begins: zeros, in units of four
+/// bytes.
+///
+/// # Errors
+/// Returns [`io::ErrorKind::InvalidData`] if it is longer than [`MAX_PADDING`].
+fn end_of_streams(source: &dyn Source, end: u64) -> io::Result<u64> {
+    let mut bytes = vec![0; end.min(MAX_PADDING) as usize];
+    source.read_exact_at(&mut bytes, end - bytes.len() as u64)?;
+    let padding = bytes.rchunks_exact(4).take_while(|unit| **unit == [0; 4]).count() as u64 * 4;
+    if padding > 0 && padding + 4 > MAX_PADDING {
+        return Err(damaged("the file ends with more zeros than may follow an xz stream"));
+    }
+    Ok(end - padding)
 }
 
 /// Lists the blocks of all streams, by their indexes.
@@ -88,15 +107,10 @@ impl Stream {
     /// Reads the index of the stream that ends at `end`, before padding. Returns `None` if there is
     /// no valid one, or if it is longer than `max` bytes.
     fn ending_at(source: &dyn Source, mut end: u64, max: u64) -> io::Result<Option<Self>> {
+        end = end_of_streams(source, end)?;
         let mut footer = [0; HEADER as usize];
-        loop {
-            let Some(at) = end.checked_sub(HEADER) else { return Ok(None) };
-            source.read_exact_at(&mut footer, at)?;
-            match footer[8..] == [0; 4] {
-                true => end -= 4,
-                false => break,
-            }
-        }
+        let Some(at) = end.checked_sub(HEADER) else { return Ok(None) };
+        source.read_exact_at(&mut footer, at)?;
         let [c0, c1, c2, c3, b0, b1, b2, b3, reserved, check, magic @ ..] = footer;
         let valid = magic == FOOTER_MAGIC
             && reserved == 0

@@ -193,6 +193,27 @@ fn a_file_that_is_cut_off_is_damaged() {
     }
 }
 
+/// Tapes and devices are padded with zeros. xz has padding of its own.
+#[test]
+fn zeros_after_the_end_are_ignored() {
+    let sample = Sample::new();
+    for (command, _) in COMMANDS.iter().filter(|(command, _)| command.contains("gzip")) {
+        let path = sample.compressed(Format::Qcow2, command);
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.set_len(file.metadata().unwrap().len().next_multiple_of(10_240) + 10_240).unwrap();
+        assert!(contents(&Image::open(&path).unwrap()) == sample.bytes, "{command}");
+    }
+    let path = sample.compressed(Format::Qcow2, "xz -c \"$1\" > \"$2\"");
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    let len = file.metadata().unwrap().len();
+    file.set_len(len + (60 << 10)).unwrap();
+    assert!(contents(&Image::open(&path).unwrap()) == sample.bytes);
+    // Nobody writes so many, and reading them would take time.
+    file.set_len(len + (1 << 40)).unwrap();
+    let error = Image::open(&path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+}
+
 #[test]
 fn a_file_that_is_stated_to_be_raw_is_not_decompressed() {
     let sample = Sample::new();
