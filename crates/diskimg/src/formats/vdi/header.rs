@@ -165,6 +165,11 @@ pub(super) struct Places {
 impl Places {
     /// In version 1.1.
     pub(super) const CURRENT: Self = Self { allocated: 388, modification: 408 };
+
+    /// Returns the host offset of the UUID of the parent.
+    pub(super) const fn parent(self) -> u64 {
+        self.modification + 16
+    }
 }
 
 /// A valid header.

@@ -42,7 +42,7 @@ fn examine_header(header: &Header, found: &mut Inspection) {
         found.add(Code::Parent, None, message);
     } else if !header.parent.is_nil() {
         let message = "it records the UUID of a parent, but is not a differencing image";
-        found.add(Code::Subformat, 440, format!("{HEADER}: {message}"));
+        found.add(Code::Subformat, header.places.parent(), format!("{HEADER}: {message}"));
     }
     if header.block_extra != 0 {
         let message =

@@ -64,7 +64,7 @@ pub(super) fn locate(
     }
     if header.parent.is_nil() {
         let message = "a differencing image without the UUID of its parent";
-        return Err(Error::corrupt(HEADER, message).at(440));
+        return Err(Error::corrupt(HEADER, message).at(header.places.parent()));
     }
     let modification = header.parent_modification;
     let modification = (!modification.is_nil()).then(|| modification.to_string());

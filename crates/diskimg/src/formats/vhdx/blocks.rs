@@ -61,7 +61,8 @@ pub(super) struct Blocks {
 struct Scan {
     /// One bit for each block that is not skipped: at most 8 MiB.
     allocated: Vec<u64>,
-    places: Places,
+    /// `None` if the blocks are in too many places of the file.
+    places: Option<Places>,
 }
 
 impl Blocks {
@@ -172,14 +173,13 @@ impl Blocks {
     /// Reads the whole table, unless that was done before.
     ///
     /// # Errors
-    /// [`Io`](crate::ErrorKind::Io) if it cannot be read, [`Limit`](crate::ErrorKind::Limit) if the
-    /// blocks are in too many places of the file.
+    /// [`Io`](crate::ErrorKind::Io) if it cannot be read.
     fn scan(&self) -> Result<&Scan> {
         if let Some(scan) = self.scan.get() {
             return Ok(scan);
         }
         let mut allocated = vec![0_u64; to_usize(self.layout.blocks.div_ceil(64))];
-        let mut places = Places::default();
+        let mut places = Some(Places::default());
         let len = self.source.len();
         self.for_each_entry(|index, raw| {
             let entry = Entry::parse(raw);
@@ -195,15 +195,18 @@ impl Blocks {
             {
                 *word |= 1 << (block % 64);
             }
-            match entry.filter(|entry| entry.is_stored() && entry.offset < len) {
-                Some(entry) => match self.range_of(subject, entry.offset) {
-                    Some(range) => places.add(&range),
-                    None => Ok(()),
-                },
-                None => Ok(()),
+            let stored = entry.filter(|entry| entry.is_stored() && entry.offset < len);
+            let range = stored.and_then(|entry| self.range_of(subject, entry.offset));
+            // That there are too many is remembered: to find it out again for each block would take
+            // time in proportion to the square of their number.
+            if let (Some(range), Some(found)) = (range, &mut places)
+                && found.add(&range).is_err()
+            {
+                places = None;
             }
+            Ok(())
         })?;
-        let scan = Scan { allocated, places: places.finish() };
+        let scan = Scan { allocated, places: places.map(Places::finish) };
         Ok(self.scan.get_or_init(|| scan))
     }
 
@@ -317,7 +320,8 @@ impl Blocks {
             );
             return Err(corrupt(message).hint("the file is probably truncated"));
         }
-        if self.scan()?.places.is_shared(range) {
+        let places = self.scan()?.places.as_ref().ok_or_else(Places::too_many)?;
+        if places.is_shared(range) {
             let message = format!("{what} at {:#x} overlaps another block", range.start);
             return Err(self.advise(corrupt(message)));
         }
@@ -403,7 +407,9 @@ impl Blocks {
         let Ok(scan) = self.scan() else { return range.start };
         let first = range.start / self.block_bytes;
         let end = range.end.div_ceil(self.block_bytes);
-        let next = next_set(&scan.allocated, first).min(end);
+        // Not beyond the range: it may be one of many.
+        let words = scan.allocated.get(..to_usize(end.div_ceil(64))).unwrap_or(&scan.allocated);
+        let next = next_set(words, first).min(end);
         next.saturating_mul(self.block_bytes).clamp(range.start, range.end)
     }
 

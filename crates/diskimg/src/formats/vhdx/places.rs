@@ -34,8 +34,7 @@ impl Set {
             let mask = u64::MAX >> (64 - count) << bit;
             let words = u64::try_from(PAGE_WORDS).unwrap_or(1);
             if self.0.len() >= MAX_PAGES && !self.0.contains_key(&(word / words)) {
-                let message = "blocks in more than 128 TiB of the file";
-                return Err(Error::limit(message).in_structure(super::blocks::STRUCTURE));
+                return Err(Places::too_many());
             }
             let page = self.0.entry(word / words).or_insert_with(|| Box::new([0; PAGE_WORDS]));
             if let Some(bits) = page.get_mut(to_usize(word % words)) {
@@ -83,6 +82,12 @@ impl Places {
             }
         })?;
         outcome
+    }
+
+    /// The error for blocks in too many places of the file.
+    pub(super) fn too_many() -> Error {
+        let message = "blocks in more than 128 TiB of the file";
+        Error::limit(message).in_structure(super::blocks::STRUCTURE)
     }
 
     /// Returns true if another block uses a part of this one.

@@ -187,9 +187,10 @@ impl VdiSpec {
         }
         let kind = u128::from(self.is_static) << 1 | u128::from(is_modification);
         let shown = u128::from(digest) << 64 | u128::from(self.size / SECTOR) << 2 | kind;
-        // A child may show the same disk as its parent.
+        // A child may show the same disk as its parent, whose UUID is made of the same digest: if
+        // it were not rotated, the two would cancel out, and all such children have the same UUID.
         let parent = self.parent.map_or(0, |parent| u128::from_be_bytes(parent.uuid.0));
-        Uuid::of_digest(shown ^ parent)
+        Uuid::of_digest(shown ^ parent.rotate_left(1))
     }
 }
 
@@ -273,6 +274,30 @@ pub(super) fn measure(request: &mut MeasureRequest<'_>) -> Result<Measure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unchanged_children_of_different_parents_have_different_uuids() {
+        let spec = |parent: Option<&VdiSpec>, digest| VdiSpec {
+            size: 3 << 20,
+            is_static: false,
+            uuid: None,
+            parent: parent.map(|parent| NewParent {
+                uuid: parent.new_uuid(digest, false),
+                modification: parent.new_uuid(digest, true),
+            }),
+            preallocation: Preallocation::Off,
+        };
+        let mut seen = std::collections::HashSet::new();
+        for digest in [0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321] {
+            let base = spec(None, digest);
+            let child = spec(Some(&base), digest);
+            let grandchild = spec(Some(&child), digest);
+            for image in [&base, &child, &grandchild] {
+                assert!(seen.insert(image.new_uuid(digest, false)), "{image:?}");
+                assert!(seen.insert(image.new_uuid(digest, true)), "{image:?}");
+            }
+        }
+    }
 
     #[test]
     fn the_data_starts_after_the_map_at_a_multiple_of_a_block() {

@@ -3,7 +3,7 @@
 use super::{BLOCK, blocks, error, findings, open_error, our_bytes, write, write_bytes};
 use diskimg::{Convert, ErrorKind, Format, Image, InspectOptions, inspect};
 use diskimg_testkit::vhdx::{
-    Block, HEADERS_AT, MIB, PRESENT, REGIONS_AT, TABLE_BYTES, Vhdx, put, seal,
+    Block, Descriptor, HEADERS_AT, Log, MIB, PRESENT, REGIONS_AT, TABLE_BYTES, Vhdx, put, seal,
 };
 
 fn sample() -> Vhdx {
@@ -80,6 +80,32 @@ fn blocks_that_share_their_place_are_refused_all() {
     }
     let failed = Convert::new(opened).format(Format::Raw).run(dir.path().join("out")).unwrap_err();
     assert_eq!(failed.kind(), ErrorKind::Corrupt);
+}
+
+/// The log extends the file, in memory, so that a file of some MiB has blocks all over 2^60 bytes.
+/// Each of them is an error, which is found once.
+#[test]
+fn blocks_all_over_a_file_that_its_log_extends_are_refused() {
+    const BLOCKS: u64 = 30_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut image = Vhdx::dynamic(BLOCKS * MIB);
+    let empty = image.build();
+    for index in 0..BLOCKS {
+        let block = Block { state: PRESENT, data: None, megabyte: Some((index + 1) << 15) };
+        image.blocks.insert(index, block);
+    }
+    let mut file = empty;
+    put(&mut file, image.bat_at() as usize, &image.bat());
+    let len = file.len() as u64;
+    let zeros = Descriptor::Zero { at: 1 << 40, len: 1 << 60 };
+    image.put_log(&mut file, &Log::default().entry(len, vec![zeros]));
+    let path = write_bytes(dir.path(), "disk.vhdx", &file);
+    let failed = Image::open(&path).unwrap().read_at(&mut [0; 512], 0).unwrap_err();
+    assert_eq!(failed.kind(), ErrorKind::Limit, "{failed}");
+    let started = std::time::Instant::now();
+    assert!(!inspect(&path, &InspectOptions::new()).unwrap().is_safe());
+    // Seconds for each thousand blocks if each reads the table again.
+    assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
 }
 
 /// Blocks of 2 MiB that overlap by one.
