@@ -37,8 +37,8 @@ pub(crate) struct ImageArgs {
     #[arg(value_parser = words(ExternalFiles::ALL))]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     external_files: ExternalFiles,
-    /// Open a VMDK whose parent has changed
-    #[arg(long_help = "Open a VMDK even if its parent was modified (content ID mismatch)")]
+    /// Open an image whose parent has changed
+    #[arg(long_help = "Open an image even if its parent was modified (content ID mismatch)")]
     #[arg(long)]
     ignore_cid: bool,
     /// Possible parent of a VirtualBox snapshot

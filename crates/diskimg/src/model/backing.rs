@@ -14,6 +14,9 @@ pub struct Backing {
     /// Its [`Layer::disk_id`](crate::Layer::disk_id), which an overlay has as well. The operations
     /// fill it in.
     pub disk_id: Option<String>,
+    /// Its [`Layer::sector_sizes`](crate::Layer::sector_sizes), which an overlay has as well. The
+    /// operations fill it in.
+    pub sector_sizes: Option<[u64; 2]>,
 }
 
 impl Backing {

@@ -43,6 +43,9 @@ pub struct ParentReference {
 pub enum ParentLocator {
     /// By resolving its name.
     ByName,
+    /// By searching its UUID, which was not done: the image was opened without its backing file. The
+    /// recorded name is the UUID.
+    ByUuid,
     /// At this path, which the format derived from the recorded name.
     AtPath(PathBuf),
     /// At this path, where it was found by its UUID instead of a recorded name. The files that it
@@ -58,7 +61,7 @@ impl ParentLocator {
     /// Returns the path, if the format determined it.
     pub fn path(&self) -> Option<&Path> {
         match self {
-            Self::ByName => None,
+            Self::ByName | Self::ByUuid => None,
             Self::AtPath(path) | Self::FoundByUuid(path) | Self::Given(path) => Some(path),
         }
     }
@@ -132,6 +135,12 @@ pub trait Layer: Sealed + Send + Sync + Debug {
     /// Returns the identifier of the disk that a guest sees, in formats that have one. A new overlay
     /// gets the same, so that the guest finds the disk that it knows.
     fn disk_id(&self) -> Option<String> {
+        None
+    }
+
+    /// Returns the sizes of a logical and a physical sector of the disk in bytes, in formats that
+    /// record them. A new overlay gets the same: partition tables count in logical sectors.
+    fn sector_sizes(&self) -> Option<[u64; 2]> {
         None
     }
 

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::image::Image;
-use crate::model::layer::ParentReference;
+use crate::model::layer::{ParentLocator, ParentReference};
 use crate::open::external_files::{ExternalFiles, Resolver};
 use crate::report::info::{Child, ChildFile, FormatSpecific, Info};
 use crate::report::printable::printable;
@@ -43,20 +43,23 @@ impl Image {
         let full_name = |parent: &ParentReference| {
             // The name is relative to a URL. The protocol's file, if there is one, is elsewhere.
             if !self.is_local_at(depth) {
-                return parent.name.clone();
+                return Some(parent.name.clone());
+            }
+            if parent.locator == ParentLocator::ByUuid {
+                return None;
             }
             let resolver = Resolver::new(files[0].path(), ExternalFiles::Any);
             let path = match parent.locator.path() {
                 Some(path) => Ok(path.to_owned()),
                 None => resolver.resolve("backing file", &parent.name),
             };
-            path.map_or_else(|_| parent.name.clone(), |p| p.display().to_string())
+            Some(path.map_or_else(|_| parent.name.clone(), |p| p.display().to_string()))
         };
         Ok(Info {
             children,
             snapshots: details.snapshots,
             backing_filename: parent.map(|p| p.name.clone()),
-            full_backing_filename: parent.map(full_name),
+            full_backing_filename: parent.and_then(full_name),
             backing_filename_format: parent.and_then(|p| p.format.clone()),
             virtual_size: layer.disk_layout().size,
             filename: self.name(depth).to_owned(),

@@ -109,6 +109,7 @@ pub(super) fn open_backing(
     let top = image.layers().next();
     backing.content_id = top.and_then(|layer| layer.content_ids().into_iter().next());
     backing.disk_id = top.and_then(|layer| layer.disk_id());
+    backing.sector_sizes = top.and_then(|layer| layer.sector_sizes());
     Ok(image)
 }
 

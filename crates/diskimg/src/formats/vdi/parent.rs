@@ -60,7 +60,7 @@ pub(super) fn locate(
         format: Some(Format::Vdi.name().to_owned()),
     };
     if !context.with_parent {
-        return Ok(reference(format!("{{{uuid}}}"), ParentLocator::ByName));
+        return Ok(reference(format!("{{{uuid}}}"), ParentLocator::ByUuid));
     }
     if header.parent.is_nil() {
         let message = "a differencing image without the UUID of its parent";

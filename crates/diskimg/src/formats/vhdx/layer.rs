@@ -171,6 +171,10 @@ impl Layer for Vhdx {
         Some(self.metadata.disk_id.to_string())
     }
 
+    fn sector_sizes(&self) -> Option<[u64; 2]> {
+        Some([self.metadata.logical, self.metadata.physical])
+    }
+
     fn details(&self) -> Details {
         let mut specific = vec![
             ("subformat", Value::from(self.subformat())),

@@ -45,8 +45,9 @@ pub(super) fn reader(source: &dyn Source) -> io::Result<impl Read + Send + '_> {
 /// # Errors
 /// Returns [`io::ErrorKind::InvalidData`] if it is longer than [`MAX_PADDING`].
 fn end_of_streams(source: &dyn Source, end: u64) -> io::Result<u64> {
-    let mut bytes = vec![0; end.min(MAX_PADDING) as usize];
-    source.read_exact_at(&mut bytes, end - bytes.len() as u64)?;
+    let len = end.min(MAX_PADDING);
+    let mut bytes = vec![0; len as usize];
+    source.read_exact_at(&mut bytes, end - len)?;
     let padding = bytes.rchunks_exact(4).take_while(|unit| **unit == [0; 4]).count() as u64 * 4;
     if padding > 0 && padding + 4 > MAX_PADDING {
         return Err(damaged("the file ends with more zeros than may follow an xz stream"));

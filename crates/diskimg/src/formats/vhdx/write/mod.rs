@@ -113,7 +113,7 @@ impl Parameters {
     /// # Errors
     /// [`Invalid`](crate::ErrorKind::Invalid) for values that the format does not support,
     /// [`Limit`](crate::ErrorKind::Limit) if the disk is too large.
-    fn new(size: u64, options: &Options, has_parent: bool) -> Result<Self> {
+    fn new(size: u64, options: &Options, backing: Option<&Backing>) -> Result<Self> {
         let fixed = match options.get("subformat") {
             None | Some("dynamic") => false,
             Some("fixed") => true,
@@ -122,8 +122,14 @@ impl Parameters {
                     .hint("valid subformats: dynamic, fixed"));
             }
         };
-        let logical = sector_size("logical_sector_size", options)?.unwrap_or(512);
-        let physical = sector_size("physical_sector_size", options)?.unwrap_or(4096);
+        let parents = backing.and_then(|backing| backing.sector_sizes);
+        let [default_logical, default_physical] = parents.unwrap_or([512, 4096]);
+        let logical = sector_size("logical_sector_size", options)?.unwrap_or(default_logical);
+        let physical = sector_size("physical_sector_size", options)?.unwrap_or(default_physical);
+        if parents.is_some() && logical != default_logical {
+            let message = format!("the parent has logical sectors of {default_logical} bytes");
+            return Err(Error::invalid(message).hint("leave out logical_sector_size"));
+        }
         if physical < logical {
             return Err(Error::invalid("physical sectors must not be smaller than logical ones"));
         }
@@ -132,7 +138,7 @@ impl Parameters {
             return Err(Error::limit("Image size too large; max of 64TB")
                 .hint("use another format, such as qcow2"));
         };
-        let block_bytes = block_size(size, options, has_parent)?;
+        let block_bytes = block_size(size, options, backing.is_some())?;
         Ok(Self { size, block_bytes, logical, physical, log_bytes: log_size(options)?, fixed })
     }
 
@@ -208,7 +214,7 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn TargetSpec>> 
     if backing.is_none() && options.get("backing_file").is_some_and(|b| !b.is_empty()) {
         return Err(Error::invalid("the backing_file option was given, but no backing image"));
     }
-    let parameters = Parameters::new(size, options, backing.is_some())?;
+    let parameters = Parameters::new(size, options, backing.as_ref())?;
     if parameters.fixed && backing.is_some() {
         return Err(Error::unsupported("a fixed disk cannot have a backing file")
             .hint("use subformat=dynamic"));
@@ -376,7 +382,7 @@ impl TargetSpec for VhdxSpec {
 /// # Errors
 /// As [`create`], and the errors of the request's data.
 pub(super) fn measure(request: &mut MeasureRequest<'_>) -> Result<Measure> {
-    let parameters = Parameters::new(request.size, request.options, false)?;
+    let parameters = Parameters::new(request.size, request.options, None)?;
     let (layout, block) = (parameters.layout(false), parameters.block_bytes);
     let fully_allocated = layout.len(layout.table.blocks);
     if parameters.fixed {

@@ -205,6 +205,7 @@ fn unsupported_options_are_refused() {
             format: format.map(Into::into),
             content_id: id.map(Into::into),
             disk_id: None,
+            sector_sizes: None,
         })
     };
     refuse(0, "", None, false, ErrorKind::Invalid);
@@ -241,6 +242,7 @@ fn a_child_is_read_only_with_its_own_parent() {
             format: Some("vmdk".into()),
             content_id: content_id.clone(),
             disk_id: None,
+            sector_sizes: None,
         };
         let sink = Arc::new(MemorySink::new());
         let mut output = Output::to_sink(Arc::clone(&sink) as Arc<dyn Sink>);

@@ -18,6 +18,7 @@ fn split(output: &mut Output, options: &str, backing: bool) -> Box<dyn Target> {
         format: None,
         content_id: Some("1234".into()),
         disk_id: None,
+        sector_sizes: None,
     });
     let options = Options::parse(options).expect("parses");
     let size = 2 * SPLIT;

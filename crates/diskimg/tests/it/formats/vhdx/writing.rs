@@ -159,6 +159,30 @@ fn sectors_may_have_4096_bytes() {
     }
 }
 
+/// Partition tables count in logical sectors.
+#[test]
+fn a_child_has_the_sectors_of_its_parent() {
+    let dir = tempfile::tempdir().unwrap();
+    let create = |name: &str, text: &str| {
+        let backing = Backing::new("base.vhdx").with_format("vhdx");
+        Create::new(Format::Vhdx).backing(backing).options(options(text)).run(dir.path().join(name))
+    };
+    let sectors = |name: &str| {
+        let image = Image::open(dir.path().join(name)).unwrap();
+        image.layers().next().unwrap().sector_sizes()
+    };
+    for (text, sizes, other) in [
+        ("logical_sector_size=4096", [4096, 4096], "logical_sector_size=512"),
+        ("physical_sector_size=512", [512, 512], "logical_sector_size=4096"),
+    ] {
+        let base = Create::new(Format::Vhdx).size(4 * MIB).options(options(text));
+        base.run(dir.path().join("base.vhdx")).unwrap();
+        create("child.vhdx", "").unwrap();
+        assert_eq!(sectors("child.vhdx"), Some(sizes));
+        assert_eq!(create("other.vhdx", other).unwrap_err().kind(), ErrorKind::Invalid);
+    }
+}
+
 /// A device, for example: what is not written must become zeros.
 #[test]
 fn an_output_that_contains_other_data_gets_the_same_bytes() {
