@@ -137,6 +137,10 @@ impl Format {
 
 /// Returns the file to open and its format if `path` stands for a bundle, an image that is a
 /// directory, and the image is in the bundle's format or in one that is to be probed.
+#[cfg_attr(
+    not(feature = "parallels"),
+    expect(unused_variables, reason = "there is no such format")
+)]
 pub(crate) fn file_of_bundle(path: &Path, format: Option<Format>) -> Option<(PathBuf, Format)> {
     match format {
         #[cfg(feature = "parallels")]

@@ -111,7 +111,7 @@ limits! {
         resizing a qcow2 image changes together, or the grain directories of all extents of a VMDK
         together.";
     unit_bytes = 64 << 20,
-        "Bytes that a compressed VMDK grain, or block of a compressed file, decompresses to",
+        "Bytes that a VMDK grain or a block of a compressed file decompresses to",
         "A compressed file with longer blocks is decompressed to a temporary file. (qcow2 clusters
         have at most 2 MiB.)";
     data_sharing = 1,

@@ -80,7 +80,8 @@ fn a_hybrid_iso_image_is_safe_and_has_a_note() {
     bytes[64..68].copy_from_slice(&[0x7f, 0x10, 0xda, 0xbe]);
     std::fs::write(&path, &bytes).unwrap();
     let found = inspect(&path, &InspectOptions::new()).unwrap();
-    assert_eq!(found.other_formats, ["vdi", "gpt"]);
+    assert_eq!(found.format, "vdi");
+    assert_eq!(found.other_formats, ["iso", "gpt"]);
     assert!(found.finding(Code::SeveralFormats).is_some() && !found.is_safe());
 }
 
