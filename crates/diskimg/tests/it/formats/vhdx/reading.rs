@@ -400,7 +400,7 @@ fn the_file_may_end_within_the_last_block_behind_the_disk() {
 }
 
 /// QEMU before 8.0 (issue 727): when the first entry of 4 KiB of the table was written, the others
-/// moved by one. Whoever reads such a file gets bytes of the wrong blocks, unless the table shows it:
+/// moved by one. Reading such a file returns bytes of the wrong blocks, unless the table shows it:
 /// blocks that overlap, or an entry where there must be none.
 #[test]
 fn tables_that_old_versions_of_qemu_shifted_are_recognized() {
