@@ -12,7 +12,7 @@
 //! a differencing image, the parent's; a block of zeros hides the parent's data.
 //!
 //! Nothing names the parent's file: it is the one with the UUID that the child records
-//! ([`parent`]).
+//! (`parent.rs`).
 //!
 //! There is no specification but VirtualBox's source: `VDICore.h` has the structures and `VDI.cpp`
 //! the rules.

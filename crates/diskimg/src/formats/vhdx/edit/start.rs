@@ -66,7 +66,11 @@ pub(super) fn start(
 fn apply(overlay: &Overlay, storage: &dyn Storage) -> io::Result<()> {
     for range in overlay.changed_ranges() {
         if overlay.segment_at(range.start)?.hole {
-            storage.write_zeros_at(range.start, range.end - range.start)?;
+            // Beyond the end, the file is extended with zeros, which take no space.
+            let end = range.end.min(storage.current_len());
+            if range.start < end {
+                storage.write_zeros_at(range.start, end - range.start)?;
+            }
             continue;
         }
         let mut at = range.start;
