@@ -4,7 +4,7 @@
 //! format that is read. A file whose format is stated to be raw is a raw disk, whatever it starts
 //! with, and what is in a compressed file is not decompressed again.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::format::Format;
 use crate::open::limits::Limits;
 use crate::open::probe::ProbeBytes;
@@ -56,7 +56,7 @@ pub(crate) fn open(
     };
     let bounds = BlockBounds { block: limits.unit_bytes, list: limits.table_bytes };
     let blocks = BlockSource::open(Arc::clone(file), compression, bounds);
-    if let Some(blocks) = blocks.map_err(|e| Error::io("cannot read it", e))? {
+    if let Some(blocks) = blocks.map_err(unpack::failed)? {
         budget.require(blocks.len())?;
         return Ok(Arc::new(blocks));
     }
