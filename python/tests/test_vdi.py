@@ -22,4 +22,4 @@ def test_possible_parents_are_searched(tmp_path: Path) -> None:
         assert image.read_at(0, 8) == b"datadata"
     out = tmp_path / "out.raw"
     diskimg.convert(far, out, possible_parents=[base])
-    assert out.read_bytes()[: 1_200_000] == raw.read_bytes()
+    assert out.read_bytes()[:1_200_000] == raw.read_bytes()
