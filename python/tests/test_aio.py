@@ -90,7 +90,7 @@ def test_results_are_those_of_the_functions(raw: Path, disk: bytes, tmp_path: Pa
             async with aio.open(tmp_path / "missing"):
                 pass
         with pytest.raises(diskimg.InvalidError, match="did you mean 'qcow2'"):
-            await aio.convert(raw, out, format="qcow3")  # type: ignore[arg-type]
+            await aio.convert(raw, out, format="qcow22")  # type: ignore[arg-type]
 
     asyncio.run(main())
 

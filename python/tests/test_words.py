@@ -98,7 +98,7 @@ def test_words_are_accepted_in_any_case_and_others_are_errors_with_a_suggestion(
         message = str(caught.value)
         assert "nonsense" in message and words[0] in message
         with pytest.raises(diskimg.InvalidError) as caught:
-            call(words[0][:-1] + "_")
+            call(words[0] + "_")
         message = str(caught.value)
         if "Unknown format" not in message:  # inspect() knows more formats
             assert message.startswith(f"{argument}='")

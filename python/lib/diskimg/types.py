@@ -94,6 +94,7 @@ FindingCode: TypeAlias = Literal[
     "several-formats",
     "format-mismatch",
     "format-not-read",
+    "rejected-format",
     "unreadable",
     "unknown-version",
     "unknown-features",
