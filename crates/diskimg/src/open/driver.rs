@@ -31,6 +31,9 @@ type Open = fn(Arc<dyn Source>, &OpenContext<'_>) -> Result<Arc<dyn Layer>>;
 pub(crate) type OpenMutable =
     fn(Arc<dyn Storage>, &OpenContext<'_>) -> Result<Box<dyn MutableLayer>>;
 
+/// Specifies a new image.
+type Create = fn(CreateRequest<'_>) -> Result<Box<dyn TargetSpec>>;
+
 /// Specifies a new image with several disks.
 type CreateDisks = fn(CreateRequest<'_>, &[Range<u64>]) -> Result<Box<dyn TargetSpec>>;
 
@@ -48,8 +51,8 @@ pub(crate) struct Driver {
     pub(crate) open: Open,
     /// Checks that the format can store this disk; `None` if it can store any disk.
     pub(crate) require: Option<fn(&Image) -> Result<()>>,
-    /// Specifies a new image.
-    pub(crate) create: fn(CreateRequest<'_>) -> Result<Box<dyn TargetSpec>>,
+    /// Specifies a new image; `None` if images of the format are only read.
+    pub(crate) create: Option<Create>,
     /// Opens an image for modification; `None` if the format does not support it.
     pub(crate) open_mutable: Option<OpenMutable>,
     /// Create options, including `size`, `backing_file` and `backing_fmt` where they apply.
@@ -102,6 +105,26 @@ impl Format {
             #[cfg(feature = "iso")]
             Self::Iso => &formats::iso::DRIVER,
         }
+    }
+
+    /// Returns true if images of this format can be created.
+    pub fn is_writable(self) -> bool {
+        self.driver().create.is_some()
+    }
+
+    /// Returns what specifies a new image.
+    ///
+    /// # Errors
+    /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if images of this format are only
+    /// read.
+    pub(crate) fn creator(self) -> Result<Create> {
+        self.driver().create.ok_or_else(|| {
+            let message = format!("Format driver '{self}' does not support image creation");
+            let writable = Self::ALL.iter().filter(|format| format.is_writable());
+            let names: Vec<_> = writable.map(|format| format.name()).collect();
+            Error::unsupported(message)
+                .hint(format!("formats that are written: {}", names.join(", ")))
+        })
     }
 
     /// Returns the format of a new file of this name if no other is named: that of its

@@ -228,6 +228,7 @@ impl<'a> Create<'a> {
     /// Specifies the image and opens its backing file. Calls the callback for the start.
     fn prepare(&mut self, path: &Path) -> Result<(Box<dyn TargetSpec>, Option<Image>, Created)> {
         let driver = self.format.driver();
+        let create = self.format.creator()?;
         if driver.require.is_some() {
             let message =
                 format!("empty images of format {} cannot be created", self.format.name());
@@ -259,7 +260,7 @@ impl<'a> Create<'a> {
             callback(&created);
         }
         let size = new_disk_size(self.format, size)?;
-        let spec = (driver.create)(CreateRequest {
+        let spec = create(CreateRequest {
             size,
             options: &self.options,
             backing: self.backing.clone(),

@@ -41,7 +41,7 @@ pub(crate) static DRIVER: Driver = Driver {
         Ok(Arc::new(Iso::open(source, context)?))
     },
     require: Some(require),
-    create,
+    create: Some(create),
     open_mutable: None,
     options: &[],
     measure: Some(measure),
@@ -84,7 +84,7 @@ fn require(image: &Image) -> Result<()> {
 }
 
 fn create(request: CreateRequest<'_>) -> Result<Box<dyn TargetSpec>> {
-    (Format::Raw.driver().create)(request)
+    (Format::Raw.creator()?)(request)
 }
 
 /// As for raw.

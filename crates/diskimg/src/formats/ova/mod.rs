@@ -77,7 +77,7 @@ pub(crate) static DRIVER: Driver = Driver {
     sector: 512,
     open: |source, context| Ok(Arc::new(Ova::open(source, context)?)),
     require: None,
-    create: target::create,
+    create: Some(target::create),
     open_mutable: None,
     options: options::OPTIONS,
     measure: None,

@@ -355,7 +355,7 @@ fn disk_image(machine: &Machine, guest: &Range<u64>) -> Result<Box<dyn TargetSpe
     if let Some(level) = machine.compression_level {
         options.set(COMPRESSION_LEVEL.name, level.to_string());
     }
-    let image = (Format::Vmdk.driver().create)(CreateRequest {
+    let image = (Format::Vmdk.creator()?)(CreateRequest {
         size: guest.end - guest.start,
         options: &options,
         backing: None,

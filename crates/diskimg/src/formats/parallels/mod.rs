@@ -60,7 +60,7 @@ pub(crate) static DRIVER: Driver = Driver {
     sector: SECTOR,
     open: |source, context| Ok(std::sync::Arc::new(layer::Parallels::open(source, context)?)),
     require: None,
-    create: write::create,
+    create: Some(write::create),
     open_mutable: Some(edit::open),
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),

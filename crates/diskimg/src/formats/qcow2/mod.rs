@@ -45,7 +45,7 @@ pub(crate) static DRIVER: Driver = Driver {
     sector: 512,
     open: |source, context| Ok(Arc::new(layer::Qcow2::open(source, context)?)),
     require: None,
-    create: target::create,
+    create: Some(target::create),
     open_mutable: Some(edit::open),
     options: options::OPTIONS,
     measure: Some(measure::measure),

@@ -56,7 +56,7 @@ pub(crate) static DRIVER: Driver = Driver {
         Ok(Arc::new(layer::Qed::open(source, context)?))
     },
     require: None,
-    create: target::create,
+    create: Some(target::create),
     open_mutable: Some(edit::open),
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),

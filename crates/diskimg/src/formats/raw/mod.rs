@@ -31,7 +31,7 @@ pub(crate) static DRIVER: Driver = Driver {
         Ok(std::sync::Arc::new(if context.probed { raw.with_name_checked() } else { raw }))
     },
     require: None,
-    create: target::create,
+    create: Some(target::create),
     open_mutable: Some(resize::open),
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),

@@ -64,7 +64,7 @@ pub(crate) static DRIVER: Driver = Driver {
         Ok(std::sync::Arc::new(Vhd::open(source, context)?))
     },
     require: None,
-    create: write::create,
+    create: Some(write::create),
     open_mutable: Some(edit::open),
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),

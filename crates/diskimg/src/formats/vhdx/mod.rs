@@ -62,7 +62,7 @@ pub(crate) static DRIVER: Driver = Driver {
         Ok(std::sync::Arc::new(Vhdx::open(source, context)?))
     },
     require: None,
-    create: write::create,
+    create: Some(write::create),
     open_mutable: Some(edit::open),
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size; max of 64TB."),

@@ -85,7 +85,7 @@ pub(crate) static DRIVER: Driver = Driver {
         Ok(std::sync::Arc::new(Vmdk::open(source, context)?))
     },
     require: None,
-    create: write::create,
+    create: Some(write::create),
     open_mutable: Some(edit::open),
     // In the order in which `qemu-img create -o help` lists them.
     options: &[

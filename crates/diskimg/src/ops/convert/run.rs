@@ -272,6 +272,7 @@ impl Settings<'_> {
         output: &mut Output,
         size: Option<u64>,
     ) -> Result<(Box<dyn TargetSpec>, Option<Image>)> {
+        let create = self.format.creator()?;
         self.sparse = self.sparse.normalized()?;
         if self.verify {
             let cannot_verify = |e| Error::output("the output cannot be verified", e);
@@ -326,7 +327,7 @@ impl Settings<'_> {
                 self.require_appliance(input, requested)?;
                 (appliance.create)(request, &input.disks(driver.sector)?)?
             }
-            None => (driver.create)(request)?,
+            None => create(request)?,
         };
         Ok((spec, backing))
     }

@@ -90,7 +90,7 @@ fn specify(settings: &Settings<'_>, size: u64) -> Box<dyn TargetSpec> {
         backing: None,
         compress: settings.compress,
     };
-    (settings.format.driver().create)(request).expect("valid options")
+    settings.format.creator().expect("it is written")(request).expect("valid options")
 }
 
 /// Encodes the tasks of one part of the disk.
