@@ -7,6 +7,7 @@ use crate::model::options::Options;
 use crate::report::info::Info;
 use crate::storage::output::Output;
 use crate::storage::sink::Sink;
+use crate::storage::source::Source;
 #[cfg(feature = "serde")]
 use serde::Serialize;
 use std::fmt::Debug;
@@ -138,6 +139,16 @@ pub(crate) trait TargetSpec: Send + Sync + Debug {
     /// quantum must then be a multiple of 4 KiB.
     fn wants_digest(&self) -> bool {
         false
+    }
+
+    /// Returns the image in `file`, the main file that was written, in order to verify it: `file`
+    /// itself unless the format wraps it in something that opening an image of the format by name
+    /// does not unwrap.
+    ///
+    /// # Errors
+    /// Returns an error if it cannot be unwrapped.
+    fn contents(&self, file: Arc<dyn Source>) -> Result<Arc<dyn Source>> {
+        Ok(file)
     }
 
     /// Starts to write the image to `output`.

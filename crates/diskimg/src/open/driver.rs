@@ -133,7 +133,8 @@ impl Format {
     /// # Errors
     /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if the extension is that of a format
     /// that is recognized but not supported, such as `.dmg`: nobody expects a raw disk there.
-    /// Returns [`Invalid`](crate::ErrorKind::Invalid) for `.qcow`, which most people mean as qcow2.
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) for `.qcow`, which most people mean as qcow2,
+    /// and for the extensions of compressed files, such as `.gz`.
     pub fn of_new_file(path: &Path) -> Result<Self> {
         if let Some(format) = Self::from_extension(path) {
             return Ok(format);
@@ -142,6 +143,12 @@ impl Format {
         if extension.as_deref() == Some("qcow") {
             let message = "the extension .qcow may mean QCOW version 1 or qcow2";
             return Err(Error::invalid(message).hint("name the format: qcow2 or qcow"));
+        }
+        if let Some(name @ ("gz" | "tgz" | "zst" | "xz" | "bz2")) = extension.as_deref() {
+            let message = format!("the extension .{name} is that of a compressed file");
+            let hint = "name the format raw; with its option subformat=gzip, zstd or gce (a tar.gz) \
+                        the disk is compressed";
+            return Err(Error::invalid(message).hint(hint));
         }
         match extension.map(|name| name.parse::<Self>()) {
             Some(Err(error)) if error.kind() == ErrorKind::Unsupported => {

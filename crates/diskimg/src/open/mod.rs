@@ -2,7 +2,7 @@
 
 mod chain;
 #[cfg(feature = "compressed")]
-mod compressed;
+pub(crate) mod compressed;
 pub(crate) mod driver;
 pub mod external_files;
 pub(crate) mod limits;

@@ -5,18 +5,25 @@
 //!   guest:  byte 0 ────────────────────────────── byte len-1
 //! ```
 //!
-//! There is no header. A length that is not a multiple of 512 is kept (qemu-img pads it). Holes of
+//! There is no header. The file can also be written compressed, or as the archive that Google Compute
+//! Engine imports (`packed.rs`). A length that is not a multiple of 512 is kept (qemu-img pads it). Holes of
 //! the file are known zeros. A block device is a raw image too.
 
 #[cfg(feature = "inspect")]
 mod inspect;
 mod layer;
+#[cfg(feature = "compressed")]
+mod packed;
 mod resize;
+mod subformat;
 mod target;
 
-use crate::model::options::{EXTENT_SIZE_HINT, NOCOW, OptionKind, OptionSpec};
+use crate::error::{Error, Result};
+use crate::model::options::{COMPRESSION_LEVEL, EXTENT_SIZE_HINT, NOCOW, OptionKind, OptionSpec};
 use crate::model::target::{Measure, MeasureRequest};
 use crate::open::driver::{Driver, NodeKeys};
+
+use subformat::Subformat;
 
 pub(crate) use layer::Raw;
 
@@ -42,6 +49,12 @@ pub(crate) static DRIVER: Driver = Driver {
             "Preallocation mode (allowed values: off, falloc, full)",
         ),
         EXTENT_SIZE_HINT,
+        OptionSpec::new(
+            "subformat",
+            OptionKind::Text,
+            "Form of the file, can be one of {flat (default) | gzip | zstd | gce}",
+        ),
+        COMPRESSION_LEVEL,
     ],
     measure: Some(measure),
     #[cfg(feature = "inspect")]
@@ -51,6 +64,9 @@ pub(crate) static DRIVER: Driver = Driver {
 };
 
 /// A raw file has the size of its disk, holes included, as in `qemu-img measure`.
-fn measure(request: &mut MeasureRequest<'_>) -> crate::Result<Measure> {
+fn measure(request: &mut MeasureRequest<'_>) -> Result<Measure> {
+    if Subformat::parse(request.options.get("subformat"))? != Subformat::Flat {
+        return Err(Error::unsupported("the size of a compressed file cannot be predicted"));
+    }
     Ok(Measure { required: request.size, fully_allocated: request.size, bitmaps: None })
 }

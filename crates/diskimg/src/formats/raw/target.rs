@@ -1,5 +1,8 @@
 //! Writing raw images.
 
+#[cfg(feature = "compressed")]
+use super::packed;
+use super::subformat::Subformat;
 use crate::error::{Error, Result};
 use crate::model::flat::{FlatFile, Preallocation};
 use crate::model::target::{Allocate, CreateRequest, Slot, Target, TargetSpec};
@@ -23,12 +26,23 @@ struct RawTarget {
 
 /// Specifies a raw image.
 pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn TargetSpec>> {
-    if request.compress {
-        return Err(Error::invalid("Compression not supported for this file format"));
+    let subformat = Subformat::parse(request.options.get("subformat"))?;
+    if request.compress && subformat == Subformat::Flat {
+        return Err(Error::invalid("Compression not supported for this file format")
+            .hint("subformat=gzip and subformat=zstd write a compressed file"));
     }
     if request.backing.is_some() {
         return Err(Error::invalid("raw images cannot have a backing file"));
     }
+    if subformat != Subformat::Flat {
+        #[cfg(feature = "compressed")]
+        return packed::create(&request, subformat);
+        #[cfg(not(feature = "compressed"))]
+        return Err(Error::unsupported(
+            "this build does not write compressed files (cargo feature compressed)",
+        ));
+    }
+    request.options.compression_level(9, false)?;
     let preallocation = Preallocation::parse(request.options.get("preallocation"), "raw")?;
     Ok(Box::new(RawSpec { size: request.size, preallocation }))
 }

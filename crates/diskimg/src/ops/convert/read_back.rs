@@ -8,6 +8,7 @@ use super::input::Input;
 use crate::error::{Error, Result};
 use crate::model::budget::Budgets;
 use crate::model::image::Image;
+use crate::model::target::TargetSpec;
 use crate::open::OpenOptions;
 use crate::open::external_files::{ExternalFiles, StandIn};
 use crate::ops::compare::{Comparison, compare_disks};
@@ -23,6 +24,7 @@ use std::ops::Range;
 pub(super) fn verify(
     settings: &Settings<'_>,
     input: &Input,
+    spec: &dyn TargetSpec,
     files: &[StandIn],
     backing: Option<&Image>,
     len: u64,
@@ -39,7 +41,7 @@ pub(super) fn verify(
     let options = options.stand_ins(files.to_vec());
     let name = name.display().to_string();
     if settings.format.driver().appliance.is_none() {
-        let image = options.open_source(main, name)?;
+        let image = options.open_source(spec.contents(main)?, name)?;
         let image = if let Some(backing) = backing { image.over(backing) } else { image };
         return compare(settings, input, 0..len, &image, lost);
     }

@@ -228,6 +228,7 @@ impl Settings<'_> {
             read_back::verify(
                 self,
                 input,
+                &*prepared.spec,
                 &files,
                 prepared.backing.as_ref(),
                 done.guest_bytes,

@@ -95,9 +95,16 @@ impl Decoder {
 /// Compresses units with one method and level.
 pub struct Encoder(Inner);
 
+/// What surrounds a deflate stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wrapper {
+    None,
+    Zlib,
+}
+
 enum Inner {
     SmallWindow(deflate::SmallWindowDeflater),
-    Zlib(deflate::ZlibCompressor),
+    Window(deflate::Compressor, Wrapper),
     #[cfg(feature = "zstd")]
     Zstd(zstd::Compressor),
 }
@@ -106,7 +113,8 @@ impl fmt::Debug for Encoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             Inner::SmallWindow(_) => "Encoder(deflate, 4 KiB window)",
-            Inner::Zlib(_) => "Encoder(zlib)",
+            Inner::Window(_, Wrapper::None) => "Encoder(deflate)",
+            Inner::Window(_, Wrapper::Zlib) => "Encoder(zlib)",
             #[cfg(feature = "zstd")]
             Inner::Zstd(_) => "Encoder(zstd)",
         })
@@ -121,7 +129,18 @@ impl Encoder {
 
     /// Creates an encoder of zlib with the full 32 KiB window.
     pub fn zlib() -> Self {
-        Self(Inner::Zlib(deflate::ZlibCompressor::new(deflate::ZLIB_LEVEL)))
+        Self::window(deflate::ZLIB_LEVEL, Wrapper::Zlib)
+    }
+
+    /// Creates an encoder of raw deflate with the full 32 KiB window, as in gzip files.
+    #[cfg(feature = "compressed")]
+    pub(crate) fn deflate() -> Self {
+        Self::window(deflate::GZIP_LEVEL, Wrapper::None)
+    }
+
+    fn window(level: u32, wrapper: Wrapper) -> Self {
+        let compressor = deflate::Compressor::new(level, wrapper == Wrapper::Zlib);
+        Self(Inner::Window(compressor, wrapper))
     }
 
     /// Creates an encoder of Zstandard.
@@ -139,7 +158,7 @@ impl Encoder {
             Inner::SmallWindow(_) => {
                 Inner::SmallWindow(deflate::SmallWindowDeflater::new(level.clamp(1, 9)))
             }
-            Inner::Zlib(_) => Inner::Zlib(deflate::ZlibCompressor::new(level.clamp(1, 9))),
+            Inner::Window(_, wrapper) => return Self::window(level.clamp(1, 9), wrapper),
             #[cfg(feature = "zstd")]
             Inner::Zstd(_) => Inner::Zstd(zstd::Compressor::new(level.clamp(1, 19))),
         })
@@ -154,7 +173,7 @@ impl Encoder {
         let start = out.len();
         let fits = match &mut self.0 {
             Inner::SmallWindow(c) => c.encode(unit, limit, out)?,
-            Inner::Zlib(c) => c.encode(unit, limit, out)?,
+            Inner::Window(c, _) => c.encode(unit, limit, out)?,
             #[cfg(feature = "zstd")]
             Inner::Zstd(c) => c.encode(unit, limit, out)?,
         };
@@ -179,6 +198,8 @@ mod tests {
     fn encoders() -> Vec<(Codec, Encoder)> {
         vec![
             (Codec::Deflate, Encoder::deflate_4k_window()),
+            #[cfg(feature = "compressed")]
+            (Codec::Deflate, Encoder::deflate()),
             (Codec::Zlib, Encoder::zlib()),
             #[cfg(feature = "zstd")]
             (Codec::Zstd, Encoder::zstd()),

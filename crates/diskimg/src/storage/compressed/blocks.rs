@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 
 /// Bytes of decoded blocks that are kept, if blocks are short.
-const CAPACITY: u64 = 64 << 20;
+const CAPACITY: u64 = 16 << 20;
 
 /// Number of blocks that are kept, however long they are: the one that is read, the next one, which
 /// another thread decodes in the meantime, and the previous one.
@@ -16,7 +16,7 @@ const MIN_KEPT: usize = 3;
 
 /// Maximum number of blocks that are kept, however short they are: each access looks through all of
 /// them. Those of bgzip, of 64 KiB, are as many.
-const MAX_KEPT: usize = 1024;
+const MAX_KEPT: usize = 256;
 
 /// The uncompressed contents of a file with blocks.
 ///

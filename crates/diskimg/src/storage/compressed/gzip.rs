@@ -6,7 +6,7 @@
 //! ```
 
 use super::{Block, BlockBounds, Blocks, READ_BUFFER, damaged};
-use crate::storage::codec::{Codec, Decoder};
+use crate::storage::codec::{Codec, Decoder, Encoder};
 use crate::storage::source::{Source, SourceReader};
 use flate2::bufread::GzDecoder;
 use std::io::{self, BufRead, BufReader, Read};
@@ -20,8 +20,14 @@ const EXTRA: u64 = 6;
 /// Length in bytes of the CRC and the uncompressed length.
 const TRAILER: u64 = 8;
 
-/// Maximum uncompressed length of a member.
-const MAX_MEMBER: u64 = 64 << 10;
+/// Maximum length in bytes of a member, compressed and uncompressed.
+pub(super) const MAX_MEMBER: u64 = 64 << 10;
+
+/// The empty member with which bgzip marks the end of a file (4.1.2).
+pub(super) const END: [u8; 28] = [
+    0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 0xff, 6, 0, b'B', b'C', 2, 0, 0x1b, 0, 3, 0, 0, 0, 0, 0, 0, 0,
+    0, 0,
+];
 
 /// Reads all members as one stream. As by gzip, zeros at the end are ignored: they fill the last
 /// block of a tape or a device.
@@ -116,6 +122,42 @@ pub(super) fn decode(source: &dyn Source, block: &Block, bytes: &mut [u8]) -> io
     match trailer.starts_with(&crc.sum().to_le_bytes()) {
         true => Ok(()),
         false => Err(damaged("the CRC of a gzip member is wrong")),
+    }
+}
+
+/// Compresses to members in the form of bgzip.
+#[derive(Debug)]
+pub(crate) struct MemberEncoder(Encoder);
+
+impl MemberEncoder {
+    pub(super) fn new(level: Option<u32>) -> Self {
+        Self(Encoder::deflate().at_level(level))
+    }
+
+    /// Appends `bytes` to `out` as members.
+    pub(super) fn append(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        bytes.chunks(MAX_MEMBER as usize).try_for_each(|bytes| self.append_member(bytes, out))
+    }
+
+    /// Appends a member or, if the bytes are incompressible and one would become too long, two.
+    fn append_member(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        let start = out.len();
+        out.extend([0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 0xff, 6, 0, b'B', b'C', 2, 0, 0, 0]);
+        let max = (MAX_MEMBER - HEADER - EXTRA - TRAILER) as usize;
+        if !self.0.encode(bytes, max + 1, out)? {
+            out.truncate(start);
+            let (first, second) = bytes.split_at(bytes.len() / 2);
+            self.append_member(first, out)?;
+            return self.append_member(second, out);
+        }
+        let mut crc = flate2::Crc::new();
+        crc.update(bytes);
+        out.extend(crc.sum().to_le_bytes());
+        out.extend((bytes.len() as u32).to_le_bytes());
+        // One less than the length, so that the maximum can be stored.
+        let bsize = (out.len() - start - 1) as u16;
+        out[start + 16..start + 18].copy_from_slice(&bsize.to_le_bytes());
+        Ok(())
     }
 }
 

@@ -7,10 +7,13 @@
 //!     gzip     members, each with its size            bgzip
 //!   anything else                                     decoded from the start (`Compression::reader`)
 //! ```
+//!
+//! [`write`] writes gzip and zstd in the form of independent blocks.
 
 mod blocks;
 mod bzip2;
 mod gzip;
+pub(crate) mod write;
 mod xz;
 #[cfg(feature = "zstd")]
 mod zstd;

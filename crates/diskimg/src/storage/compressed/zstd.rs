@@ -10,8 +10,9 @@
 
 use super::{Block, BlockBounds, Blocks, READ_BUFFER, WINDOW, damaged, read_exactly};
 use crate::storage::source::{Source, SourceReader};
+use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
-use zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
+use zstd_safe::{CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
 
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
@@ -204,4 +205,95 @@ pub(super) fn decode(source: &dyn Source, block: &Block, bytes: &mut [u8]) -> io
     let stored = SourceReader::new(source, block.stored.clone());
     let stored = BufReader::with_capacity(READ_BUFFER.min(bytes.len().max(512)), stored);
     read_exactly(Frames::new(stored)?, bytes)
+}
+
+/// Default level: that of zstd.
+const LEVEL: u32 = 3;
+
+/// Maximum number of frames in a list (the format's section "Number_Of_Frames").
+const MAX_FRAMES: u32 = 0x0800_0000;
+
+/// Compresses to frames, each with the length of its contents and a checksum.
+pub(crate) struct FrameEncoder(CCtx<'static>);
+
+impl fmt::Debug for FrameEncoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FrameEncoder")
+    }
+}
+
+impl FrameEncoder {
+    pub(super) fn new(level: Option<u32>) -> io::Result<Self> {
+        let level = level.unwrap_or(LEVEL).clamp(1, 19) as i32;
+        let mut context = CCtx::create();
+        for parameter in [CParameter::CompressionLevel(level), CParameter::ChecksumFlag(true)] {
+            context.set_parameter(parameter).map_err(cannot_encode)?;
+        }
+        Ok(Self(context))
+    }
+
+    /// Appends `bytes` to `out` as one frame.
+    pub(super) fn append(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        let start = out.len();
+        out.resize(start + zstd_safe::compress_bound(bytes.len()), 0);
+        let len = self.0.compress2(&mut out[start..], bytes).map_err(cannot_encode)?;
+        out.truncate(start + len);
+        Ok(())
+    }
+}
+
+fn cannot_encode(code: zstd_safe::ErrorCode) -> io::Error {
+    io::Error::other(get_error_name(code))
+}
+
+/// The list of frames, as it grows.
+#[derive(Debug, Default)]
+pub(crate) struct FrameList {
+    /// In ascending order; frames of zeros are alike, so that one entry stands for many.
+    runs: Vec<FrameRun>,
+    count: u32,
+}
+
+/// Successive frames of the same lengths.
+#[derive(Debug)]
+struct FrameRun {
+    /// The frame's entry in the list.
+    entry: [u8; 8],
+    count: u32,
+}
+
+impl FrameList {
+    /// Adds `count` frames of `stored` bytes each, with `len` bytes of contents.
+    pub(super) fn add(&mut self, stored: u32, len: u32, count: u32) -> io::Result<()> {
+        let sum = self.count.checked_add(count).filter(|&sum| sum <= MAX_FRAMES);
+        self.count = sum.ok_or_else(|| {
+            io::Error::other(format!("more than {MAX_FRAMES} frames, the maximum of the format"))
+        })?;
+        let entry = (u64::from(len) << 32 | u64::from(stored)).to_le_bytes();
+        match self.runs.last_mut() {
+            Some(last) if last.entry == entry => last.count += count,
+            _ => self.runs.push(FrameRun { entry, count }),
+        }
+        Ok(())
+    }
+
+    /// Passes the skippable frame with the list to `write`, in parts.
+    pub(super) fn write(&self, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        const ENTRIES_PER_CALL: u32 = 8 << 10;
+        let list_len = self.count * 8;
+        write(&[0x5e, 0x2a, 0x4d, 0x18])?;
+        write(&(list_len + LIST_FOOTER as u32).to_le_bytes())?;
+        for run in &self.runs {
+            let mut left = run.count;
+            while left > 0 {
+                let now = left.min(ENTRIES_PER_CALL);
+                write(&run.entry.repeat(now as usize))?;
+                left -= now;
+            }
+        }
+        write(&self.count.to_le_bytes())?;
+        // No checksums in the list: the frames have them.
+        write(&[0])?;
+        write(&LIST_MAGIC)
+    }
 }

@@ -65,20 +65,22 @@ impl Inflater {
     }
 }
 
-/// zlib, compressed with libdeflate.
-pub(in crate::storage::codec) struct ZlibCompressor {
+/// Compresses with libdeflate.
+pub(in crate::storage::codec) struct Compressor {
     compressor: libdeflater::Compressor,
     /// Level 0, which uses stored blocks, for incompressible units.
     storer: libdeflater::Compressor,
+    /// Whether the stream gets a zlib wrapper.
+    zlib_header: bool,
 }
 
-impl ZlibCompressor {
-    pub(in crate::storage::codec) fn new(level: u32) -> Self {
+impl Compressor {
+    pub(in crate::storage::codec) fn new(level: u32, zlib_header: bool) -> Self {
         let compressor = |level| {
             let level = CompressionLvl::new(level as i32).unwrap_or_default();
             libdeflater::Compressor::new(level)
         };
-        Self { compressor: compressor(level), storer: compressor(0) }
+        Self { compressor: compressor(level), storer: compressor(0), zlib_header }
     }
 
     pub(in crate::storage::codec) fn encode(
@@ -91,7 +93,11 @@ impl ZlibCompressor {
         let room = spare(out, limit.saturating_sub(1));
         let compressor =
             if noise::is_noise(unit) { &mut self.storer } else { &mut self.compressor };
-        match compressor.zlib_compress(unit, room) {
+        let compressed = match self.zlib_header {
+            true => compressor.zlib_compress(unit, room),
+            false => compressor.deflate_compress(unit, room),
+        };
+        match compressed {
             Ok(n) => {
                 out.truncate(start + n);
                 Ok(true)

@@ -10,9 +10,9 @@ mod libdeflate;
 mod portable;
 
 #[cfg(feature = "libdeflate")]
-pub(super) use libdeflate::{Inflater, ZlibCompressor};
+pub(super) use libdeflate::{Compressor, Inflater};
 #[cfg(not(feature = "libdeflate"))]
-pub(super) use portable::{Inflater, ZlibCompressor};
+pub(super) use portable::{Compressor, Inflater};
 
 use super::{noise, spare};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
@@ -26,6 +26,9 @@ pub(super) const SMALL_WINDOW_LEVEL: u32 = 5;
 /// Default level for VMDK grains: the output is within 2 % of the size of QEMU's. At libdeflate's
 /// default level, 6, it is smaller than QEMU's, and compression takes a third longer.
 pub(super) const ZLIB_LEVEL: u32 = 3;
+
+/// Default level for gzip files: the default of gzip.
+pub(super) const GZIP_LEVEL: u32 = 6;
 
 /// Base-2 logarithm of the window size of qcow2 clusters. QEMU reads them with
 /// `inflateInit2(-12)`, so larger windows cannot be read.

@@ -43,14 +43,16 @@ impl Inflater {
     }
 }
 
-/// zlib, compressed with zlib-rs.
-pub(in crate::storage::codec) struct ZlibCompressor {
+/// Compresses with zlib-rs.
+pub(in crate::storage::codec) struct Compressor {
     level: Compression,
+    /// Whether the stream gets a zlib wrapper.
+    zlib_header: bool,
 }
 
-impl ZlibCompressor {
-    pub(in crate::storage::codec) fn new(level: u32) -> Self {
-        Self { level: Compression::new(level) }
+impl Compressor {
+    pub(in crate::storage::codec) fn new(level: u32, zlib_header: bool) -> Self {
+        Self { level: Compression::new(level), zlib_header }
     }
 
     pub(in crate::storage::codec) fn encode(
@@ -60,7 +62,7 @@ impl ZlibCompressor {
         out: &mut Vec<u8>,
     ) -> io::Result<bool> {
         let level = if noise::is_noise(unit) { Compression::none() } else { self.level };
-        let mut stream = Compress::new(level, true);
+        let mut stream = Compress::new(level, self.zlib_header);
         let start = out.len();
         // Room for the worst case, stored blocks, as zlib's `deflateBound` computes it.
         let room = spare(out, unit.len() + unit.len().div_ceil(16_383) * 5 + 64);

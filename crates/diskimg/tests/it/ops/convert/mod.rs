@@ -4,6 +4,7 @@ mod existing;
 mod in_place;
 mod levels;
 mod max_size;
+mod packed;
 mod pass_through;
 mod read_back;
 mod scale;
