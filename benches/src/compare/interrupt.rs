@@ -13,9 +13,14 @@ pub(crate) fn watch() {
     let _ = ctrlc::set_handler(|| REQUESTED.store(true, Ordering::Relaxed));
 }
 
+/// Returns whether there was a signal.
+pub(crate) fn is_requested() -> bool {
+    REQUESTED.load(Ordering::Relaxed)
+}
+
 /// Returns an error after a signal.
 pub(crate) fn check() -> Result<()> {
-    if REQUESTED.load(Ordering::Relaxed) {
+    if is_requested() {
         bail!("interrupted");
     }
     Ok(())

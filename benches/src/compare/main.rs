@@ -98,7 +98,13 @@ fn compare(args: &Args, cells: Vec<Cell>) -> Result<Comparison> {
                 Ok(report) => places.push(report),
                 Err(error) => notes.push(format!("No {kind:?} in {}: {error:#}.", dir.display())),
             }
-            interrupt::check()?;
+            if interrupt::is_requested() {
+                break;
+            }
+        }
+        if interrupt::is_requested() {
+            notes.push("Interrupted: the remaining cells were not measured.".into());
+            break;
         }
     }
     places.retain(|place| !place.cells.is_empty());
