@@ -44,7 +44,8 @@ fn candidates(name: &str) -> Vec<String> {
 
 /// Locates the parent of a differencing disk in `format` that records `names`, of which there is at
 /// least one: the first file for which `identify` returns `Ok`. It returns in words why a file is
-/// not the parent; `wanted` says what the parent must have.
+/// not the parent; `wanted` says what the parent must have. If content IDs are ignored and no file is
+/// the parent, it is the first file with one of the names.
 ///
 /// # Errors
 /// If the parent is needed: [`Io`](crate::ErrorKind::Io) or
@@ -72,7 +73,7 @@ pub(crate) fn locate(
         let message = format!("it names the {ROLE} '{first}'");
         return Err(Error::refused(message).with_remedy(Remedy::AllowFilesInSameDir));
     }
-    let (mut first_error, mut other) = (None, None);
+    let (mut first_error, mut other, mut first_file) = (None, None, None);
     for name in names {
         for candidate in candidates(name) {
             let source = match resolver.open_path(ROLE, &candidate) {
@@ -84,15 +85,17 @@ pub(crate) fn locate(
                 }
             };
             let identified = identify(&*source)?;
-            if identified.is_ok() || context.ignore_content_id {
-                return Ok(match source.path() {
-                    Some(path) => reference(name, ParentLocator::AtPath(path.into())),
-                    None => reference(&candidate, ParentLocator::ByName),
-                });
-            }
-            let found = identified.err().unwrap_or_default();
+            let file = match source.path() {
+                Some(path) => reference(name, ParentLocator::AtPath(path.into())),
+                None => reference(&candidate, ParentLocator::ByName),
+            };
+            let Err(found) = identified else { return Ok(file) };
+            first_file = first_file.or(Some(file));
             other = other.or_else(|| Some(format!("'{candidate}' is not it: {found}")));
         }
+    }
+    if let Some(file) = first_file.filter(|_| context.ignore_content_id) {
+        return Ok(file);
     }
     let wanted = format!("a differencing disk, {wanted}");
     Err(match (other, first_error) {

@@ -124,6 +124,14 @@ impl Input {
         self.images.iter().flat_map(Image::warnings)
     }
 
+    /// Returns the size in bytes of the disks' logical sectors, if an image records one other than
+    /// 512.
+    pub(super) fn other_sector_size(&self) -> Option<u64> {
+        let tops = self.images.iter().filter_map(|image| image.layers().next());
+        let sizes = tops.filter_map(|layer| layer.sector_sizes());
+        sizes.map(|[logical, _]| logical).find(|&logical| logical != 512)
+    }
+
     pub(super) fn identities(&self) -> impl Iterator<Item = HostFileId> {
         self.images.iter().flat_map(Image::identities)
     }

@@ -94,8 +94,25 @@ impl Settings<'_> {
             free_bytes: planning::free_bytes(&files),
             backing: self.backing.as_ref().map(|backing| backing.name.clone()),
             files,
-            warnings: input.warnings().collect(),
+            warnings: self.warnings(input),
         }
+    }
+
+    /// Returns warnings about the source, and about what the output cannot record of it.
+    fn warnings(&self, input: &Input) -> Vec<String> {
+        let lost = input.other_sector_size().filter(|&logical| {
+            // A child has the sectors of its parent.
+            let kept = matches!(self.options.size("logical_sector_size"), Ok(Some(kept)) if kept == logical);
+            !kept && self.backing.is_none()
+        });
+        let lost = lost.map(|logical| {
+            format!(
+                "the disk has logical sectors of {logical} bytes, which the output does not record \
+                 (VHDX does with the option logical_sector_size={logical}): a guest that uses it \
+                 with sectors of 512 bytes does not find its partitions"
+            )
+        });
+        input.warnings().chain(lost).collect()
     }
 
     /// Prepares a conversion in which the image is written as a whole; see [`run`](Self::run).
@@ -508,7 +525,7 @@ impl Settings<'_> {
             salvaged: lost.listed,
             salvaged_bytes: lost.bytes,
             notes: Vec::new(),
-            warnings: input.warnings().collect(),
+            warnings: self.warnings(input),
             verified: false,
             digests,
         };

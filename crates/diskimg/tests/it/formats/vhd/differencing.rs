@@ -123,6 +123,16 @@ fn a_file_with_another_uuid_is_not_the_parent() {
     }
     let ignoring = OpenOptions::new().ignore_content_id(true);
     assert_eq!(bytes_with(&ignoring, &path), chain().bytes());
+    // The parent is preferred to another file, even if that is named first.
+    write(dir.path(), "parent.vhd", &parent());
+    let names =
+        [Locator::windows(b"W2ru", ".\\base.vhd"), Locator::windows(b"W2ku", "D:\\parent.vhd")];
+    let both = write(dir.path(), "both.vhd", &Vhd { locators: names.to_vec(), ..child() });
+    for options in [OpenOptions::new(), ignoring] {
+        let image = options.open(&both).unwrap();
+        let parent = image.layers().nth(1).unwrap().files()[0].path().unwrap().to_owned();
+        assert_eq!(parent.file_name().unwrap(), "parent.vhd");
+    }
     // A file that is no VHD, under the name of the parent.
     write_bytes(dir.path(), "base.vhd", b"root:x:0:0\n");
     let refused = error(&path);
