@@ -1,5 +1,6 @@
 """Conversion: progress, cancellation and the files left afterwards."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -268,6 +269,16 @@ def test_options_can_be_bools_and_integers(raw: Path, tmp_path: Path) -> None:
     info = json.loads(qemu_img("info", "--output=json", out))
     assert info["cluster-size"] == 4096
     assert info["format-specific"]["data"]["lazy-refcounts"] is True
+
+
+def test_a_raw_disk_is_written_compressed(raw: Path, disk: bytes, tmp_path: Path) -> None:
+    packed = tmp_path / "disk.raw.gz"
+    with pytest.raises(diskimg.InvalidError, match="compressed file"):
+        diskimg.convert(raw, packed)
+    diskimg.convert(raw, packed, format="raw", options={"subformat": "gzip"}, verify=True)
+    assert gzip.decompress(packed.read_bytes()) == disk
+    with diskimg.open(packed) as image:
+        assert image.read_at(0, len(disk)) == disk
 
 
 def test_options_are_listed() -> None:
