@@ -42,7 +42,11 @@ pub(super) fn links(file: &File) -> u64 {
 }
 
 pub(super) fn allocated_bytes(file: &File) -> io::Result<Option<u64>> {
-    Ok(Some(file.metadata()?.blocks() * 512))
+    Ok(allocated_bytes_by(&file.metadata()?))
+}
+
+pub(super) fn allocated_bytes_by(metadata: &Metadata) -> Option<u64> {
+    Some(metadata.blocks() * 512)
 }
 
 pub(super) fn is_seekable(metadata: &Metadata) -> bool {
