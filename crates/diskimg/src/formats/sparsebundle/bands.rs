@@ -35,7 +35,8 @@ const ROLE: &str = "band";
 pub(super) struct Band {
     /// Number of the band, counted from 0.
     pub(super) index: u64,
-    /// Length of the file in bytes; `None` if it is not a regular file, but a link, for example.
+    /// Length of the file in bytes; `None` if it must be opened to find out whether it may be read: it
+    /// is a link, for example, or has several names, so that it may be another band as well.
     len: Option<u64>,
 }
 
@@ -134,7 +135,8 @@ impl Bands {
             self.beyond.push(index);
             return Ok(());
         }
-        let len = metadata.is_file().then(|| metadata.len());
+        let is_plain = metadata.is_file() && !os::may_have_several_names(&metadata);
+        let len = is_plain.then(|| metadata.len());
         self.list.push(Band { index, len });
         Ok(())
     }
@@ -176,7 +178,7 @@ impl Bands {
     /// Returns the length in bytes of a band's file.
     ///
     /// # Errors
-    /// As [`file`](Self::file), if it is not a regular file.
+    /// As [`file`](Self::file), if it must be opened.
     pub(super) fn len_of(&self, band: &Band) -> Result<u64> {
         match band.len {
             Some(len) => Ok(len),

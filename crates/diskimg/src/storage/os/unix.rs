@@ -49,6 +49,10 @@ pub(super) fn allocated_bytes_by(metadata: &Metadata) -> Option<u64> {
     Some(metadata.blocks() * 512)
 }
 
+pub(super) fn may_have_several_names(metadata: &Metadata) -> bool {
+    metadata.nlink() > 1
+}
+
 pub(super) fn is_seekable(metadata: &Metadata) -> bool {
     metadata.is_file() || metadata.file_type().is_block_device()
 }

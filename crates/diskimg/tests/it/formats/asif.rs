@@ -228,7 +228,7 @@ fn unknown_states_and_bits_are_named() {
         let mut file = image.build();
         if text == "entry of a bitmap" {
             let at = CHUNK as usize + 8 * GROUP as usize;
-            file[at..at + 8].copy_from_slice(&u64::to_be_bytes(2 << 62 | host));
+            file[at..at + 8].copy_from_slice(&u64::to_be_bytes(2 << 62 | 9));
         }
         let found = bytes_error(file);
         assert_eq!(found.kind(), ErrorKind::Unsupported, "{text}: {found}");

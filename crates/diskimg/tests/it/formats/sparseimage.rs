@@ -90,7 +90,8 @@ fn bands_are_in_the_order_of_the_file() {
 #[test]
 fn bands_of_any_number_of_sectors_are_read() {
     let dir = tempfile::tempdir().unwrap();
-    for (sectors, size) in [(1, 1536_u64), (3, 512 * 7), (7, 7 * 512), (2048, (3 << 20) + 512), (9, 0)]
+    for (sectors, size) in
+        [(1, 1536_u64), (3, 512 * 7), (7, 7 * 512), (2048, (3 << 20) + 512), (9, 0)]
     {
         let band = u64::from(sectors) * 512;
         let count = size.div_ceil(band) as u32;

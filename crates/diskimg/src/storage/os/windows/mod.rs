@@ -126,6 +126,11 @@ pub(super) fn allocated_bytes_by(_: &Metadata) -> Option<u64> {
     None
 }
 
+/// Only an open file tells it.
+pub(super) fn may_have_several_names(_: &Metadata) -> bool {
+    true
+}
+
 pub(super) fn allocated_bytes(file: &File) -> io::Result<Option<u64>> {
     Ok(calls::standard_info(file).ok().and_then(|(bytes, _)| u64::try_from(bytes).ok()))
 }
