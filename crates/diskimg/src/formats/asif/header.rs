@@ -179,6 +179,6 @@ mod tests {
     fn a_table_of_the_usual_size_maps_126_gib() {
         let layout = Layout::of(512, 1 << 20);
         assert_eq!((layout.group_chunks, layout.group_bytes, layout.groups), (2048, 16_392, 63));
-        assert_eq!(layout.groups * layout.group_chunks << 20, 126 << 30);
+        assert_eq!((layout.groups * layout.group_chunks) << 20, 126 << 30);
     }
 }

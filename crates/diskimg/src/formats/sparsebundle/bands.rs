@@ -136,7 +136,7 @@ impl Bands {
             return Ok(());
         }
         let is_plain = metadata.is_file() && !os::may_have_several_names(&metadata);
-        let len = is_plain.then(|| metadata.len());
+        let len = is_plain.then_some(metadata.len());
         self.list.push(Band { index, len });
         Ok(())
     }

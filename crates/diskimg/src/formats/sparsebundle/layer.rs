@@ -67,7 +67,8 @@ impl SparseBundle {
             match Bands::list(plist, &resolver, context.limits) {
                 Ok(bands) => {
                     let bands = Arc::new(bands);
-                    files.push(Arc::clone(&bands) as Arc<dyn Source>);
+                    let source: Arc<dyn Source> = bands.clone();
+                    files.push(source);
                     opened.bands = Some(bands);
                 }
                 // The rest of the metadata can still be reported.

@@ -302,7 +302,7 @@ fn a_chunk_beyond_the_end_of_the_file_is_an_error() {
             lost => assert_eq!(bytes_error(file.clone()).lost(), lost),
         }
     }
-    let found = error(&sample().entry(2, 1 << 62 | (1 << 55) - 1));
+    let found = error(&sample().entry(2, (1 << 62) | ((1 << 55) - 1)));
     assert!(found.to_string().contains("beyond the end of the file"), "{found}");
     let found = error(&Asif { tables: [(0, (1 << 55) - 1)].into(), ..sample() });
     assert!(found.to_string().contains("beyond the end of the file"), "{found}");
