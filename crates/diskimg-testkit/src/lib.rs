@@ -9,6 +9,7 @@
 //!     qed, qcow  QED and QCOW version 1 images with every size of tables
 //!     hosted     VMDK hosted sparse and stream-optimized extents with unusual parameters
 //!     parallels  Parallels images with unusual parameters, and bundles
+//!     sparseimage, sparsebundle, asif   Apple's sparse images
 //!     iso, udf   ISO 9660 and UDF structures, field by field
 //!     appliance  OVF packages, packed with tar, gzip and 7-Zip
 //!   contents
@@ -33,6 +34,7 @@
 
 #[cfg(unix)]
 pub mod appliance;
+pub mod asif;
 pub mod crash;
 pub mod disk;
 pub mod esx;
@@ -48,6 +50,8 @@ pub mod qcow;
 pub mod qcow2;
 pub mod qed;
 pub mod slow;
+pub mod sparsebundle;
+pub mod sparseimage;
 pub mod tool;
 pub mod udf;
 pub mod vdi;

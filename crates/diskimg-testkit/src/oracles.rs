@@ -25,7 +25,7 @@ pub enum Oracle {
     QemuImg,
     SevenZip,
     Dissect,
-    /// libvmdk, libvhdi, libqcow or libphdi.
+    /// libvmdk, libvhdi, libqcow, libphdi or libmodi.
     Libyal,
     /// VirtualBox, if `DISKIMG_VBOX_IMG` names its program `vbox-img`. Not in [`ALL`](Self::ALL).
     VirtualBox,
@@ -91,6 +91,7 @@ impl Oracle {
                     "vhdx" => include_str!("oracles/dissect_vhdx.py"),
                     "vdi" => include_str!("oracles/dissect_vdi.py"),
                     "parallels" => include_str!("oracles/dissect_hdd.py"),
+                    "asif" => include_str!("oracles/dissect_asif.py"),
                     _ => return Verdict::NotInstalled,
                 };
                 compare_python(program, image, disk)
@@ -101,6 +102,7 @@ impl Oracle {
                     "vpc" | "vhdx" => include_str!("oracles/libvhdi.py"),
                     "qcow" => include_str!("oracles/libqcow.py"),
                     "parallels" => include_str!("oracles/libphdi.py"),
+                    "sparseimage" | "sparsebundle" => include_str!("oracles/libmodi.py"),
                     _ => return Verdict::NotInstalled,
                 };
                 compare_python(program, image, disk)

@@ -67,6 +67,9 @@
         feature = "qed",
         feature = "qcow",
         feature = "parallels",
+        feature = "sparseimage",
+        feature = "sparsebundle",
+        feature = "asif",
         feature = "ova",
         feature = "iso",
         feature = "inspect"

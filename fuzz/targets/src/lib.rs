@@ -12,6 +12,7 @@
 //!
 //! The seeds are built with diskimg-testkit, like the images in the library's tests.
 
+mod apple;
 mod compressed;
 mod detect;
 mod exercise;
@@ -64,6 +65,13 @@ pub const TARGETS: &[Target] = &[
     Target { name: "qed", function: qed::qed, seeds: qed::qed_seeds },
     Target { name: "qcow", function: qcow::qcow, seeds: qcow::qcow_seeds },
     Target { name: "parallels", function: parallels::parallels, seeds: parallels::parallels_seeds },
+    Target { name: "sparseimage", function: apple::sparseimage, seeds: apple::sparseimage_seeds },
+    Target {
+        name: "sparsebundle",
+        function: apple::sparsebundle,
+        seeds: apple::sparsebundle_seeds,
+    },
+    Target { name: "asif", function: apple::asif, seeds: apple::asif_seeds },
     Target { name: "ovf_envelope", function: ova::envelope, seeds: ova::envelope_seeds },
     Target { name: "ova_archive", function: ova::archive, seeds: ova::archive_seeds },
     Target { name: "ova_packed", function: ova::packed, seeds: ova::packed_seeds },

@@ -110,6 +110,9 @@ smoke! {
     qed
     qcow
     parallels
+    sparseimage
+    sparsebundle
+    asif
     ovf_envelope
     ova_archive
     ova_packed

@@ -4,7 +4,7 @@
 //!   begin            before inputs are opened: system calls; the output's temporary file is created
 //!   open             while the inputs are opened: files that they may consist of, and the output's
 //!                    directory
-//!   restrict_files   afterwards: the output's directory
+//!   restrict_files   afterwards: the output's directory, and the bands of a sparse bundle
 //! ```
 //!
 //! No byte of an image is parsed before `begin` and the first restriction of files.
@@ -109,7 +109,7 @@ pub(crate) fn end() {
 }
 
 /// Calls `open`, which opens `inputs` and the files that they refer to. Until it returns, those may
-/// be read in addition to what `rules` allow.
+/// be read in addition to what `rules` allow; afterwards, the files that an input opens later.
 ///
 /// # Errors
 /// The error of `open`, or if the sandbox is required and not fully supported.
@@ -118,9 +118,11 @@ pub(crate) fn open<T>(
     inputs: &[&Input],
     open: impl FnOnce() -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    restrict_files(&inputs.iter().fold(rules.clone(), |rules, input| rules.allow_input(input)))?;
+    let allow_later = |rules: Rules, input: &&Input| rules.allow_read_later(input);
+    let later = inputs.iter().fold(rules.clone(), allow_later);
+    restrict_files(&inputs.iter().fold(later.clone(), |rules, input| rules.allow_input(input)))?;
     let opened = open()?;
-    restrict_files(rules)?;
+    restrict_files(&later)?;
     Ok(opened)
 }
 

@@ -2,7 +2,7 @@
 
 use super::kinds::has_parts;
 use crate::args::common::Input;
-use diskimg::open::local_path;
+use diskimg::open::{directory_read_later, local_path};
 use diskimg::storage::output::{Destination, output_destination, reserved_output};
 use diskimg::{ExternalFiles, Options};
 use std::fs::{self, Metadata};
@@ -78,6 +78,18 @@ impl Rules {
         names.iter().fold(rules, |rules, name| {
             rules.allow_read([name]).allow_references(name, input.external_files)
         })
+    }
+
+    /// Also allows reading what an open image reads of files that it opens later.
+    pub(crate) fn allow_read_later(self, input: &Input) -> Self {
+        match input.external_files {
+            ExternalFiles::None => self,
+            _ => {
+                let local = |name: PathBuf| local_path(&name).unwrap_or(name);
+                let names = input.file_names().into_iter().map(local);
+                self.allow_read(names.filter_map(|name| directory_read_later(&name)))
+            }
+        }
     }
 
     /// Also allows reading the files that the image at `path` may refer to.

@@ -52,6 +52,25 @@ impl Subject<'_> {
     pub(crate) fn open(&self, format: Format) -> crate::Result<Arc<dyn Layer>> {
         (format.driver().open)(Arc::clone(self.source), &self.context())
     }
+
+    /// Opens the image in this format, checks it and reports the first error.
+    pub(crate) fn check(&self, format: Format, found: &mut Inspection) {
+        let layer = match self.open(format) {
+            Ok(layer) => layer,
+            Err(error) => return found.unreadable(&error),
+        };
+        let mut first = None;
+        let checked = layer.check(&mut |finding| {
+            if finding.severity == Severity::Error {
+                first.get_or_insert(finding.message);
+            }
+        });
+        match (checked, first) {
+            (Err(error), _) => found.unreadable(&error),
+            (Ok(_), Some(message)) => found.add(Code::Unreadable, None, message),
+            (Ok(_), None) => {}
+        }
+    }
 }
 
 /// A format's part in inspections.

@@ -8,6 +8,8 @@
 // A cast could silently truncate a number from an image; `storage::number` has checked conversions.
 #![cfg_attr(not(test), deny(clippy::as_conversions))]
 
+#[cfg(feature = "asif")]
+pub mod asif;
 // What several formats share has no conditions of its own: builds without some formats do not warn
 // of unused code.
 pub(crate) mod cluster_encoder;
@@ -35,6 +37,10 @@ pub mod qcow2;
 pub mod qed;
 pub mod raw;
 pub(crate) mod signatures;
+#[cfg(feature = "sparsebundle")]
+pub mod sparsebundle;
+#[cfg(feature = "sparseimage")]
+pub mod sparseimage;
 pub(crate) mod table_cache;
 pub(crate) mod two_level;
 pub(crate) mod uuid;

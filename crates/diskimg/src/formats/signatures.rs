@@ -168,12 +168,29 @@ pub(crate) static SIGNATURES: &[Signature] = &[
         qemu: |b| b.path.is_some_and(|path| path.as_os_str().as_encoded_bytes().ends_with(b".dmg")),
         ..Signature::image("dmg", "an Apple disk image (DMG)", is_dmg)
     },
-    Signature::unknown_to_qemu("asif", "an Apple sparse image (ASIF)", |b| {
-        b.head.starts_with(b"shdw\0\0")
-    }),
-    Signature::unknown_to_qemu("sparseimage", "an Apple sparse image (sparseimage)", |b| {
-        b.head.starts_with(b"sprs\0\0")
-    }),
+    #[cfg(not(feature = "sparseimage"))]
+    Signature {
+        advice: Some("this build does not include sparse images (cargo feature sparseimage)"),
+        ..Signature::unknown_to_qemu("sparseimage", "an Apple sparse image (sparseimage)", |b| {
+            b.head.starts_with(b"sprs\0\0")
+        })
+    },
+    #[cfg(not(feature = "sparsebundle"))]
+    Signature {
+        advice: Some("this build does not include sparse bundles (cargo feature sparsebundle)"),
+        ..Signature::unknown_to_qemu("sparsebundle", "an Apple sparse bundle", |b| {
+            let bundle_type = b"com.apple.diskimage.sparsebundle";
+            b.head.trim_ascii_start().starts_with(b"<")
+                && b.head.windows(bundle_type.len()).any(|window| window == bundle_type)
+        })
+    },
+    #[cfg(not(feature = "asif"))]
+    Signature {
+        advice: Some("this build does not include ASIF (cargo feature asif)"),
+        ..Signature::unknown_to_qemu("asif", "an Apple sparse image (ASIF)", |b| {
+            b.head.starts_with(b"shdw\0\0")
+        })
+    },
     Signature::unknown_to_qemu("ewf", "an EWF (EnCase) image", |b| {
         b.head.starts_with(b"EVF\x09\x0d\x0a\xff\0") || b.head.starts_with(b"EVF2\x0d\x0a\x81\0")
     }),

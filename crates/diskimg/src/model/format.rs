@@ -38,6 +38,15 @@ pub enum Format {
     /// images.
     #[cfg(feature = "parallels")]
     Parallels,
+    /// Apple's sparse disk image in one file.
+    #[cfg(feature = "sparseimage")]
+    Sparseimage,
+    /// Apple's sparse disk image in a directory, whose bands are files.
+    #[cfg(feature = "sparsebundle")]
+    Sparsebundle,
+    /// The Apple sparse image format of macOS 26.
+    #[cfg(feature = "asif")]
+    Asif,
     /// A virtual appliance: an OVF package, either one archive (OVA) or an OVF descriptor with its
     /// files. Contains any number of disks.
     #[cfg(feature = "ova")]
@@ -67,6 +76,12 @@ impl Format {
         Self::Qcow,
         #[cfg(feature = "parallels")]
         Self::Parallels,
+        #[cfg(feature = "sparseimage")]
+        Self::Sparseimage,
+        #[cfg(feature = "sparsebundle")]
+        Self::Sparsebundle,
+        #[cfg(feature = "asif")]
+        Self::Asif,
         #[cfg(feature = "ova")]
         Self::Ova,
         #[cfg(feature = "iso")]
@@ -96,6 +111,12 @@ impl Format {
         ("parallels", "parallels"),
         #[cfg(not(feature = "parallels"))]
         ("ploop", "parallels"),
+        #[cfg(not(feature = "sparseimage"))]
+        ("sparseimage", "sparseimage"),
+        #[cfg(not(feature = "sparsebundle"))]
+        ("sparsebundle", "sparsebundle"),
+        #[cfg(not(feature = "asif"))]
+        ("asif", "asif"),
         #[cfg(not(feature = "ova"))]
         ("ova", "ova"),
         #[cfg(not(feature = "iso"))]
@@ -122,6 +143,12 @@ impl Format {
             Self::Qcow => "qcow",
             #[cfg(feature = "parallels")]
             Self::Parallels => "parallels",
+            #[cfg(feature = "sparseimage")]
+            Self::Sparseimage => "sparseimage",
+            #[cfg(feature = "sparsebundle")]
+            Self::Sparsebundle => "sparsebundle",
+            #[cfg(feature = "asif")]
+            Self::Asif => "asif",
             #[cfg(feature = "ova")]
             Self::Ova => "ova",
             #[cfg(feature = "iso")]
@@ -142,9 +169,10 @@ impl Format {
     }
 
     /// Returns the format that new files with the extension of `path` usually have: `.qcow2`,
-    /// `.vmdk`, `.vhd`, `.vhdx`, `.avhdx`, `.vdi`, `.qed`, `.hds` and `.hdd` (Parallels), `.ova` and
-    /// `.ovf` (an appliance), in any case. A file with another extension, such as `.img` or `.iso`,
-    /// can have any format or is raw: `None`.
+    /// `.vmdk`, `.vhd`, `.vhdx`, `.avhdx`, `.vdi`, `.qed`, `.hds` and `.hdd` (Parallels),
+    /// `.sparseimage`, `.sparsebundle`, `.backupbundle`, `.asif`, `.ova` and `.ovf` (an appliance), in
+    /// any case. A file with another extension, such as `.img` or `.iso`, can have any format or is
+    /// raw: `None`.
     ///
     /// This is a guess for files that will be created. The format of an existing file is in its
     /// contents.
@@ -165,6 +193,12 @@ impl Format {
             "qed" => Some(Self::Qed),
             #[cfg(feature = "parallels")]
             "hds" | "hdd" => Some(Self::Parallels),
+            #[cfg(feature = "sparseimage")]
+            "sparseimage" => Some(Self::Sparseimage),
+            #[cfg(feature = "sparsebundle")]
+            "sparsebundle" | "backupbundle" => Some(Self::Sparsebundle),
+            #[cfg(feature = "asif")]
+            "asif" => Some(Self::Asif),
             #[cfg(feature = "ova")]
             "ova" | "ovf" => Some(Self::Ova),
             _ => None,

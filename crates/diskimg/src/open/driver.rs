@@ -100,6 +100,12 @@ impl Format {
             Self::Qcow => &formats::qcow::DRIVER,
             #[cfg(feature = "parallels")]
             Self::Parallels => &formats::parallels::DRIVER,
+            #[cfg(feature = "sparseimage")]
+            Self::Sparseimage => &formats::sparseimage::DRIVER,
+            #[cfg(feature = "sparsebundle")]
+            Self::Sparsebundle => &formats::sparsebundle::DRIVER,
+            #[cfg(feature = "asif")]
+            Self::Asif => &formats::asif::DRIVER,
             #[cfg(feature = "ova")]
             Self::Ova => &formats::ova::DRIVER,
             #[cfg(feature = "iso")]
@@ -165,20 +171,37 @@ impl Format {
     }
 }
 
+/// Returns the file by which a bundle is opened, if the path stands for one.
+type FileOfBundle = fn(&Path) -> Option<PathBuf>;
+
+/// The formats whose images may be bundles: directories.
+const BUNDLES: &[(Format, FileOfBundle)] = &[
+    #[cfg(feature = "parallels")]
+    (Format::Parallels, formats::parallels::file_of_bundle),
+    #[cfg(feature = "sparsebundle")]
+    (Format::Sparsebundle, formats::sparsebundle::file_of_bundle),
+];
+
 /// Returns the file to open and its format if `path` stands for a bundle, an image that is a
 /// directory, and the image is in the bundle's format or in one that is to be probed.
+pub(crate) fn file_of_bundle(path: &Path, format: Option<Format>) -> Option<(PathBuf, Format)> {
+    let is_wanted = |&&(of, _): &&(Format, FileOfBundle)| format.is_none_or(|format| format == of);
+    let found = |&(of, find): &(Format, FileOfBundle)| find(path).map(|file| (file, of));
+    BUNDLES.iter().filter(is_wanted).find_map(found)
+}
+
+/// Returns the directory whose files an image at `path` opens after it was opened, when they are
+/// read, if it has one: the bands of a sparse bundle. A process that restricts which files it opens
+/// must allow it as long as it reads the image.
 #[cfg_attr(
-    not(feature = "parallels"),
+    not(feature = "sparsebundle"),
     expect(unused_variables, reason = "there is no such format")
 )]
-pub(crate) fn file_of_bundle(path: &Path, format: Option<Format>) -> Option<(PathBuf, Format)> {
-    match format {
-        #[cfg(feature = "parallels")]
-        None | Some(Format::Parallels) => {
-            formats::parallels::file_of_bundle(path).map(|file| (file, Format::Parallels))
-        }
-        _ => None,
-    }
+pub fn directory_read_later(path: &Path) -> Option<PathBuf> {
+    #[cfg(feature = "sparsebundle")]
+    return formats::sparsebundle::directory_read_later(path);
+    #[cfg(not(feature = "sparsebundle"))]
+    None
 }
 
 impl FromStr for Format {

@@ -54,6 +54,15 @@ pub(crate) struct Resolver<'a> {
     pub(crate) origin: Option<&'a Origin>,
 }
 
+/// A resolver of files that are opened after the image, as they are read. It does not lock them.
+#[derive(Debug)]
+pub(crate) struct LaterResolver {
+    image: Option<PathBuf>,
+    real: Option<PathBuf>,
+    policy: ExternalFiles,
+    read_mode: ReadMode,
+}
+
 /// The path of a file and the source to use instead of it.
 pub(crate) type StandIn = (PathBuf, Arc<dyn Source>);
 
@@ -175,6 +184,46 @@ impl<'a> Resolver<'a> {
         }
     }
 
+    /// Returns the path of the directory `name` in the image's directory, if the policy allows the
+    /// files in it. `role` describes these files in messages.
+    ///
+    /// # Errors
+    /// Returns [`Refused`](crate::ErrorKind::Refused) if the policy does not allow them, or if the
+    /// image is not a file of this host, and [`Io`](crate::ErrorKind::Io) if there is no such
+    /// directory.
+    pub(crate) fn directory_of(&self, role: &str, name: &str) -> Result<PathBuf> {
+        self.refuse_none(role, name)?;
+        if self.origin.is_some() {
+            return Err(Error::refused(format!("its {role}s are in the directory '{name}'"))
+                .hint("the image was opened by a URL, and a directory cannot be listed by one"));
+        }
+        let allowed = self.allowed_directories(role, name)?;
+        let paths = self.directories().map(|directory| directory.join(name));
+        let Some(path) = paths.into_iter().find(|path| path.is_dir()) else {
+            let missing = io::Error::from(io::ErrorKind::NotFound);
+            return Err(Error::io(format!("cannot open its directory '{name}'"), missing));
+        };
+        let real = path
+            .canonicalize()
+            .map_err(|e| Error::io(format!("cannot open its directory '{name}'"), e))?;
+        let is_allowed = allowed.iter().any(|directory| real.starts_with(directory));
+        if self.policy != ExternalFiles::Any && !is_allowed {
+            let message = format!("its directory '{name}' is not in the image's directory");
+            return Err(Error::refused(message).with_remedy(Remedy::AllowExternalFiles));
+        }
+        Ok(path)
+    }
+
+    /// Returns a resolver that does not borrow anything.
+    pub(crate) fn for_later(&self) -> LaterResolver {
+        LaterResolver {
+            image: self.image.map(Path::to_owned),
+            real: self.real.map(Path::to_owned),
+            policy: self.policy,
+            read_mode: self.read_mode,
+        }
+    }
+
     /// Returns the image's directory and, if its path is a symbolic link, the directory of its
     /// target.
     pub(crate) fn directories(&self) -> impl Iterator<Item = &'a Path> {
@@ -235,6 +284,18 @@ impl<'a> Resolver<'a> {
             })
         };
         self.directories().any(is_inside)
+    }
+}
+
+impl LaterResolver {
+    /// As [`Resolver::open_at`].
+    ///
+    /// # Errors
+    /// As [`Resolver::open_at`].
+    pub(crate) fn open_at(&self, role: &str, name: &str, path: &Path) -> Result<Arc<dyn Source>> {
+        let resolver = Resolver::new(self.image.as_deref(), self.policy);
+        let real = self.real.as_deref();
+        Resolver { real, read_mode: self.read_mode, ..resolver }.open_at(role, name, path)
     }
 }
 

@@ -15,6 +15,7 @@ pub(crate) mod secrets;
 pub(crate) mod unpack;
 
 pub(crate) use chain::lock_error;
+pub use driver::directory_read_later;
 pub use location::{Location, Url, appliance_and_disk, local_path};
 pub use node::Node;
 pub use protocol::{OpenMode, Protocol, Protocols};
@@ -416,8 +417,7 @@ impl OpenOptions {
     }
 
     /// Opens the image at `path` (a regular file, a block device, or the directory of a Parallels
-    /// bundle) and its backing chain. `-` is
-    /// standard input, `appliance.ova:2` the second disk of an appliance (see
+    /// bundle or of a sparse bundle) and its backing chain. `-` is standard input, `appliance.ova:2` the second disk of an appliance (see
     /// [`disk`](Self::disk)), and a name with the scheme of a [`protocol`](Self::protocol) a URL.
     ///
     /// # Errors

@@ -106,7 +106,7 @@ fn errors_are_those_of_the_real_run() {
     lab.raw("a.raw");
     lab.line("create -q -f qcow2 small.qcow2 512k").ok();
     lab.line("create -q -f qcow2 base.qcow2 1M").ok();
-    std::fs::write(lab.path("x.asif"), "shdw\0\0 and more").expect("writes");
+    std::fs::write(lab.path("x.wim"), "MSWIM\0\0\0 and more").expect("writes");
     std::fs::create_dir(lab.path("dir")).expect("creates");
     let digest = "0".repeat(64);
     for line in [
@@ -114,7 +114,7 @@ fn errors_are_those_of_the_real_run() {
         "convert a.raw a.raw".to_owned(),
         "convert a.raw dir".to_owned(),
         "convert a.raw none/out.qcow2".to_owned(),
-        "convert x.asif out.qcow2".to_owned(),
+        "convert x.wim out.qcow2".to_owned(),
         "convert a.raw out.ovf".to_owned(),
         "convert -O iso a.raw out.iso".to_owned(),
         "convert -O qcow2 -o cluster_size=3 a.raw out".to_owned(),

@@ -1,5 +1,6 @@
 //! Tests of the commands, one file each; `ova`, `vdi`, `vmdk` and `scale` run several commands.
 
+mod apple_sparse;
 mod check;
 mod compare;
 mod convert;

@@ -286,6 +286,16 @@ pub(crate) fn allocated_bytes(file: &File) -> io::Result<Option<u64>> {
     imp::allocated_bytes(file)
 }
 
+/// Returns the number of bytes allocated to the file with this metadata, if they say so.
+pub(crate) fn allocated_bytes_by(metadata: &Metadata) -> Option<u64> {
+    imp::allocated_bytes_by(metadata)
+}
+
+/// Returns true if the file with this metadata may have several names (hard links).
+pub(crate) fn may_have_several_names(metadata: &Metadata) -> bool {
+    imp::may_have_several_names(metadata)
+}
+
 /// Returns true for a seekable file with a length: a regular file or block device, but not a pipe,
 /// a socket or a terminal.
 pub(crate) fn is_seekable(metadata: &Metadata) -> bool {

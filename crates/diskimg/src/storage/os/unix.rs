@@ -42,7 +42,15 @@ pub(super) fn links(file: &File) -> u64 {
 }
 
 pub(super) fn allocated_bytes(file: &File) -> io::Result<Option<u64>> {
-    Ok(Some(file.metadata()?.blocks() * 512))
+    Ok(allocated_bytes_by(&file.metadata()?))
+}
+
+pub(super) fn allocated_bytes_by(metadata: &Metadata) -> Option<u64> {
+    Some(metadata.blocks() * 512)
+}
+
+pub(super) fn may_have_several_names(metadata: &Metadata) -> bool {
+    metadata.nlink() > 1
 }
 
 pub(super) fn is_seekable(metadata: &Metadata) -> bool {

@@ -1,5 +1,6 @@
 //! Tests of the formats, compared with qemu-img and other tools.
 
+mod asif;
 mod fuzzed;
 mod guest_disk;
 mod hostile;
@@ -10,6 +11,8 @@ mod qcow;
 mod qed;
 mod readers;
 mod real_images;
+mod sparsebundle;
+mod sparseimage;
 mod vdi;
 mod vhd;
 mod vhdx;

@@ -121,6 +121,16 @@ pub(super) fn links(file: &File) -> u64 {
     calls::standard_info(file).map_or(1, |(_, links)| links.into())
 }
 
+/// An open file tells it, its metadata do not.
+pub(super) fn allocated_bytes_by(_: &Metadata) -> Option<u64> {
+    None
+}
+
+/// Only an open file tells it.
+pub(super) fn may_have_several_names(_: &Metadata) -> bool {
+    true
+}
+
 pub(super) fn allocated_bytes(file: &File) -> io::Result<Option<u64>> {
     Ok(calls::standard_info(file).ok().and_then(|(bytes, _)| u64::try_from(bytes).ok()))
 }
