@@ -9,6 +9,9 @@
 //!     qed, qcow  QED and QCOW version 1 images with every size of tables
 //!     hosted     VMDK hosted sparse and stream-optimized extents with unusual parameters
 //!     parallels  Parallels images with unusual parameters, and bundles
+//!     ewf        EWF images with every size of segments and tables, and damaged ones
+//!     cloop      cloop images with other blocks
+//!     bochs      growing images of Bochs with other sizes
 //!     iso, udf   ISO 9660 and UDF structures, field by field
 //!     appliance  OVF packages, packed with tar, gzip and 7-Zip
 //!   contents
@@ -33,9 +36,12 @@
 
 #[cfg(unix)]
 pub mod appliance;
+pub mod bochs;
+pub mod cloop;
 pub mod crash;
 pub mod disk;
 pub mod esx;
+pub mod ewf;
 pub mod faulty;
 pub mod growth;
 pub mod hole;

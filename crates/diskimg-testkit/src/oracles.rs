@@ -25,7 +25,7 @@ pub enum Oracle {
     QemuImg,
     SevenZip,
     Dissect,
-    /// libvmdk, libvhdi, libqcow or libphdi.
+    /// libvmdk, libvhdi, libqcow, libphdi or libewf.
     Libyal,
     /// VirtualBox, if `DISKIMG_VBOX_IMG` names its program `vbox-img`. Not in [`ALL`](Self::ALL).
     VirtualBox,
@@ -101,6 +101,7 @@ impl Oracle {
                     "vpc" | "vhdx" => include_str!("oracles/libvhdi.py"),
                     "qcow" => include_str!("oracles/libqcow.py"),
                     "parallels" => include_str!("oracles/libphdi.py"),
+                    "ewf" => include_str!("oracles/libewf.py"),
                     _ => return Verdict::NotInstalled,
                 };
                 compare_python(program, image, disk)

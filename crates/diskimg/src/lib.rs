@@ -67,6 +67,9 @@
         feature = "qed",
         feature = "qcow",
         feature = "parallels",
+        feature = "ewf",
+        feature = "cloop",
+        feature = "bochs",
         feature = "ova",
         feature = "iso",
         feature = "inspect"

@@ -12,8 +12,11 @@
 //!
 //! The seeds are built with diskimg-testkit, like the images in the library's tests.
 
+mod bochs;
+mod cloop;
 mod compressed;
 mod detect;
+mod ewf;
 mod exercise;
 mod files;
 mod iso;
@@ -64,6 +67,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "qed", function: qed::qed, seeds: qed::qed_seeds },
     Target { name: "qcow", function: qcow::qcow, seeds: qcow::qcow_seeds },
     Target { name: "parallels", function: parallels::parallels, seeds: parallels::parallels_seeds },
+    Target { name: "ewf", function: ewf::ewf, seeds: ewf::ewf_seeds },
+    Target { name: "cloop", function: cloop::cloop, seeds: cloop::cloop_seeds },
+    Target { name: "bochs", function: bochs::bochs, seeds: bochs::bochs_seeds },
     Target { name: "ovf_envelope", function: ova::envelope, seeds: ova::envelope_seeds },
     Target { name: "ova_archive", function: ova::archive, seeds: ova::archive_seeds },
     Target { name: "ova_packed", function: ova::packed, seeds: ova::packed_seeds },

@@ -110,6 +110,9 @@ smoke! {
     qed
     qcow
     parallels
+    ewf
+    cloop
+    bochs
     ovf_envelope
     ova_archive
     ova_packed

@@ -12,6 +12,7 @@ use crate::open::OpenContext;
 use crate::open::limits::Limits;
 use crate::open::probe::{ProbeBuffer, ProbeBytes};
 use crate::partition;
+use crate::report::check;
 use crate::report::finding::Severity;
 use crate::report::inspection::{Code, Finding, Inspection};
 use crate::storage::source::Source;
@@ -51,6 +52,25 @@ impl Subject<'_> {
     /// As the format's [`Driver::open`](crate::open::driver::Driver::open).
     pub(crate) fn open(&self, format: Format) -> crate::Result<Arc<dyn Layer>> {
         (format.driver().open)(Arc::clone(self.source), &self.context())
+    }
+
+    /// Opens and checks the image in this format, and reports the first error.
+    pub(crate) fn check(&self, format: Format, found: &mut Inspection) {
+        let layer = match self.open(format) {
+            Ok(layer) => layer,
+            Err(error) => return found.unreadable(&error),
+        };
+        let mut first = None;
+        let checked = layer.check(&mut |finding: check::Finding| {
+            if finding.severity == Severity::Error {
+                first.get_or_insert(finding.message);
+            }
+        });
+        match (checked, first) {
+            (Err(error), _) => found.unreadable(&error),
+            (Ok(_), Some(message)) => found.add(Code::Unreadable, None, message),
+            (Ok(_), None) => {}
+        }
     }
 }
 

@@ -38,6 +38,16 @@ pub enum Format {
     /// images.
     #[cfg(feature = "parallels")]
     Parallels,
+    /// The Expert Witness Compression Format of EnCase and other forensic programs: one or more
+    /// segments.
+    #[cfg(feature = "ewf")]
+    Ewf,
+    /// The compressed loopback device of Knoppix, version 2.0.
+    #[cfg(feature = "cloop")]
+    Cloop,
+    /// The growing disk image of Bochs.
+    #[cfg(feature = "bochs")]
+    Bochs,
     /// A virtual appliance: an OVF package, either one archive (OVA) or an OVF descriptor with its
     /// files. Contains any number of disks.
     #[cfg(feature = "ova")]
@@ -67,6 +77,12 @@ impl Format {
         Self::Qcow,
         #[cfg(feature = "parallels")]
         Self::Parallels,
+        #[cfg(feature = "ewf")]
+        Self::Ewf,
+        #[cfg(feature = "cloop")]
+        Self::Cloop,
+        #[cfg(feature = "bochs")]
+        Self::Bochs,
         #[cfg(feature = "ova")]
         Self::Ova,
         #[cfg(feature = "iso")]
@@ -96,6 +112,12 @@ impl Format {
         ("parallels", "parallels"),
         #[cfg(not(feature = "parallels"))]
         ("ploop", "parallels"),
+        #[cfg(not(feature = "ewf"))]
+        ("ewf", "ewf"),
+        #[cfg(not(feature = "cloop"))]
+        ("cloop", "cloop"),
+        #[cfg(not(feature = "bochs"))]
+        ("bochs", "bochs"),
         #[cfg(not(feature = "ova"))]
         ("ova", "ova"),
         #[cfg(not(feature = "iso"))]
@@ -122,6 +144,12 @@ impl Format {
             Self::Qcow => "qcow",
             #[cfg(feature = "parallels")]
             Self::Parallels => "parallels",
+            #[cfg(feature = "ewf")]
+            Self::Ewf => "ewf",
+            #[cfg(feature = "cloop")]
+            Self::Cloop => "cloop",
+            #[cfg(feature = "bochs")]
+            Self::Bochs => "bochs",
             #[cfg(feature = "ova")]
             Self::Ova => "ova",
             #[cfg(feature = "iso")]
@@ -142,8 +170,8 @@ impl Format {
     }
 
     /// Returns the format that new files with the extension of `path` usually have: `.qcow2`,
-    /// `.vmdk`, `.vhd`, `.vhdx`, `.avhdx`, `.vdi`, `.qed`, `.hds` and `.hdd` (Parallels), `.ova` and
-    /// `.ovf` (an appliance), in any case. A file with another extension, such as `.img` or `.iso`,
+    /// `.vmdk`, `.vhd`, `.vhdx`, `.avhdx`, `.vdi`, `.qed`, `.hds` and `.hdd` (Parallels), `.e01`
+    /// (EWF), `.cloop`, `.ova` and `.ovf` (an appliance), in any case. A file with another extension, such as `.img` or `.iso`,
     /// can have any format or is raw: `None`.
     ///
     /// This is a guess for files that will be created. The format of an existing file is in its
@@ -165,6 +193,10 @@ impl Format {
             "qed" => Some(Self::Qed),
             #[cfg(feature = "parallels")]
             "hds" | "hdd" => Some(Self::Parallels),
+            #[cfg(feature = "ewf")]
+            "e01" | "s01" => Some(Self::Ewf),
+            #[cfg(feature = "cloop")]
+            "cloop" => Some(Self::Cloop),
             #[cfg(feature = "ova")]
             "ova" | "ovf" => Some(Self::Ova),
             _ => None,

@@ -100,6 +100,12 @@ impl Format {
             Self::Qcow => &formats::qcow::DRIVER,
             #[cfg(feature = "parallels")]
             Self::Parallels => &formats::parallels::DRIVER,
+            #[cfg(feature = "ewf")]
+            Self::Ewf => &formats::ewf::DRIVER,
+            #[cfg(feature = "cloop")]
+            Self::Cloop => &formats::cloop::DRIVER,
+            #[cfg(feature = "bochs")]
+            Self::Bochs => &formats::bochs::DRIVER,
             #[cfg(feature = "ova")]
             Self::Ova => &formats::ova::DRIVER,
             #[cfg(feature = "iso")]

@@ -21,10 +21,11 @@ fn formats_have_other_usual_names_in_any_case() {
 fn formats_that_are_not_supported_are_named_and_mistyped_ones_suggested() {
     let lab = Lab::new();
     lab.raw("a.raw");
-    let all = "supported formats: qcow2, vmdk, vpc, vhdx, vdi, qed, qcow, parallels, ova, iso, raw";
+    let all = "supported formats: qcow2, vmdk, vpc, vhdx, vdi, qed, qcow, parallels, ewf, \
+               cloop, bochs, ova, iso, raw";
     for (name, message) in [
-        ("bochs", "the format 'bochs' (a Bochs image) is recognized, but not supported"),
-        ("CLOOP", "the format 'cloop' (a cloop image) is recognized, but not supported"),
+        ("wim", "the format 'wim' (a WIM image) is recognized, but not supported"),
+        ("SIMG", "the format 'simg' (an Android sparse image) is recognized, but not supported"),
         ("asif", "(an Apple sparse image (ASIF))"),
         ("qe", "did you mean 'qed'?"),
         ("qcow3", "Unknown driver 'qcow3' (did you mean 'qcow2'?"),

@@ -1,5 +1,8 @@
 //! Tests of the formats, compared with qemu-img and other tools.
 
+mod bochs;
+mod cloop;
+mod ewf;
 mod fuzzed;
 mod guest_disk;
 mod hostile;
