@@ -35,7 +35,7 @@ fn every_command_reads_all_segments() {
         lab.qemu("compare a.raw out.qcow2").ok();
     }
     lab.line("compare a.raw disk.E01").ok();
-    lab.line("map disk.E01").ok();
+    lab.line("map --output json disk.E01").ok();
     lab.line("measure -O qcow2 disk.E01").ok();
     let refused = lab.line("convert --external-files none disk.E01 out.raw").fails(1);
     assert!(refused.contains("segment"), "{refused}");
@@ -50,7 +50,7 @@ fn every_command_reads_all_segments() {
 fn info_escapes_what_the_examiner_recorded() {
     let lab = lab();
     let info = lab.line("info disk.E01").ok();
-    for line in ["file format: ewf", "case-number: C-17", "examiner: John", "segments: 3"] {
+    for line in ["file format: ewf", "case number: C-17", "examiner: John", "segments: 3"] {
         assert!(info.contains(line), "{line}: {info}");
     }
     assert!(info.contains("disk \\u{1b}]0;title\\u{7}") && !info.contains('\u{1b}'), "{info}");

@@ -83,12 +83,7 @@ fn create(
     backing: Option<Backing>,
     compress: bool,
 ) -> Result<Started> {
-    let spec = (DRIVER.create.expect("it is written"))(CreateRequest {
-        size,
-        options,
-        backing,
-        compress,
-    })?;
+    let spec = (DRIVER.create.expect("it is written"))(CreateRequest { size, options, backing, compress })?;
     let target = spec.start(output)?;
     Ok((spec, target))
 }

@@ -50,7 +50,10 @@ fn every_program_and_kind_of_chunks_is_read() {
                 assert!(our_bytes(&path) == bytes, "{what}");
                 assert_eq!(findings(&path), [""; 0], "{what}");
                 assert_eq!(codes(&path), [Code::RejectedFormat], "{what}");
-                assert_read_by_libewf(&path, &disk);
+                // libewf refuses tables with chunks unless the volume is SMART's.
+                if program != Program::EnCase1 {
+                    assert_read_by_libewf(&path, &disk);
+                }
             }
         }
     }
