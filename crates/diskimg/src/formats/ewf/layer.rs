@@ -195,7 +195,7 @@ impl Layer for Ewf {
             let values = [digests.md5.map(DigestValue::Md5), digests.sha1.map(DigestValue::Sha1)];
             values.into_iter().flatten().map(|value| {
                 // What pads the last sector is not on the medium.
-                let medium = DigestedBytes::Guest([0..self.chunks.size].into());
+                let medium = DigestedBytes::Guest(Vec::from_iter(Some(0..self.chunks.size)));
                 RecordedDigest::new(structure.clone(), *at, medium, value)
             })
         });
