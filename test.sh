@@ -41,6 +41,10 @@ need bgzip tabix
 need pbzip2 pbzip2
 need pigz pigz
 need pixz pixz
+# Programs that write and read EWF, cloop and Bochs images.
+need ewfacquire ewf-tools
+need create_compressed_fs cloop-utils
+need bximage bximage
 # For /bin/kill: `need kill` would find the shell's own.
 need ps procps
 # Debian's Python needs this module for virtual environments.

@@ -9,7 +9,7 @@ use crate::work;
 use diskimg::check::Code;
 use diskimg::files::{self, FileSystem};
 use diskimg::storage::source::{Source, WindowSource};
-use diskimg::{Error, MapEntry, partition};
+use diskimg::{Check, Error, MapEntry, partition};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyIndexError, PyRuntimeError, PyRuntimeWarning};
 use pyo3::prelude::*;
@@ -199,8 +199,8 @@ impl Image {
     fn check(&self, py: Python<'_>) -> PyResult<Option<(Vec<CheckFinding>, String)>> {
         let image = self.get()?;
         let mut findings = Vec::new();
-        let report = work::run(py, None, |_| {
-            image.check(&mut |finding| {
+        let report = work::run(py, None, |callback| {
+            Check::new(&image).progress(callback).run(&mut |finding| {
                 findings.push((code(finding.code), finding.severity.to_string(), finding.message))
             })
         });
@@ -290,6 +290,8 @@ fn code(code: Code) -> &'static str {
     match code {
         Code::Leak => "leak",
         Code::CheckError => "check-error",
+        Code::DigestMismatch => "digest-mismatch",
+        Code::DigestNotVerified => "digest-not-verified",
         _ => "corruption",
     }
 }

@@ -91,7 +91,7 @@ def test_a_backing_file_outside_the_directory_is_refused(images: Path, tmp_path:
     ("name", "content"),
     [
         ("lz4", bytes([0x04, 0x22, 0x4D, 0x18]) + bytes(4088)),
-        ("Bochs", b"Bochs Virtual HD Image" + bytes(4088)),
+        ("WIM", b"MSWIM\0\0\0" + bytes(4088)),
         ("UTF-16", "# Disk DescriptorFile\nversion=1\n".encode("utf-16")),
     ],
 )

@@ -17,7 +17,7 @@ use std::process::Command;
 pub(crate) enum Role {
     /// diskimg.
     Ours,
-    /// qemu-img, with which all others are compared.
+    /// qemu-img or, for formats that it does not know, another tool: all others are compared with it.
     Reference,
     /// Another tool for the same conversion.
     Other,
@@ -87,19 +87,21 @@ impl Task<'_> {
 
     fn all_tools(&self) -> Vec<Contender> {
         let from = self.cell.source;
-        let mut all = vec![
-            self.ours("diskimg", self.cell.ours),
-            self.qemu_img("qemu-img", Role::Reference, self.cell.theirs),
-        ];
+        let reference = match from {
+            Form::Ewf => self.ewfexport(),
+            _ => self.qemu_img("qemu-img", Role::Reference, self.cell.theirs),
+        };
+        let mut all = vec![self.ours("diskimg", self.cell.ours), reference];
         if self.tools.cp && self.cell.floor == Floor::Copy {
             all.push(self.cp("cp of the source", Role::Floor));
         }
         if self.cell.format == "raw" {
-            if self.tools.nbdcopy && from.format() != "vmdk" {
+            if self.tools.nbdcopy && from.format() != "vmdk" && from != Form::Ewf {
                 all.push(self.nbdcopy());
             }
             // Not for the 16 TiB disk, whose zeros would all be written, and formats it does not know.
-            let is_unknown = matches!(from, Form::HugeQcow2 | Form::Parallels);
+            let is_unknown =
+                matches!(from, Form::HugeQcow2 | Form::Parallels | Form::Ewf | Form::Cloop);
             if from.format() != "raw" && !is_unknown {
                 all.extend(self.tools.seven_zip.map(|program| self.seven_zip(program)));
             }
@@ -144,6 +146,14 @@ impl Task<'_> {
         args.extend(options.iter().map(OsString::from));
         self.add_formats_and_files(&mut args);
         Contender::new(tool, role, self.cell.format, self.flushed(args))
+    }
+
+    /// libewf's tool, which adds the extension `.raw` to the output's name.
+    fn ewfexport(&self) -> Contender {
+        let mut args: Vec<OsString> =
+            ["ewfexport", "-u", "-q", "-f", "raw", "-t"].map(Into::into).into();
+        args.extend([self.output.with_extension("").into(), self.source.into()]);
+        Contender::new("ewfexport", Role::Reference, "raw", self.flushed(args))
     }
 
     /// Copies the source file: the lower bound of uncompressed conversions and, from raw to raw,

@@ -44,6 +44,10 @@ pub(crate) enum Form {
     Qcow,
     /// The same as a Parallels image.
     Parallels,
+    /// The same as EWF with fast compression, in one segment.
+    Ewf,
+    /// The same as cloop, in blocks of 128 KiB.
+    Cloop,
     /// A raw disk of 16 TiB with little data.
     Huge,
     /// The same as qcow2.
@@ -66,6 +70,8 @@ impl Form {
             Self::Qed => "qed",
             Self::Qcow => "qcow",
             Self::Parallels => "parallels",
+            Self::Ewf => "ewf",
+            Self::Cloop => "cloop",
         }
     }
 
@@ -83,6 +89,8 @@ impl Form {
             Self::Qed => "ext4.qed",
             Self::Qcow => "ext4.qcow",
             Self::Parallels => "ext4.hds",
+            Self::Ewf => "ext4.E01",
+            Self::Cloop => "ext4.cloop",
             Self::Huge => "huge.raw",
             Self::HugeQcow2 => "huge.qcow2",
             Self::Fragmented => "fragmented.qcow2",
@@ -104,7 +112,7 @@ impl Form {
             Self::Qed | Self::Qcow => (Self::Raw, &[]),
             Self::Parallels => (Self::Raw, &[]),
             Self::HugeQcow2 => (Self::Huge, &[]),
-            Self::Raw | Self::Huge | Self::Fragmented => return None,
+            Self::Raw | Self::Huge | Self::Fragmented | Self::Ewf | Self::Cloop => return None,
         })
     }
 }
@@ -168,6 +176,15 @@ impl Inputs {
             convert.args(["convert", "-f", source.format(), "-O", form.format()]).args(options);
             return run(convert.arg(source_path).arg(path));
         }
+        match form {
+            Form::Ewf => return ewf(&self.ready(Form::Raw)?, path),
+            Form::Cloop => {
+                let mut create = command("create_compressed_fs");
+                create.args(["-q", "-B", "131072"]).arg(self.ready(Form::Raw)?).arg(path);
+                return run(&mut create);
+            }
+            _ => {}
+        }
         let form = form.to_possible_value().context("the form has no name")?;
         let mut this = command(std::env::current_exe()?);
         this.arg("make-input").arg(form.get_name()).arg(path).arg(&self.from);
@@ -199,6 +216,14 @@ impl InputSpec {
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
     run(command("cp").arg("--sparse=always").arg(from).arg(to))
+}
+
+/// Creates an EWF image of `raw`. It must have one segment, because only one file is renamed.
+fn ewf(raw: &Path, path: &Path) -> Result<()> {
+    let stem = path.with_extension("");
+    let mut acquire = command("ewfacquirestream");
+    acquire.args(["-q", "-f", "encase6", "-c", "fast", "-S", "7EiB", "-t"]).arg(&stem);
+    run(acquire.stdin(File::open(raw)?))
 }
 
 /// Creates a raw disk of 16 TiB, or 15 TiB if the file system does not support such files (the

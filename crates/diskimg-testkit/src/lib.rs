@@ -10,6 +10,9 @@
 //!     hosted     VMDK hosted sparse and stream-optimized extents with unusual parameters
 //!     parallels  Parallels images with unusual parameters, and bundles
 //!     sparseimage, sparsebundle, asif   Apple's sparse images
+//!     ewf        EWF images with every size of segments and tables, and damaged ones
+//!     cloop      cloop images with other blocks
+//!     bochs      growing images of Bochs with other sizes
 //!     iso, udf   ISO 9660 and UDF structures, field by field
 //!     appliance  OVF packages, packed with tar, gzip and 7-Zip
 //!   contents
@@ -35,9 +38,12 @@
 #[cfg(unix)]
 pub mod appliance;
 pub mod asif;
+pub mod bochs;
+pub mod cloop;
 pub mod crash;
 pub mod disk;
 pub mod esx;
+pub mod ewf;
 pub mod faulty;
 pub mod growth;
 pub mod hole;

@@ -25,7 +25,7 @@ pub enum Oracle {
     QemuImg,
     SevenZip,
     Dissect,
-    /// libvmdk, libvhdi, libqcow, libphdi or libmodi.
+    /// libvmdk, libvhdi, libqcow, libphdi, libmodi or libewf.
     Libyal,
     /// VirtualBox, if `DISKIMG_VBOX_IMG` names its program `vbox-img`. Not in [`ALL`](Self::ALL).
     VirtualBox,
@@ -103,6 +103,7 @@ impl Oracle {
                     "qcow" => include_str!("oracles/libqcow.py"),
                     "parallels" => include_str!("oracles/libphdi.py"),
                     "sparseimage" | "sparsebundle" => include_str!("oracles/libmodi.py"),
+                    "ewf" => include_str!("oracles/libewf.py"),
                     _ => return Verdict::NotInstalled,
                 };
                 compare_python(program, image, disk)

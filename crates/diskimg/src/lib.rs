@@ -51,7 +51,7 @@
 //! # Layers
 //!
 //! Each layer uses only the layers after it: operations ([`Convert`], [`Create`], [`Compare`],
-//! [`map()`], [`measure()`]) → [`formats`] → [`open`] → model ([`Image`], [`Layer`], [`extent`]) →
+//! [`Check`], [`map()`], [`measure()`]) → [`formats`] → [`open`] → model ([`Image`], [`Layer`], [`extent`]) →
 //! [`storage`]. See `ARCHITECTURE.md` in the repository.
 
 // docs.rs: items say which feature they need.
@@ -70,6 +70,9 @@
         feature = "sparseimage",
         feature = "sparsebundle",
         feature = "asif",
+        feature = "ewf",
+        feature = "cloop",
+        feature = "bochs",
         feature = "ova",
         feature = "iso",
         feature = "inspect"
@@ -115,7 +118,7 @@ pub use open::{OpenOptions, SnapshotSelector};
 #[cfg(feature = "picture")]
 pub use ops::Draw;
 pub use ops::{
-    Callback, Compare, CompareError, CompareStage, Comparison, Convert, Create, Created,
+    Callback, Check, Compare, CompareError, CompareStage, Comparison, Convert, Create, Created,
     DigestAlgorithm, Digests, FileDigest, MapEntries, MapEntry, NewSize, Plan, Progress, Reflink,
     Report, Resize, Resized, Salvaged, Sparse, map, measure, measure_size,
 };

@@ -13,8 +13,11 @@
 //! The seeds are built with diskimg-testkit, like the images in the library's tests.
 
 mod apple;
+mod bochs;
+mod cloop;
 mod compressed;
 mod detect;
+mod ewf;
 mod exercise;
 mod files;
 mod iso;
@@ -72,6 +75,9 @@ pub const TARGETS: &[Target] = &[
         seeds: apple::sparsebundle_seeds,
     },
     Target { name: "asif", function: apple::asif, seeds: apple::asif_seeds },
+    Target { name: "ewf", function: ewf::ewf, seeds: ewf::ewf_seeds },
+    Target { name: "cloop", function: cloop::cloop, seeds: cloop::cloop_seeds },
+    Target { name: "bochs", function: bochs::bochs, seeds: bochs::bochs_seeds },
     Target { name: "ovf_envelope", function: ova::envelope, seeds: ova::envelope_seeds },
     Target { name: "ova_archive", function: ova::archive, seeds: ova::archive_seeds },
     Target { name: "ova_packed", function: ova::packed, seeds: ova::packed_seeds },

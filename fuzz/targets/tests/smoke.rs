@@ -113,6 +113,9 @@ smoke! {
     sparseimage
     sparsebundle
     asif
+    ewf
+    cloop
+    bochs
     ovf_envelope
     ova_archive
     ova_packed

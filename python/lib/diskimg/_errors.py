@@ -54,9 +54,9 @@ class UnsupportedError(Error):
     """The image or the request is valid but needs a feature that is not supported.
 
     >>> try:
-    ...     diskimg.open(io.BytesIO(b"Bochs Virtual HD Image" + bytes(4088)))
+    ...     diskimg.open(io.BytesIO(b"MSWIM" + bytes(4088)))
     ... except diskimg.UnsupportedError as error:
-    ...     print("Bochs" in str(error))
+    ...     print("WIM" in str(error))
     True
     """
 

@@ -356,6 +356,9 @@ class Image:
     def check(self) -> CheckReport:
         """Check the consistency of the image's metadata. Its backing files are not checked.
 
+        If the image records digests of its contents, as forensic images do, all that they cover is
+        read and compared with them.
+
         Raises:
             UnsupportedError: The format has no metadata to check.
             Error: A table cannot be read.

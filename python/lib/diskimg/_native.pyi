@@ -46,7 +46,9 @@ VERSION: str
 
 # Code, severity and message.
 _CheckFinding: TypeAlias = tuple[
-    Literal["corruption", "leak", "check-error"], Literal["error", "warning"], str
+    Literal["corruption", "leak", "check-error", "digest-mismatch", "digest-not-verified"],
+    Literal["error", "warning", "note"],
+    str,
 ]
 
 # The fields of `Report`.

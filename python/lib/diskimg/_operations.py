@@ -715,6 +715,9 @@ def check(
 ) -> CheckReport:
     """Check the consistency of an image's metadata. Its backing files are not opened.
 
+    If the image records digests of its contents, as forensic images do, all that they cover is read
+    and compared with them.
+
     >>> diskimg.create("disk.qcow2", "1G").size
     1073741824
     >>> diskimg.check("disk.qcow2").clean

@@ -438,11 +438,13 @@ class Finding:
     'leak'
     """
 
-    code: Literal["corruption", "leak", "check-error"]
+    code: Literal["corruption", "leak", "check-error", "digest-mismatch", "digest-not-verified"]
     """``corruption``: data are wrong or may become wrong. ``leak``: space is wasted.
-    ``check-error``: a structure could not be checked."""
-    severity: Literal["error", "warning"]
-    """``warning`` for a leak, otherwise ``error``."""
+    ``check-error``: a structure could not be checked. ``digest-mismatch``: contents differ from a
+    digest that the image records of them. ``digest-not-verified``: the algorithm of a recorded
+    digest is not known."""
+    severity: Literal["error", "warning", "note"]
+    """``warning`` for a leak, ``note`` for ``digest-not-verified``, otherwise ``error``."""
     message: str
     """Description with the location, one line."""
 
@@ -489,6 +491,10 @@ class CheckReport:
     """The problems found; the first of them if there are more than the limit ``check_findings``."""
     omitted_findings: int = 0
     """Number of further findings, which are only counted."""
+    recorded_digests: int | None = None
+    """Number of digests that the image records of its contents; `None` if the format has none."""
+    verified_digests: int = 0
+    """Number of these digests that match the contents."""
 
     @classmethod
     def _from_json(cls, facts: Json, **more: Any) -> CheckReport:
@@ -515,6 +521,10 @@ class CheckReport:
                 allocated_clusters=self.allocated_clusters or None,
                 fragmented_clusters=self.fragmented_clusters or None,
                 compressed_clusters=self.compressed_clusters or None,
+                recorded_digests=self.recorded_digests,
+                verified_digests=(
+                    None if self.recorded_digests is None else self.verified_digests
+                ),
             ),
         }
 

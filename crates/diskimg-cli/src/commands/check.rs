@@ -5,8 +5,8 @@ use crate::args::common::OutputFormat;
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::{Console, human, json};
-use diskimg::Error;
 use diskimg::check::CheckReport;
+use diskimg::{Check, Error};
 use serde::Serialize;
 
 /// Exit code if the check could not be completed.
@@ -21,9 +21,9 @@ const UNSUPPORTED: u8 = 63;
 /// Runs the check.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let open = || job.input.open(console.program());
-    let image = confine::open(&Rules::new(), &[&job.input], open)?;
-    let report = image
-        .check(&mut |finding| console.stderr(&finding.message))
+    let image = confine::open(&Rules::new().allow_cpu_count(), &[&job.input], open)?;
+    let report = Check::new(&image)
+        .run(&mut |finding| console.stderr(&finding.message))
         .map_err(|e| Failure::from(e).with_code(INCOMPLETE))?;
     let Some(report) = report else {
         let message = "This image format does not support checks";
@@ -79,6 +79,12 @@ struct Json<'a> {
     /// Not a key of qemu-img.
     #[serde(skip_serializing_if = "Option::is_none")]
     omitted_findings: Option<u64>,
+    /// Not a key of qemu-img.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recorded_digests: Option<u64>,
+    /// Not a key of qemu-img.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verified_digests: Option<u64>,
 }
 
 impl<'a> Json<'a> {
@@ -97,6 +103,8 @@ impl<'a> Json<'a> {
             fragmented_clusters: nonzero(report.fragmented_clusters),
             warnings: nonzero(report.warnings),
             omitted_findings: nonzero(report.omitted_findings),
+            recorded_digests: report.recorded_digests,
+            verified_digests: report.recorded_digests.map(|_| report.verified_digests),
         }
     }
 }

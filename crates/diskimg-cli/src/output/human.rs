@@ -236,6 +236,14 @@ pub(crate) fn check(report: &CheckReport) -> String {
     if let Some(end) = report.image_end_offset.filter(|&end| end > 0) {
         let _ = writeln!(text, "Image end offset: {end}");
     }
+    match report.recorded_digests {
+        Some(0) => text.push_str("The image records no digests of its contents.\n"),
+        Some(recorded) => {
+            let verified = report.verified_digests;
+            let _ = writeln!(text, "{verified} of {recorded} digests of the contents match.");
+        }
+        None => {}
+    }
     text
 }
 

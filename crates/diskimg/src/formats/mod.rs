@@ -12,10 +12,16 @@
 pub mod asif;
 // What several formats share has no conditions of its own: builds without some formats do not warn
 // of unused code.
+#[cfg(feature = "bochs")]
+pub mod bochs;
+#[cfg(feature = "cloop")]
+pub mod cloop;
 pub(crate) mod cluster_encoder;
 pub(crate) mod distinct;
 #[cfg(feature = "inspect")]
 mod embedded_archives;
+#[cfg(feature = "ewf")]
+pub mod ewf;
 pub(crate) mod findings;
 pub(crate) mod holes;
 #[cfg(feature = "inspect")]

@@ -150,7 +150,9 @@ pub(crate) static SIGNATURES: &[Signature] = &[
         qemu: |b| is_parallels(b) && b.head.get(16..20) == Some(&[2, 0, 0, 0]),
         ..Signature::image("ploop", "a Parallels image", is_parallels)
     },
+    #[cfg(not(feature = "bochs"))]
     Signature {
+        advice: Some("this build does not include Bochs (cargo feature bochs)"),
         qemu: |b| {
             b.head.starts_with(BOCHS_MAGIC)
                 && b.head.get(32..39) == Some(b"Redolog")
@@ -159,7 +161,9 @@ pub(crate) static SIGNATURES: &[Signature] = &[
         },
         ..Signature::image("bochs", "a Bochs image", |b| b.head.starts_with(BOCHS_MAGIC))
     },
+    #[cfg(not(feature = "cloop"))]
     Signature {
+        advice: Some("this build does not include cloop (cargo feature cloop)"),
         qemu: |b| b.head.starts_with(CLOOP_SCRIPT),
         ..Signature::image("cloop", "a cloop image", |b| b.head.starts_with(&CLOOP_SCRIPT[..23]))
     },
@@ -191,9 +195,28 @@ pub(crate) static SIGNATURES: &[Signature] = &[
             b.head.starts_with(b"shdw\0\0")
         })
     },
-    Signature::unknown_to_qemu("ewf", "an EWF (EnCase) image", |b| {
-        b.head.starts_with(b"EVF\x09\x0d\x0a\xff\0") || b.head.starts_with(b"EVF2\x0d\x0a\x81\0")
+    #[cfg(not(feature = "ewf"))]
+    Signature {
+        advice: Some("this build does not include EWF (cargo feature ewf)"),
+        ..Signature::unknown_to_qemu("ewf", "an EWF (EnCase) image", |b| {
+            b.head.starts_with(b"EVF\x09\x0d\x0a\xff\0")
+        })
+    },
+    Signature {
+        advice: Some("acquire or export it as E01"),
+        ..Signature::unknown_to_qemu("ewf2", "an EWF version 2 (Ex01) image", |b| {
+            b.head.starts_with(b"EVF2\x0d\x0a\x81\0")
+        })
+    },
+    Signature::unknown_to_qemu("ewf-logical", "EWF logical evidence (L01, Lx01)", |b| {
+        b.head.starts_with(b"LVF\x09\x0d\x0a\xff\0") || b.head.starts_with(b"LEF2\x0d\x0a\x81\0")
     }),
+    Signature {
+        encrypted: true,
+        ..Signature::unknown_to_qemu("adcrypt", "an image with AD encryption", |b| {
+            b.head.starts_with(b"ADCRYPT\0")
+        })
+    },
     Signature::unknown_to_qemu("simg", "an Android sparse image", |b| {
         b.head.starts_with(&[0x3a, 0xff, 0x26, 0xed, 1, 0])
     }),
@@ -277,8 +300,10 @@ pub(crate) static SIGNATURES: &[Signature] = &[
 #[cfg(not(feature = "vhd"))]
 const VHD_COOKIE: &[u8] = b"conectix";
 
+#[cfg(not(feature = "bochs"))]
 const BOCHS_MAGIC: &[u8] = b"Bochs Virtual HD Image";
 
+#[cfg(not(feature = "cloop"))]
 /// The start of a cloop image, version 2.0. Later versions differ in the third line.
 const CLOOP_SCRIPT: &[u8] =
     b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n";

@@ -47,6 +47,16 @@ pub enum Format {
     /// The Apple sparse image format of macOS 26.
     #[cfg(feature = "asif")]
     Asif,
+    /// The Expert Witness Compression Format of EnCase and other forensic programs: one or more
+    /// segments.
+    #[cfg(feature = "ewf")]
+    Ewf,
+    /// The compressed loopback device of Knoppix, version 2.0.
+    #[cfg(feature = "cloop")]
+    Cloop,
+    /// The growing disk image of Bochs.
+    #[cfg(feature = "bochs")]
+    Bochs,
     /// A virtual appliance: an OVF package, either one archive (OVA) or an OVF descriptor with its
     /// files. Contains any number of disks.
     #[cfg(feature = "ova")]
@@ -82,6 +92,12 @@ impl Format {
         Self::Sparsebundle,
         #[cfg(feature = "asif")]
         Self::Asif,
+        #[cfg(feature = "ewf")]
+        Self::Ewf,
+        #[cfg(feature = "cloop")]
+        Self::Cloop,
+        #[cfg(feature = "bochs")]
+        Self::Bochs,
         #[cfg(feature = "ova")]
         Self::Ova,
         #[cfg(feature = "iso")]
@@ -117,6 +133,12 @@ impl Format {
         ("sparsebundle", "sparsebundle"),
         #[cfg(not(feature = "asif"))]
         ("asif", "asif"),
+        #[cfg(not(feature = "ewf"))]
+        ("ewf", "ewf"),
+        #[cfg(not(feature = "cloop"))]
+        ("cloop", "cloop"),
+        #[cfg(not(feature = "bochs"))]
+        ("bochs", "bochs"),
         #[cfg(not(feature = "ova"))]
         ("ova", "ova"),
         #[cfg(not(feature = "iso"))]
@@ -149,6 +171,12 @@ impl Format {
             Self::Sparsebundle => "sparsebundle",
             #[cfg(feature = "asif")]
             Self::Asif => "asif",
+            #[cfg(feature = "ewf")]
+            Self::Ewf => "ewf",
+            #[cfg(feature = "cloop")]
+            Self::Cloop => "cloop",
+            #[cfg(feature = "bochs")]
+            Self::Bochs => "bochs",
             #[cfg(feature = "ova")]
             Self::Ova => "ova",
             #[cfg(feature = "iso")]
@@ -170,9 +198,9 @@ impl Format {
 
     /// Returns the format that new files with the extension of `path` usually have: `.qcow2`,
     /// `.vmdk`, `.vhd`, `.vhdx`, `.avhdx`, `.vdi`, `.qed`, `.hds` and `.hdd` (Parallels),
-    /// `.sparseimage`, `.sparsebundle`, `.backupbundle`, `.asif`, `.ova` and `.ovf` (an appliance), in
-    /// any case. A file with another extension, such as `.img` or `.iso`, can have any format or is
-    /// raw: `None`.
+    /// `.sparseimage`, `.sparsebundle`, `.backupbundle`, `.asif`, `.e01` (EWF), `.cloop`, `.ova` and
+    /// `.ovf` (an appliance), in any case. A file with another extension, such as `.img` or `.iso`,
+    /// can have any format or is raw: `None`.
     ///
     /// This is a guess for files that will be created. The format of an existing file is in its
     /// contents.
@@ -199,6 +227,10 @@ impl Format {
             "sparsebundle" | "backupbundle" => Some(Self::Sparsebundle),
             #[cfg(feature = "asif")]
             "asif" => Some(Self::Asif),
+            #[cfg(feature = "ewf")]
+            "e01" | "s01" => Some(Self::Ewf),
+            #[cfg(feature = "cloop")]
+            "cloop" => Some(Self::Cloop),
             #[cfg(feature = "ova")]
             "ova" | "ovf" => Some(Self::Ova),
             _ => None,

@@ -84,7 +84,6 @@ impl Image {
     }
 
     /// Returns the image whose chain is the layer at `depth` alone.
-    #[cfg(feature = "picture")]
     pub(crate) fn only(&self, depth: usize) -> Self {
         Self::from_links(vec![self.links[depth].clone()])
     }
@@ -324,13 +323,27 @@ impl Image {
         })
     }
 
-    /// Checks the consistency of the top layer's metadata, without its backing files. Returns
+    /// Checks the consistency of the top layer's metadata, without its backing files and without
+    /// reading guest data: [`Check`](crate::Check) also verifies digests of the contents. Returns
     /// `None` if the format has no consistency check. Calls `report` for the first findings, up to
     /// [`Limits::check_findings`]; the counts include all.
     ///
     /// # Errors
     /// See [`Layer::check`].
     pub fn check(&self, report: &mut dyn FnMut(Finding)) -> Result<Option<CheckReport>> {
+        self.check_and(report, |counts, _| Ok(counts))
+    }
+
+    /// As [`check`](Self::check), followed by `then`, which gets the counts so far and returns those
+    /// of all.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check), and the errors of `then`.
+    pub(crate) fn check_and(
+        &self,
+        report: &mut dyn FnMut(Finding),
+        then: impl FnOnce(Option<CheckReport>, &mut dyn FnMut(Finding)) -> Result<Option<CheckReport>>,
+    ) -> Result<Option<CheckReport>> {
         // Messages may quote text of an untrusted image.
         let (mut left, mut omitted) = (self.limits(0).check_findings, 0);
         let mut escape_and_report = |finding: Finding| {
@@ -343,9 +356,11 @@ impl Image {
             report(Finding { message, ..finding });
         };
         let checked = self.top().check(&mut escape_and_report);
+        let checked = checked.map_err(|e| self.in_layer(e, 0));
+        let checked = checked.and_then(|counts| then(counts, &mut escape_and_report));
         let counts = checked.map_err(|e| match omitted {
-            0 => self.in_layer(e, 0),
-            _ => self.in_layer(e, 0).prepend_hint(format!("{omitted} more findings not listed")),
+            0 => e,
+            _ => e.prepend_hint(format!("{omitted} more findings not listed")),
         })?;
         Ok(counts.map(|counts| CheckReport { omitted_findings: omitted, ..counts }))
     }

@@ -5,7 +5,7 @@ use crate::model::extent::Extent;
 use crate::model::format::Format;
 use crate::model::options::Options;
 use crate::model::sealed::Sealed;
-use crate::report::check::{CheckReport, Finding};
+use crate::report::check::{CheckReport, Finding, RecordedDigest};
 use crate::report::info::Details;
 use crate::storage::number::{to_u64, to_usize};
 use crate::storage::source::{HostFileId, Source};
@@ -165,6 +165,16 @@ pub trait Layer: Sealed + Send + Sync + Debug {
     /// Returns an error if the check could not be completed.
     fn check(&self, report: &mut dyn FnMut(Finding)) -> Result<Option<CheckReport>> {
         let _ = report;
+        Ok(None)
+    }
+
+    /// Returns the digests that the image records of its contents, which
+    /// [`Check`](crate::Check) verifies, or `None` if the format has no such digests. Digests of the
+    /// same bytes follow one another, so that these are read once.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    fn recorded_digests(&self) -> Result<Option<Vec<RecordedDigest>>> {
         Ok(None)
     }
 

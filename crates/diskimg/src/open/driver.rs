@@ -106,6 +106,12 @@ impl Format {
             Self::Sparsebundle => &formats::sparsebundle::DRIVER,
             #[cfg(feature = "asif")]
             Self::Asif => &formats::asif::DRIVER,
+            #[cfg(feature = "ewf")]
+            Self::Ewf => &formats::ewf::DRIVER,
+            #[cfg(feature = "cloop")]
+            Self::Cloop => &formats::cloop::DRIVER,
+            #[cfg(feature = "bochs")]
+            Self::Bochs => &formats::bochs::DRIVER,
             #[cfg(feature = "ova")]
             Self::Ova => &formats::ova::DRIVER,
             #[cfg(feature = "iso")]

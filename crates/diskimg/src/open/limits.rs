@@ -111,7 +111,7 @@ limits! {
         resizing a qcow2 image changes together, or the grain directories of all extents of a VMDK
         together.";
     unit_bytes = 64 << 20,
-        "Bytes that a VMDK grain or a block of a compressed file decompresses to",
+        "Bytes that a VMDK grain, a chunk of EWF or a block of cloop or of a compressed file unpacks to",
         "A compressed file with longer blocks is decompressed to a temporary file. (qcow2 clusters
         have at most 2 MiB.)";
     data_sharing = 1,
@@ -151,7 +151,7 @@ limits! {
     descriptor_bytes = 1 << 20,
         "Bytes of a text file that lists files: a VMDK descriptor, a cue sheet";
     extent_files = 32_768,
-        "Files of a VMDK or of a Parallels bundle, all open at the same time";
+        "Files of a VMDK, of a Parallels bundle or of an EWF image, all open at the same time";
     sibling_files = 4096,
         "Files of a directory that are searched for a parent by UUID",
         "Further files are ignored. If no parent is found, the error says so.";

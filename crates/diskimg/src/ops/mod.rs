@@ -1,6 +1,7 @@
 //! The operations on images. They use [`Image`](crate::Image) and the writing side of a format, and
 //! name no format.
 
+mod check;
 mod compare;
 mod convert;
 mod create;
@@ -18,6 +19,7 @@ mod plan;
 mod progress;
 mod resize;
 
+pub use check::Check;
 pub use compare::{Compare, CompareError, CompareStage, Comparison};
 pub use convert::{
     Convert, DigestAlgorithm, Digests, FileDigest, Reflink, Report, Salvaged, Sparse,

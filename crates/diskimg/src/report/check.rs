@@ -3,6 +3,8 @@
 use crate::report::finding::Severity;
 #[cfg(feature = "serde")]
 use serde::Serialize;
+use std::fmt;
+use std::ops::Range;
 
 /// Code of a finding of a consistency check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,13 +18,19 @@ pub enum Code {
     Leak,
     /// A part of the image could not be checked.
     CheckError,
+    /// Contents differ from a digest that the image records of them. Counted as a corruption.
+    DigestMismatch,
+    /// A digest that the image records cannot be verified, because its algorithm is not known. For
+    /// information; not counted.
+    DigestNotVerified,
 }
 
 impl Code {
     const fn severity(self) -> Severity {
         match self {
             Self::Leak => Severity::Warning,
-            Self::Corruption | Self::CheckError => Severity::Error,
+            Self::Corruption | Self::CheckError | Self::DigestMismatch => Severity::Error,
+            Self::DigestNotVerified => Severity::Note,
         }
     }
 }
@@ -75,16 +83,99 @@ pub struct CheckReport {
     /// Number of compressed clusters.
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_zero"))]
     pub compressed_clusters: u64,
+    /// Number of digests that the image records of its contents; `None` if the format has none, or
+    /// if the contents were not checked ([`Image::check`](crate::Image::check)).
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub recorded_digests: Option<u64>,
+    /// Number of these digests that match the contents.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_zero"))]
+    pub verified_digests: u64,
 }
 
 impl CheckReport {
     /// Counts a finding.
     pub fn count(&mut self, code: Code) {
         match code {
-            Code::Corruption => self.corruptions += 1,
+            Code::Corruption | Code::DigestMismatch => self.corruptions += 1,
             Code::Leak => self.leaks += 1,
             Code::CheckError => self.check_errors += 1,
+            Code::DigestNotVerified => {}
         }
+    }
+}
+
+/// A digest that an image records of its contents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecordedDigest {
+    /// Name of the structure that records it, for messages. May contain text from the image.
+    pub structure: String,
+    /// Host offset of the structure in bytes, in the layer's first file.
+    pub offset: u64,
+    /// The bytes that it is computed of.
+    pub contents: DigestedBytes,
+    /// The recorded value.
+    pub value: DigestValue,
+}
+
+impl RecordedDigest {
+    pub(crate) fn new(
+        structure: impl Into<String>,
+        offset: u64,
+        contents: DigestedBytes,
+        value: DigestValue,
+    ) -> Self {
+        Self { structure: structure.into(), offset, contents, value }
+    }
+}
+
+/// The bytes of which a digest is computed, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DigestedBytes {
+    /// Ranges of guest offsets, in bytes.
+    Guest(Vec<Range<u64>>),
+    /// A range of host offsets of one of the layer's files, in bytes: the bytes as they are stored.
+    Host {
+        /// Index into [`Layer::files`](crate::Layer::files).
+        file: usize,
+        /// Host offsets.
+        range: Range<u64>,
+    },
+}
+
+/// The value of a digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DigestValue {
+    /// CRC-32 as in gzip and zip.
+    Crc32(u32),
+    /// MD5 (RFC 1321).
+    Md5([u8; 16]),
+    /// SHA-1 (FIPS 180-4).
+    Sha1([u8; 20]),
+}
+
+impl DigestValue {
+    /// Returns the name of the algorithm.
+    pub fn algorithm(&self) -> &'static str {
+        match self {
+            Self::Crc32(_) => "CRC-32",
+            Self::Md5(_) => "MD5",
+            Self::Sha1(_) => "SHA-1",
+        }
+    }
+}
+
+impl fmt::Display for DigestValue {
+    /// Writes the value in lower-case hexadecimal.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = match self {
+            Self::Crc32(crc) => &crc.to_be_bytes()[..],
+            Self::Md5(bytes) => bytes,
+            Self::Sha1(bytes) => bytes,
+        };
+        bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

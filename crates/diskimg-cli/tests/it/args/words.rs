@@ -22,11 +22,10 @@ fn formats_that_are_not_supported_are_named_and_mistyped_ones_suggested() {
     let lab = Lab::new();
     lab.raw("a.raw");
     let all = "supported formats: qcow2, vmdk, vpc, vhdx, vdi, qed, qcow, parallels, sparseimage, \
-               sparsebundle, asif, ova, iso, raw";
+               sparsebundle, asif, ewf, cloop, bochs, ova, iso, raw";
     for (name, message) in [
-        ("bochs", "the format 'bochs' (a Bochs image) is recognized, but not supported"),
-        ("CLOOP", "the format 'cloop' (a cloop image) is recognized, but not supported"),
-        ("simg", "(an Android sparse image)"),
+        ("wim", "the format 'wim' (a WIM image) is recognized, but not supported"),
+        ("SIMG", "the format 'simg' (an Android sparse image) is recognized, but not supported"),
         ("qe", "did you mean 'qed'?"),
         ("qcow3", "Unknown driver 'qcow3' (did you mean 'qcow2'?"),
         ("vmkd", "Unknown driver 'vmkd' (did you mean 'vmdk'?"),

@@ -1,4 +1,4 @@
-//! Tests of the commands, one file each; `ova`, `vdi`, `vmdk` and `scale` run several commands.
+//! Tests of the commands, one file each; `ewf`, `ova`, `vdi`, `vmdk` and `scale` run several commands.
 
 mod apple_sparse;
 mod check;
@@ -7,6 +7,8 @@ mod convert;
 mod create;
 #[cfg(unix)]
 mod dry_run;
+#[cfg(unix)]
+mod ewf;
 mod info;
 mod inspect;
 #[cfg(unix)]

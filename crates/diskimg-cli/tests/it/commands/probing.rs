@@ -2,20 +2,25 @@
 
 use crate::support::{Lab, diskimg};
 
-/// Returns the start of a disk image of Bochs.
-fn bochs() -> Vec<u8> {
+/// Returns the start of an Android sparse image.
+fn simg() -> Vec<u8> {
     let mut bytes = vec![0; 4096];
-    for (at, text) in [(0, &b"Bochs Virtual HD Image"[..]), (32, b"Redolog"), (48, b"Growing")] {
-        bytes[at..at + text.len()].copy_from_slice(text);
-    }
-    bytes[66] = 2;
+    bytes[..6].copy_from_slice(&[0x3a, 0xff, 0x26, 0xed, 1, 0]);
+    bytes
+}
+
+/// Returns the start of a LUKS volume, which QEMU recognizes.
+#[cfg(unix)]
+fn luks() -> Vec<u8> {
+    let mut bytes = vec![0; 4096];
+    bytes[..8].copy_from_slice(b"LUKS\xba\xbe\0\x01");
     bytes
 }
 
 #[test]
 fn a_recognized_format_is_an_error_that_mentions_f_raw_in_every_command() {
     let lab = Lab::new();
-    std::fs::write(lab.path("disk"), bochs()).expect("writes");
+    std::fs::write(lab.path("disk"), simg()).expect("writes");
     lab.raw("raw");
     for command in [
         "convert -O qcow2 disk out",
@@ -27,7 +32,7 @@ fn a_recognized_format_is_an_error_that_mentions_f_raw_in_every_command() {
         "compare raw disk",
     ] {
         let ran = lab.line(command);
-        assert!(ran.code != Some(0) && ran.err.contains("Bochs"), "{command}: {ran:?}");
+        assert!(ran.code != Some(0) && ran.err.contains("Android"), "{command}: {ran:?}");
         let option = if command.ends_with("raw disk") { "-F raw" } else { "-f raw" };
         assert!(ran.err.contains(option), "{command}: {ran:?}");
         assert!(!lab.path("out").exists());
@@ -47,12 +52,12 @@ fn as_qemu_img_a_compressed_file_is_an_error_and_a_fixed_vhd_is_raw() {
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     lab.qemu("create -q -f vpc -o subformat=fixed fixed 1M").ok();
-    std::fs::write(lab.path("bochs"), bochs()).expect("writes");
+    std::fs::write(lab.path("luks"), luks()).expect("writes");
     std::fs::write(lab.path("disk.gz"), [0x1f, 0x8b, 8, 0, 0, 0, 0, 0]).expect("writes");
 
     assert!(run("convert -O raw fixed out").0);
     assert!(lab.read("out") == lab.read("fixed"));
-    for (file, name) in [("bochs", "Bochs"), ("disk.gz", "gzip")] {
+    for (file, name) in [("luks", "LUKS"), ("disk.gz", "gzip")] {
         let (success, err) = run(&format!("convert -O raw {file} out2"));
         assert!(!success && err.contains(name) && err.contains("-f raw"), "{err}");
         assert!(!lab.path("out2").exists());

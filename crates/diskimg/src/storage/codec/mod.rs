@@ -4,10 +4,14 @@
 //! work on whole buffers. Contexts are reused: each worker thread has its own [`Decoder`] or
 //! [`Encoder`].
 
+mod adler32;
 mod deflate;
 mod noise;
 #[cfg(feature = "zstd")]
 mod zstd;
+
+#[cfg(feature = "ewf")]
+pub(crate) use adler32::{Adler32, adler32};
 
 use crate::storage::buffer;
 use std::fmt;
@@ -23,6 +27,9 @@ pub enum Codec {
     Zlib,
     /// Zstandard frames (RFC 8878).
     Zstd,
+    /// The bytes as they are, then their Adler-32 (RFC 1950, section 8.2) in four bytes, little
+    /// endian, as EWF stores chunks that it does not compress.
+    StoredAdler32,
 }
 
 impl Codec {
@@ -39,6 +46,7 @@ impl Codec {
         match self {
             Self::Deflate | Self::Zlib => len.div_ceil(DEFLATE_RATIO),
             Self::Zstd => MIN_ZSTD_HEADER + len.div_ceil(ZSTD_BLOCK) * MIN_ZSTD_BLOCK,
+            Self::StoredAdler32 => len.saturating_add(4),
         }
     }
 }
@@ -68,6 +76,7 @@ impl Decoder {
         match codec {
             Codec::Deflate => self.inflater().deflate(stored, unit),
             Codec::Zlib => self.inflater().zlib(stored, unit),
+            Codec::StoredAdler32 => adler32::copy(stored, unit),
             #[cfg(feature = "zstd")]
             Codec::Zstd => self.zstd.get_or_insert_with(Default::default).decode(stored, unit),
             #[cfg(not(feature = "zstd"))]

@@ -1,6 +1,9 @@
 //! Tests of the formats, compared with qemu-img and other tools.
 
 mod asif;
+mod bochs;
+mod cloop;
+mod ewf;
 mod fuzzed;
 mod guest_disk;
 mod hostile;

@@ -123,8 +123,8 @@ fn unsupported_formats_are_refused_by_inspect() {
     let padded = |start: &[u8]| [start, &[0; 1024]].concat();
     for (name, bytes) in [
         ("luks", padded(b"LUKS\xba\xbe\0\x01")),
-        ("bochs", padded(b"Bochs Virtual HD Image")),
-        ("cloop", padded(b"#!/bin/sh\n#V2.0 Format\n")),
+        ("simg", padded(&[0x3a, 0xff, 0x26, 0xed, 1, 0])),
+        ("wim", padded(b"MSWIM\0\0\0")),
         ("dmg", dmg),
     ] {
         let found = inspect_bytes(&bytes, &InspectOptions::new());
@@ -136,9 +136,14 @@ fn unsupported_formats_are_refused_by_inspect() {
 /// OpenStack rejects them, whatever their headers say.
 #[test]
 fn formats_that_clouds_reject_are_refused_by_inspect() {
-    for (name, start) in
-        [("qcow", &b"QFI\xfb\0\0\0\x01"[..]), ("qcow", b"QFI\xfb"), ("qed", b"QED\0")]
-    {
+    for (name, start) in [
+        ("qcow", &b"QFI\xfb\0\0\0\x01"[..]),
+        ("qcow", b"QFI\xfb"),
+        ("qed", b"QED\0"),
+        ("ewf", b"EVF\x09\x0d\x0a\xff\0"),
+        ("cloop", b"#!/bin/sh\n#V2.0 Format\n"),
+        ("bochs", b"Bochs Virtual HD Image"),
+    ] {
         for len in [0, 16, 1024] {
             let bytes = [start, &vec![0; len]].concat();
             let found = inspect_bytes(&bytes, &InspectOptions::new());
@@ -250,8 +255,7 @@ fn a_small_image_of_a_huge_disk_is_refused_by_the_size_limits() {
         assert!(!found.is_safe() && found.finding(code).is_some(), "{code}");
     }
     // A disk of unknown size exceeds any limit.
-    let unknown =
-        inspect_bytes(b"Bochs Virtual HD Image", &InspectOptions::new().max_virtual_size(1 << 50));
+    let unknown = inspect_bytes(b"MSWIM\0\0\0", &InspectOptions::new().max_virtual_size(1 << 50));
     assert!(unknown.finding(Code::DiskTooLarge).is_some());
 }
 

@@ -34,21 +34,14 @@ fn cases(dir: &Path) -> Vec<Case> {
     let mut koly = b"koly\0\0\0\x04\0\0\x02\0".to_vec();
     koly.resize(512, 0);
     dmg.extend(koly);
-    let mut bochs = b"Bochs Virtual HD Image".to_vec();
-    for (at, text) in [(32, "Redolog"), (48, "Growing")] {
-        bochs.resize(at, 0);
-        bochs.extend(text.as_bytes());
-    }
-    bochs.resize(64, 0);
-    bochs.extend([0, 0, 2, 0]);
     for (file, content, name) in [
         ("trailer", dmg.clone(), "DMG"),
         ("named.dmg", dmg, "DMG"),
         ("encrypted", with_start(b"encrcdsa\0\0\0\x02", 8192), "DMG"),
         ("wim", with_start(b"MSWIM\0\0\0", 8192), "WIM"),
-        ("bochs", with_start(&bochs, 8192), "Bochs"),
-        ("cloop", with_start(b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop", 8192), "cloop"),
-        ("ewf", with_start(b"EVF\x09\x0d\x0a\xff\0\x01", 8192), "EWF"),
+        ("ex01", with_start(b"EVF2\x0d\x0a\x81\0\x02\x01", 8192), "Ex01"),
+        ("l01", with_start(b"LVF\x09\x0d\x0a\xff\0\x01", 8192), "L01"),
+        ("adcrypt", with_start(b"ADCRYPT\0", 8192), "AD encryption"),
         ("simg", with_start(&[0x3a, 0xff, 0x26, 0xed, 1, 0, 0, 0], 8192), "Android"),
     ] {
         std::fs::write(dir.join(file), content).unwrap();

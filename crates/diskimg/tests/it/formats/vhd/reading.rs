@@ -106,7 +106,7 @@ fn a_footer_in_the_first_sector_of_a_fixed_disk_is_an_error_if_qemu_would_use_it
 #[test]
 fn a_footer_at_the_end_of_another_image_does_not_make_it_a_vhd() {
     let dir = tempfile::tempdir().unwrap();
-    for head in [&b"Bochs Virtual HD Image"[..], b"PK\x03\x04", b"MSWIM\0\0\0"] {
+    for head in [&b"MSWIM\0\0\0"[..], b"PK\x03\x04", b"\x3a\xff\x26\xed\x01\0"] {
         let mut contents = vec![0; 4096];
         contents[..head.len()].copy_from_slice(head);
         let path = write_bytes(dir.path(), "disk", &fixed(&contents));

@@ -1,0 +1,27 @@
+//! Whether an untrusted cloop image is safe to accept. OpenStack does not know the format, and QEMU
+//! recognizes it: no image is accepted unless the caller allows it.
+
+use super::header::{Header, SCRIPT};
+use crate::formats::inspect::{Inspect, Subject};
+use crate::model::format::Format;
+use crate::report::inspection::{Code, Inspection};
+
+pub(super) const INSPECT: Inspect = Inspect { also_matches: |_| false, examine };
+
+fn examine(subject: &Subject<'_>, found: &mut Inspection) {
+    let message = "a cloop image, which OpenStack treats as a raw disk";
+    found.add(Code::RejectedFormat, 0, message);
+    let header = match Header::read(&**subject.source, subject.limits) {
+        Ok(header) => header,
+        Err(error) => return found.unreadable(&error),
+    };
+    found.virtual_size = Some(header.size());
+    if header.size() == 0 {
+        found.add(Code::Empty, None, "the disk is empty");
+    }
+    if !subject.head.starts_with(SCRIPT) {
+        let message = "the script is not the one by which QEMU recognizes the format";
+        found.add(Code::Subformat, 23, message);
+    }
+    subject.check(Format::Cloop, found);
+}
