@@ -35,6 +35,7 @@
 pub mod appliance;
 pub mod crash;
 pub mod disk;
+pub mod dmg;
 pub mod esx;
 pub mod faulty;
 pub mod growth;

@@ -25,7 +25,7 @@ pub enum Oracle {
     QemuImg,
     SevenZip,
     Dissect,
-    /// libvmdk, libvhdi, libqcow or libphdi.
+    /// libvmdk, libvhdi, libqcow, libphdi or libmodi.
     Libyal,
     /// VirtualBox, if `DISKIMG_VBOX_IMG` names its program `vbox-img`. Not in [`ALL`](Self::ALL).
     VirtualBox,
@@ -76,6 +76,8 @@ impl Oracle {
             Self::SevenZip => {
                 let kind = match format {
                     "vmdk" | "vhdx" | "vdi" => format,
+                    // The partitions, one after the other.
+                    "dmg" => "Dmg",
                     "vpc" => "vhd",
                     "qcow" => "qcow",
                     _ => return Verdict::NotInstalled,
@@ -101,6 +103,7 @@ impl Oracle {
                     "vpc" | "vhdx" => include_str!("oracles/libvhdi.py"),
                     "qcow" => include_str!("oracles/libqcow.py"),
                     "parallels" => include_str!("oracles/libphdi.py"),
+                    "dmg" => include_str!("oracles/libmodi.py"),
                     _ => return Verdict::NotInstalled,
                 };
                 compare_python(program, image, disk)

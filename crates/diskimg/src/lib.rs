@@ -1,5 +1,5 @@
-//! Read, write and convert disk images: qcow2, VMDK, VHD, VHDX, VDI, QED, QCOW, Parallels, OVA, ISO,
-//! raw.
+//! Read, write and convert disk images: qcow2, VMDK, VHD, VHDX, VDI, QED, QCOW, Parallels, DMG, OVA,
+//! ISO, raw.
 //!
 //! A disk image is a map from **guest bytes** (what the virtual machine sees) to **host offsets**
 //! (where those bytes are stored). [`Image`] reads guest bytes and maps them to host offsets;
@@ -67,6 +67,7 @@
         feature = "qed",
         feature = "qcow",
         feature = "parallels",
+        feature = "dmg",
         feature = "ova",
         feature = "iso",
         feature = "inspect"

@@ -14,6 +14,7 @@
 
 mod compressed;
 mod detect;
+mod dmg;
 mod exercise;
 mod files;
 mod iso;
@@ -64,6 +65,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "qed", function: qed::qed, seeds: qed::qed_seeds },
     Target { name: "qcow", function: qcow::qcow, seeds: qcow::qcow_seeds },
     Target { name: "parallels", function: parallels::parallels, seeds: parallels::parallels_seeds },
+    Target { name: "dmg", function: dmg::dmg, seeds: dmg::dmg_seeds },
+    Target { name: "dmg_codecs", function: dmg::dmg_codecs, seeds: dmg::dmg_codecs_seeds },
     Target { name: "ovf_envelope", function: ova::envelope, seeds: ova::envelope_seeds },
     Target { name: "ova_archive", function: ova::archive, seeds: ova::archive_seeds },
     Target { name: "ova_packed", function: ova::packed, seeds: ova::packed_seeds },

@@ -110,6 +110,8 @@ smoke! {
     qed
     qcow
     parallels
+    dmg
+    dmg_codecs
     ovf_envelope
     ova_archive
     ova_packed

@@ -60,7 +60,7 @@ Progress: TypeAlias = Callback | bool | None
 """A callable, or `True` for a progress bar on standard error."""
 
 Format: TypeAlias = Literal[
-    "qcow2", "vmdk", "vpc", "vhdx", "vdi", "qed", "qcow", "parallels", "ova", "iso", "raw"
+    "qcow2", "vmdk", "vpc", "vhdx", "vdi", "qed", "qcow", "parallels", "dmg", "ova", "iso", "raw"
 ]
 """The name of a format; `FORMATS` has them all."""
 

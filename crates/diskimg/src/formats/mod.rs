@@ -12,6 +12,8 @@
 // of unused code.
 pub(crate) mod cluster_encoder;
 pub(crate) mod distinct;
+#[cfg(feature = "dmg")]
+pub mod dmg;
 #[cfg(feature = "inspect")]
 mod embedded_archives;
 pub(crate) mod findings;

@@ -38,6 +38,9 @@ pub enum Format {
     /// images.
     #[cfg(feature = "parallels")]
     Parallels,
+    /// Apple's disk image in the Universal Disk Image Format.
+    #[cfg(feature = "dmg")]
+    Dmg,
     /// A virtual appliance: an OVF package, either one archive (OVA) or an OVF descriptor with its
     /// files. Contains any number of disks.
     #[cfg(feature = "ova")]
@@ -67,6 +70,8 @@ impl Format {
         Self::Qcow,
         #[cfg(feature = "parallels")]
         Self::Parallels,
+        #[cfg(feature = "dmg")]
+        Self::Dmg,
         #[cfg(feature = "ova")]
         Self::Ova,
         #[cfg(feature = "iso")]
@@ -96,6 +101,8 @@ impl Format {
         ("parallels", "parallels"),
         #[cfg(not(feature = "parallels"))]
         ("ploop", "parallels"),
+        #[cfg(not(feature = "dmg"))]
+        ("dmg", "dmg"),
         #[cfg(not(feature = "ova"))]
         ("ova", "ova"),
         #[cfg(not(feature = "iso"))]
@@ -122,6 +129,8 @@ impl Format {
             Self::Qcow => "qcow",
             #[cfg(feature = "parallels")]
             Self::Parallels => "parallels",
+            #[cfg(feature = "dmg")]
+            Self::Dmg => "dmg",
             #[cfg(feature = "ova")]
             Self::Ova => "ova",
             #[cfg(feature = "iso")]

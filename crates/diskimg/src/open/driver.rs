@@ -100,6 +100,8 @@ impl Format {
             Self::Qcow => &formats::qcow::DRIVER,
             #[cfg(feature = "parallels")]
             Self::Parallels => &formats::parallels::DRIVER,
+            #[cfg(feature = "dmg")]
+            Self::Dmg => &formats::dmg::DRIVER,
             #[cfg(feature = "ova")]
             Self::Ova => &formats::ova::DRIVER,
             #[cfg(feature = "iso")]
@@ -132,7 +134,7 @@ impl Format {
     ///
     /// # Errors
     /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if the extension is that of a format
-    /// that is recognized but not supported, such as `.dmg`: nobody expects a raw disk there.
+    /// that is not written, such as `.dmg`: nobody expects a raw disk there.
     /// Returns [`Invalid`](crate::ErrorKind::Invalid) for `.qcow`, which most people mean as qcow2.
     pub fn of_new_file(path: &Path) -> Result<Self> {
         if let Some(format) = Self::from_extension(path) {
@@ -143,7 +145,8 @@ impl Format {
             let message = "the extension .qcow may mean QCOW version 1 or qcow2";
             return Err(Error::invalid(message).hint("name the format: qcow2 or qcow"));
         }
-        match extension.map(|name| name.parse::<Self>()) {
+        let named = extension.map(|name| name.parse::<Self>());
+        match named.map(|named| named.and_then(Self::creator)) {
             Some(Err(error)) if error.kind() == ErrorKind::Unsupported => {
                 Err(error.hint("name the format raw if a raw disk is to have this name"))
             }

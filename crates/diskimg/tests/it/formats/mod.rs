@@ -1,5 +1,6 @@
 //! Tests of the formats, compared with qemu-img and other tools.
 
+mod dmg;
 mod fuzzed;
 mod guest_disk;
 mod hostile;

@@ -30,10 +30,6 @@ fn cases(dir: &Path) -> Vec<Case> {
     add("luks", "LUKS", false);
 
     // No program here writes these.
-    let mut dmg = bytes[..8192].to_vec();
-    let mut koly = b"koly\0\0\0\x04\0\0\x02\0".to_vec();
-    koly.resize(512, 0);
-    dmg.extend(koly);
     let mut bochs = b"Bochs Virtual HD Image".to_vec();
     for (at, text) in [(32, "Redolog"), (48, "Growing")] {
         bochs.resize(at, 0);
@@ -42,9 +38,8 @@ fn cases(dir: &Path) -> Vec<Case> {
     bochs.resize(64, 0);
     bochs.extend([0, 0, 2, 0]);
     for (file, content, name) in [
-        ("trailer", dmg.clone(), "DMG"),
-        ("named.dmg", dmg, "DMG"),
         ("encrypted", with_start(b"encrcdsa\0\0\0\x02", 8192), "DMG"),
+        ("aff", with_start(b"AFF10\r\n\0", 8192), "AFF"),
         ("asif", with_start(b"shdw\0\0\0\x01\0\0\x02\0", 8192), "ASIF"),
         ("sparseimage", with_start(b"sprs\0\0\0\x03", 8192), "sparseimage"),
         ("bochs", with_start(&bochs, 8192), "Bochs"),
