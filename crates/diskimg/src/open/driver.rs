@@ -177,6 +177,16 @@ pub(crate) fn file_of_bundle(path: &Path, format: Option<Format>) -> Option<(Pat
     }
 }
 
+/// Returns the format of a file whose last bytes say what its first ones are: a DMG may start with a
+/// compressed chunk, which is not the file.
+pub(crate) fn format_by_end(buffer: &ProbeBuffer<'_>) -> Option<Format> {
+    #[cfg(feature = "dmg")]
+    let formats = [Format::Dmg];
+    #[cfg(not(feature = "dmg"))]
+    let formats = [];
+    formats.into_iter().find(|format: &Format| (format.driver().probe)(buffer))
+}
+
 impl FromStr for Format {
     type Err = Error;
 

@@ -236,6 +236,5 @@ fn a_truncated_file_is_an_error() {
     }
     // The beginning is missing.
     let path = write_bytes(dir.path(), "disk.dmg", &file[512..]);
-    let text = error(&path).to_string();
-    assert!(text.contains("beyond the end of the file"), "{text}");
+    assert_eq!(error(&path).kind(), ErrorKind::Corrupt);
 }
