@@ -211,11 +211,11 @@ fn build_table(kind: usize, frequencies: &[u16], table: &mut Vec<Entry>) -> io::
         }
         // The number of bits by which the frequency is below the number of states.
         let k = f.leading_zeros() - (states as u32).leading_zeros();
-        let longer = (2 * states as i32 >> k) - f;
+        let longer = ((2 * states as i32) >> k) - f;
         for j in 0..f {
             let (k, delta) = match j < longer {
-                true => (k, (f + j << k) - states as i32),
-                false => (k - 1, j - longer << (k - 1)),
+                true => (k, ((f + j) << k) - states as i32),
+                false => (k - 1, (j - longer) << (k - 1)),
             };
             table.push(Entry { bits: k as u8 + value_bits, value_bits, value, delta });
         }
