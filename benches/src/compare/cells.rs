@@ -70,8 +70,8 @@ impl Cell {
 /// Returns all cells.
 fn all() -> Vec<Cell> {
     use Form::{
-        Cloop, Ewf, Fragmented, Huge, HugeQcow2, Parallels, Qcow, Qcow2, Qcow2Zlib, Qcow2Zstd, Qed,
-        Raw, Stream, Vdi, Vhd, Vhdx, Vmdk,
+        Cloop, Dmg, DmgBzip2, DmgLzma, Ewf, Fragmented, Huge, HugeQcow2, Parallels, Qcow, Qcow2,
+        Qcow2Zlib, Qcow2Zstd, Qed, Raw, Stream, Vdi, Vhd, Vhdx, Vmdk,
     };
     use Sharing::{Default, Offload};
     let level_1 = Cell::new("raw→qcow2 -c zlib, level 1", Raw, "qcow2", ZLIB, Floor::Unknown);
@@ -105,6 +105,10 @@ fn all() -> Vec<Cell> {
         Cell::stored("parallels→qcow2", Parallels, "qcow2"),
         Cell::new("E01→raw", Ewf, "raw", &[], Floor::DECODE),
         Cell::new("cloop→raw", Cloop, "raw", &[], Floor::DECODE),
+        Cell::new("dmg→raw", Dmg, "raw", &[], Floor::DECODE),
+        Cell::new("dmg→qcow2", Dmg, "qcow2", &[], Floor::DECODE),
+        Cell::new("dmg bzip2→raw", DmgBzip2, "raw", &[], Floor::Unknown),
+        Cell::new("dmg lzma→raw", DmgLzma, "raw", &[], Floor::Unknown),
         Cell::new("raw→qcow2 -c zlib", Raw, "qcow2", ZLIB, Floor::ENCODE_DEFLATE),
         Cell { ours: ZLIB_LEVEL_1, ..level_1 },
         Cell::new("raw→qcow2 -c zstd", Raw, "qcow2", ZSTD, Floor::ENCODE_ZSTD),

@@ -178,6 +178,7 @@ impl Task<'_> {
             "vpc" => "-tvhd",
             "vhdx" => "-tvhdx",
             "vdi" => "-tvdi",
+            "dmg" => "-tDmg",
             _ => "-tvmdk",
         };
         let args =

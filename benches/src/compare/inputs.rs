@@ -8,9 +8,10 @@ use crate::tools::{command, run};
 use crate::workplace::Workplace;
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
+use diskimg_testkit::dmg;
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -48,6 +49,12 @@ pub(crate) enum Form {
     Ewf,
     /// The same as cloop, in blocks of 128 KiB.
     Cloop,
+    /// The same as a DMG with zlib compression.
+    Dmg,
+    /// The same as a DMG with bzip2 compression.
+    DmgBzip2,
+    /// The same as a DMG with LZMA compression.
+    DmgLzma,
     /// A raw disk of 16 TiB with little data.
     Huge,
     /// The same as qcow2.
@@ -72,6 +79,7 @@ impl Form {
             Self::Parallels => "parallels",
             Self::Ewf => "ewf",
             Self::Cloop => "cloop",
+            Self::Dmg | Self::DmgBzip2 | Self::DmgLzma => "dmg",
         }
     }
 
@@ -91,9 +99,22 @@ impl Form {
             Self::Parallels => "ext4.hds",
             Self::Ewf => "ext4.E01",
             Self::Cloop => "ext4.cloop",
+            Self::Dmg => "ext4.dmg",
+            Self::DmgBzip2 => "ext4-bzip2.dmg",
+            Self::DmgLzma => "ext4-lzma.dmg",
             Self::Huge => "huge.raw",
             Self::HugeQcow2 => "huge.qcow2",
             Self::Fragmented => "fragmented.qcow2",
+        }
+    }
+
+    /// Returns the type of the chunks of a DMG.
+    fn chunk_type(self) -> Option<u32> {
+        match self {
+            Self::Dmg => Some(dmg::ZLIB),
+            Self::DmgBzip2 => Some(dmg::BZIP2),
+            Self::DmgLzma => Some(dmg::LZMA),
+            _ => None,
         }
     }
 
@@ -112,7 +133,8 @@ impl Form {
             Self::Qed | Self::Qcow => (Self::Raw, &[]),
             Self::Parallels => (Self::Raw, &[]),
             Self::HugeQcow2 => (Self::Huge, &[]),
-            Self::Raw | Self::Huge | Self::Fragmented | Self::Ewf | Self::Cloop => return None,
+            Self::Dmg | Self::DmgBzip2 | Self::DmgLzma | Self::Ewf | Self::Cloop => return None,
+            Self::Raw | Self::Huge | Self::Fragmented => return None,
         })
     }
 }
@@ -185,6 +207,9 @@ impl Inputs {
             }
             _ => {}
         }
+        if let Some(chunk_type) = form.chunk_type() {
+            return make_dmg(&self.ready(Form::Raw)?, path, chunk_type);
+        }
         let form = form.to_possible_value().context("the form has no name")?;
         let mut this = command(std::env::current_exe()?);
         this.arg("make-input").arg(form.get_name()).arg(path).arg(&self.from);
@@ -212,6 +237,34 @@ impl InputSpec {
             _ => populate::ext4(&self.path, self.size, self.files, &self.from),
         }
     }
+}
+
+/// Creates a DMG of one partition in chunks of 1 MiB, as hdiutil does. No program that is available
+/// here writes them.
+fn make_dmg(raw: &Path, path: &Path, chunk_type: u32) -> Result<()> {
+    const SECTORS: u64 = 2048;
+    let mut raw = File::open(raw)?;
+    let mut chunks = Vec::new();
+    let mut crc = flate2::Crc::new();
+    let mut buf = Vec::new();
+    loop {
+        buf.clear();
+        raw.by_ref().take(SECTORS * 512).read_to_end(&mut buf)?;
+        if buf.is_empty() {
+            break;
+        }
+        crc.update(&buf);
+        let sector = chunks.len() as u64 * SECTORS;
+        chunks.push(match buf.iter().all(|&byte| byte == 0) {
+            true => dmg::Chunk::empty(dmg::ZERO, sector, buf.len() as u64 / 512),
+            false => dmg::Chunk::new(chunk_type, sector, &buf),
+        });
+    }
+    let sectors = raw.metadata()?.len() / 512;
+    let checksum = (2, 32, crc.sum());
+    let table = dmg::Table { sectors, chunks, checksum, ..dmg::Table::new(0, &[], Vec::new()) };
+    fs::write(path, dmg::Dmg::of(vec![table]).build())?;
+    Ok(())
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

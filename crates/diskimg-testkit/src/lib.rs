@@ -42,6 +42,7 @@ pub mod bochs;
 pub mod cloop;
 pub mod crash;
 pub mod disk;
+pub mod dmg;
 pub mod esx;
 pub mod ewf;
 pub mod faulty;

@@ -76,6 +76,8 @@ impl Oracle {
             Self::SevenZip => {
                 let kind = match format {
                     "vmdk" | "vhdx" | "vdi" => format,
+                    // The partitions, one after the other.
+                    "dmg" => "Dmg",
                     "vpc" => "vhd",
                     "qcow" => "qcow",
                     _ => return Verdict::NotInstalled,
@@ -104,6 +106,7 @@ impl Oracle {
                     "parallels" => include_str!("oracles/libphdi.py"),
                     "sparseimage" | "sparsebundle" => include_str!("oracles/libmodi.py"),
                     "ewf" => include_str!("oracles/libewf.py"),
+                    "dmg" => include_str!("oracles/libmodi.py"),
                     _ => return Verdict::NotInstalled,
                 };
                 compare_python(program, image, disk)

@@ -1,5 +1,5 @@
-//! Read, write and convert disk images: qcow2, VMDK, VHD, VHDX, VDI, QED, QCOW, Parallels, OVA, ISO,
-//! raw.
+//! Read, write and convert disk images: qcow2, VMDK, VHD, VHDX, VDI, QED, QCOW, Parallels, DMG, OVA,
+//! ISO, raw.
 //!
 //! A disk image is a map from **guest bytes** (what the virtual machine sees) to **host offsets**
 //! (where those bytes are stored). [`Image`] reads guest bytes and maps them to host offsets;
@@ -73,6 +73,7 @@
         feature = "ewf",
         feature = "cloop",
         feature = "bochs",
+        feature = "dmg",
         feature = "ova",
         feature = "iso",
         feature = "inspect"

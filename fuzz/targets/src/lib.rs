@@ -17,6 +17,7 @@ mod bochs;
 mod cloop;
 mod compressed;
 mod detect;
+mod dmg;
 mod ewf;
 mod exercise;
 mod files;
@@ -78,6 +79,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "ewf", function: ewf::ewf, seeds: ewf::ewf_seeds },
     Target { name: "cloop", function: cloop::cloop, seeds: cloop::cloop_seeds },
     Target { name: "bochs", function: bochs::bochs, seeds: bochs::bochs_seeds },
+    Target { name: "dmg", function: dmg::dmg, seeds: dmg::dmg_seeds },
+    Target { name: "dmg_codecs", function: dmg::dmg_codecs, seeds: dmg::dmg_codecs_seeds },
     Target { name: "ovf_envelope", function: ova::envelope, seeds: ova::envelope_seeds },
     Target { name: "ova_archive", function: ova::archive, seeds: ova::archive_seeds },
     Target { name: "ova_packed", function: ova::packed, seeds: ova::packed_seeds },

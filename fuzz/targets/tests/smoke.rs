@@ -116,6 +116,8 @@ smoke! {
     ewf
     cloop
     bochs
+    dmg
+    dmg_codecs
     ovf_envelope
     ova_archive
     ova_packed

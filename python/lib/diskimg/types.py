@@ -68,6 +68,7 @@ Format: TypeAlias = Literal[
     "qed",
     "qcow",
     "parallels",
+    "dmg",
     "sparseimage",
     "sparsebundle",
     "asif",

@@ -1,4 +1,4 @@
-"""Writes the guest bytes of a sparse image or of a sparse bundle, read with libmodi, to standard
+"""Writes the guest bytes of a DMG, a sparse image or a sparse bundle, read with libmodi, to standard
 output.
 
 libmodi 20260902 expects the bands of a bundle under names of eight digits, contrary to its own
@@ -15,7 +15,7 @@ import pymodi
 def copy(image):
     left = image.get_media_size()
     while left > 0:
-        chunk = image.read_buffer(min(left, 65536))
+        chunk = image.read_buffer(min(left, 1 << 20))
         if not chunk:
             sys.exit(f"libmodi returns no data for the last {left} bytes")
         sys.stdout.buffer.write(chunk)

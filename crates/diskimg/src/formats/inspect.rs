@@ -148,7 +148,12 @@ pub(crate) fn examine(
         let is_appliance =
             formats.first().is_some_and(|format| format.driver().appliance.is_some());
         let own = is_appliance.then_some("tar");
-        let packed = packed.map(|known| known.name).filter(|name| Some(*name) != own);
+        // The first chunk of a DMG may be a stream.
+        let is_chunk = |name: &str| found.format == "dmg" && matches!(name, "bzip2" | "xz");
+        let packed: Vec<_> = packed
+            .map(|known| known.name)
+            .filter(|name| Some(*name) != own && !is_chunk(name))
+            .collect();
         found.other_formats.extend(packed);
         let within = [
             embedded_archives::uuencoded(&subject)?,

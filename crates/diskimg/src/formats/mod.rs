@@ -18,6 +18,8 @@ pub mod bochs;
 pub mod cloop;
 pub(crate) mod cluster_encoder;
 pub(crate) mod distinct;
+#[cfg(feature = "dmg")]
+pub mod dmg;
 #[cfg(feature = "inspect")]
 mod embedded_archives;
 #[cfg(feature = "ewf")]

@@ -168,9 +168,19 @@ pub(crate) static SIGNATURES: &[Signature] = &[
         ..Signature::image("cloop", "a cloop image", |b| b.head.starts_with(&CLOOP_SCRIPT[..23]))
     },
     // QEMU recognizes a DMG by its name.
+    #[cfg(not(feature = "dmg"))]
     Signature {
-        qemu: |b| b.path.is_some_and(|path| path.as_os_str().as_encoded_bytes().ends_with(b".dmg")),
+        advice: Some("this build does not include DMG (cargo feature dmg)"),
+        qemu: has_dmg_name,
         ..Signature::image("dmg", "an Apple disk image (DMG)", is_dmg)
+    },
+    Signature {
+        encrypted: true,
+        advice: Some(
+            "decrypt it first: hdiutil convert -format UDZO -o OUTPUT.dmg INPUT.dmg (on a Mac)",
+        ),
+        qemu: |b| has_dmg_name(b) && is_encrypted_dmg(b),
+        ..Signature::image("dmg-encrypted", "an encrypted Apple disk image (DMG)", is_encrypted_dmg)
     },
     #[cfg(not(feature = "sparseimage"))]
     Signature {
@@ -216,6 +226,14 @@ pub(crate) static SIGNATURES: &[Signature] = &[
         ..Signature::unknown_to_qemu("adcrypt", "an image with AD encryption", |b| {
             b.head.starts_with(b"ADCRYPT\0")
         })
+    },
+    Signature {
+        advice: Some("convert it first: affconvert -r INPUT.aff"),
+        ..Signature::unknown_to_qemu("aff", "an AFF image", |b| b.head.starts_with(b"AFF10\r\n\0"))
+    },
+    Signature {
+        advice: Some("export it as raw or as EWF in the program that made it"),
+        ..Signature::unknown_to_qemu("aff4", "an AFF4 image", is_aff4)
     },
     Signature::unknown_to_qemu("simg", "an Android sparse image", |b| {
         b.head.starts_with(&[0x3a, 0xff, 0x26, 0xed, 1, 0])
@@ -323,19 +341,37 @@ fn vhd_size(buffer: &ProbeBuffer<'_>) -> Option<u64> {
     vhd_footer(buffer)?.get(48..56)?.try_into().ok().map(u64::from_be_bytes)
 }
 
+/// Version 2 of the encryption has a header, version 1 a trailer.
+fn is_encrypted_dmg(buffer: &ProbeBuffer<'_>) -> bool {
+    buffer.head.starts_with(b"encrcdsa") || buffer.tail.ends_with(b"cdsaencr")
+}
+
+/// An AFF4 image is a zip archive. Its first member has the volume's URN, which is the archive's
+/// comment as well. AFF4 Standard 1.0, 4.2.
+fn is_aff4(buffer: &ProbeBuffer<'_>) -> bool {
+    let is_zip = buffer.head.starts_with(b"PK\x03\x04");
+    let has_member = buffer.head.get(30..).is_some_and(|name| {
+        name.starts_with(b"container.description") || name.starts_with(b"container%2edescription")
+    });
+    let has_comment = || buffer.tail.windows(7).any(|bytes| bytes == b"aff4://");
+    is_zip && (has_member || has_comment())
+}
+
+fn has_dmg_name(buffer: &ProbeBuffer<'_>) -> bool {
+    buffer.path.is_some_and(|path| path.as_os_str().as_encoded_bytes().ends_with(b".dmg"))
+}
+
+#[cfg(not(feature = "dmg"))]
 /// The trailer starts with `koly`, then version 4. It is usually the last sector, but a file's
 /// length need not be a multiple of 512: QEMU rounds it up and searches `koly` in the two last
 /// sectors of that length, which the file's last 1023 bytes contain. Old images have the same
-/// structure at the start. An encrypted image has a header (`encrcdsa`) or, in version 1, a trailer
-/// (`cdsaencr`).
+/// structure at the start.
 fn is_dmg(buffer: &ProbeBuffer<'_>) -> bool {
     let ProbeBuffer { head, tail, .. } = buffer;
     let last_sectors = &tail[tail.len().saturating_sub(1023)..];
     last_sectors.windows(4).any(|bytes| bytes == b"koly")
         || tail.windows(8).any(|bytes| bytes == b"koly\0\0\0\x04")
         || head.starts_with(b"koly\0\0\0\x04")
-        || head.starts_with(b"encrcdsa")
-        || tail.ends_with(b"cdsaencr")
 }
 
 #[cfg(not(feature = "parallels"))]

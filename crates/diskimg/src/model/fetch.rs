@@ -3,11 +3,13 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::extent::{ChainExtent, Encoded, HostOffset, Kind};
 use crate::model::image::Image;
+use crate::model::shared_units::SharedUnits;
 use crate::storage::buffer::{self, AlignedBuffer};
 use crate::storage::codec::Decoder;
 use crate::storage::source::{Source, SourceError, borrow};
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Largest unit of any format: a VMDK grain of 1 GiB. The formats' readers enforce the lower,
 /// configurable limit on compressed units (`Limits::unit_bytes`).
@@ -26,6 +28,8 @@ pub struct Fetcher {
     cached_unit: Option<(usize, Encoded)>,
     /// For each layer, the unit that could not be decoded last: its other parts cannot either.
     failed: Vec<Failed>,
+    /// Units of which other fetchers need parts as well.
+    shared: Option<Arc<SharedUnits>>,
 }
 
 /// A unit that cannot be decoded.
@@ -45,6 +49,21 @@ impl Failed {
 }
 
 impl Fetcher {
+    /// Creates a fetcher that decodes no unit of which another one has decoded a part.
+    pub(crate) fn sharing(units: &Arc<SharedUnits>) -> Self {
+        Self { shared: Some(Arc::clone(units)), ..Self::default() }
+    }
+
+    /// Returns true if [`fetch`](Self::fetch) would wait for a unit that another thread decodes.
+    pub(crate) fn is_busy(&self, extent: &ChainExtent) -> bool {
+        match (&self.shared, &extent.kind) {
+            (Some(shared), Kind::Encoded(encoded)) if extent.guest != encoded.unit => {
+                shared.is_busy(extent.depth, encoded)
+            }
+            _ => false,
+        }
+    }
+
     /// Fills `buf` with the extent's bytes. `buf` must be exactly as long as the extent.
     ///
     /// # Errors
@@ -111,6 +130,11 @@ impl Fetcher {
             let failed = self.failed.iter().find(|f| f.depth == depth && f.encoded == *encoded);
             if let Some(failed) = failed {
                 return Err(failed.error());
+            }
+            if let Some(shared) = self.shared.clone() {
+                let fetched =
+                    shared.fetch(depth, encoded, range, buf, |unit| self.decode(stored, unit));
+                return fetched.inspect_err(|error| self.remember(depth, encoded, error));
             }
             self.cached_unit = None;
             let mut unit = std::mem::take(&mut self.unit);

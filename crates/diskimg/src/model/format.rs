@@ -57,6 +57,9 @@ pub enum Format {
     /// The growing disk image of Bochs.
     #[cfg(feature = "bochs")]
     Bochs,
+    /// Apple's disk image in the Universal Disk Image Format.
+    #[cfg(feature = "dmg")]
+    Dmg,
     /// A virtual appliance: an OVF package, either one archive (OVA) or an OVF descriptor with its
     /// files. Contains any number of disks.
     #[cfg(feature = "ova")]
@@ -98,6 +101,8 @@ impl Format {
         Self::Cloop,
         #[cfg(feature = "bochs")]
         Self::Bochs,
+        #[cfg(feature = "dmg")]
+        Self::Dmg,
         #[cfg(feature = "ova")]
         Self::Ova,
         #[cfg(feature = "iso")]
@@ -139,6 +144,8 @@ impl Format {
         ("cloop", "cloop"),
         #[cfg(not(feature = "bochs"))]
         ("bochs", "bochs"),
+        #[cfg(not(feature = "dmg"))]
+        ("dmg", "dmg"),
         #[cfg(not(feature = "ova"))]
         ("ova", "ova"),
         #[cfg(not(feature = "iso"))]
@@ -177,6 +184,8 @@ impl Format {
             Self::Cloop => "cloop",
             #[cfg(feature = "bochs")]
             Self::Bochs => "bochs",
+            #[cfg(feature = "dmg")]
+            Self::Dmg => "dmg",
             #[cfg(feature = "ova")]
             Self::Ova => "ova",
             #[cfg(feature = "iso")]

@@ -26,5 +26,6 @@ pub(crate) mod mutable;
 pub(crate) mod options;
 pub(crate) mod reader;
 pub(crate) mod sealed;
+pub(crate) mod shared_units;
 pub(crate) mod slices;
 pub(crate) mod target;

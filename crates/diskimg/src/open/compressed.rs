@@ -1,11 +1,12 @@
 //! Images in compressed files.
 //!
 //! A file is compressed if its first bytes are those of gzip, xz, bzip2 or zstd, and those of no
-//! format that is read. A file whose format is stated to be raw is a raw disk, whatever it starts
+//! format that is read; a DMG may start with a compressed chunk. A file whose format is stated to be raw is a raw disk, whatever it starts
 //! with, and what is in a compressed file is not decompressed again.
 
 use crate::error::Result;
 use crate::model::format::Format;
+use crate::open::driver::format_by_end;
 use crate::open::limits::Limits;
 use crate::open::probe::ProbeBytes;
 use crate::open::unpack::{self, UnpackBudget};
@@ -29,7 +30,10 @@ pub(crate) fn detect(file: &dyn Source, format: Option<Format>) -> Result<Option
     let bytes = ProbeBytes::read_head(file)?;
     let buffer = bytes.of(None);
     let Some(compression) = Compression::of(buffer.head) else { return Ok(None) };
-    let read_as_it_is = |format: &Format| (format.driver().probe)(&buffer);
+    let with_tail = ProbeBytes::read(file)?;
+    let by_end = format_by_end(&with_tail.of(None));
+    let read_as_it_is =
+        |format: &Format| (format.driver().probe)(&buffer) || by_end == Some(*format);
     let is_image = match &format {
         Some(format) => read_as_it_is(format),
         None => Format::ALL.iter().any(read_as_it_is),

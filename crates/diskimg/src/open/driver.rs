@@ -112,6 +112,8 @@ impl Format {
             Self::Cloop => &formats::cloop::DRIVER,
             #[cfg(feature = "bochs")]
             Self::Bochs => &formats::bochs::DRIVER,
+            #[cfg(feature = "dmg")]
+            Self::Dmg => &formats::dmg::DRIVER,
             #[cfg(feature = "ova")]
             Self::Ova => &formats::ova::DRIVER,
             #[cfg(feature = "iso")]
@@ -144,7 +146,7 @@ impl Format {
     ///
     /// # Errors
     /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if the extension is that of a format
-    /// that is recognized but not supported, such as `.dmg`: nobody expects a raw disk there.
+    /// that is not written, such as `.dmg`: nobody expects a raw disk there.
     /// Returns [`Invalid`](crate::ErrorKind::Invalid) for `.qcow`, which most people mean as qcow2,
     /// and for the extensions of compressed files, such as `.gz`.
     pub fn of_new_file(path: &Path) -> Result<Self> {
@@ -162,7 +164,8 @@ impl Format {
                         the disk is compressed";
             return Err(Error::invalid(message).hint(hint));
         }
-        match extension.map(|name| name.parse::<Self>()) {
+        let named = extension.map(|name| name.parse::<Self>());
+        match named.map(|named| named.and_then(Self::creator)) {
             Some(Err(error)) if error.kind() == ErrorKind::Unsupported => {
                 Err(error.hint("name the format raw if a raw disk is to have this name"))
             }
@@ -208,6 +211,16 @@ pub fn directory_read_later(path: &Path) -> Option<PathBuf> {
     return formats::sparsebundle::directory_read_later(path);
     #[cfg(not(feature = "sparsebundle"))]
     None
+}
+
+/// Returns the format of a file whose last bytes say what its first ones are: a DMG may start with a
+/// compressed chunk, which is not the file.
+pub(crate) fn format_by_end(buffer: &ProbeBuffer<'_>) -> Option<Format> {
+    #[cfg(feature = "dmg")]
+    let formats = [Format::Dmg];
+    #[cfg(not(feature = "dmg"))]
+    let formats = [];
+    formats.into_iter().find(|format: &Format| (format.driver().probe)(buffer))
 }
 
 impl FromStr for Format {

@@ -10,7 +10,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::format::Format;
-use crate::open::driver::{SIGNATURES, Signature, SignatureKind};
+use crate::open::driver::{SIGNATURES, Signature, SignatureKind, format_by_end};
 use crate::remedy::Remedy;
 use crate::storage::source::Source;
 use std::path::Path;
@@ -48,7 +48,7 @@ impl ProbeBytes {
     /// # Errors
     /// Returns [`Io`](crate::ErrorKind::Io) or [`Transient`](crate::ErrorKind::Transient) if the
     /// source cannot be read.
-    #[cfg(feature = "inspect")]
+    #[cfg(any(feature = "inspect", feature = "compressed"))]
     pub(crate) fn read(source: &dyn Source) -> Result<Self> {
         let mut bytes = Self::read_head(source)?;
         bytes.read_tail(source)?;
@@ -132,11 +132,23 @@ impl Format {
                 }
                 _ => (signature.matches)(buffer),
             };
-            SIGNATURES.iter().find(matches).map(not_supported)
+            SIGNATURES.iter().find(matches)
         };
         // A guest may write the footer of another format into the last sector of an image.
-        if let Some(error) = recognized(&bytes.of(path)) {
-            return Err(error);
+        if let Some(signature) = recognized(&bytes.of(path)) {
+            if signature.kind == SignatureKind::Packed {
+                match bytes.read_tail(source) {
+                    Err(error) if error.kind() == ErrorKind::Transient => return Err(error),
+                    _ => {}
+                }
+                let buffer = bytes.of(path);
+                if let Some(format) = format_by_end(&buffer)
+                    && find(&buffer) == Some(format)
+                {
+                    return Ok(format);
+                }
+            }
+            return Err(not_supported(signature));
         }
         // If the tail cannot be read, signatures in it are not seen: a disk with a damaged last
         // sector can still be converted. But what may be readable later must not make a disk of
@@ -150,7 +162,7 @@ impl Format {
             return Ok(format);
         }
         match recognized(&buffer) {
-            Some(error) => Err(error),
+            Some(signature) => Err(not_supported(signature)),
             None => Ok(Self::Raw),
         }
     }

@@ -21,8 +21,8 @@ fn formats_have_other_usual_names_in_any_case() {
 fn formats_that_are_not_supported_are_named_and_mistyped_ones_suggested() {
     let lab = Lab::new();
     lab.raw("a.raw");
-    let all = "supported formats: qcow2, vmdk, vpc, vhdx, vdi, qed, qcow, parallels, sparseimage, \
-               sparsebundle, asif, ewf, cloop, bochs, ova, iso, raw";
+    let all = "supported formats: qcow2, vmdk, vpc, vhdx, vdi, qed, qcow, parallels, dmg, \
+               sparseimage, sparsebundle, asif, ewf, cloop, bochs, ova, iso, raw";
     for (name, message) in [
         ("wim", "the format 'wim' (a WIM image) is recognized, but not supported"),
         ("SIMG", "the format 'simg' (an Android sparse image) is recognized, but not supported"),
@@ -100,15 +100,19 @@ fn ambiguous_abbreviations_are_errors_that_name_the_options() {
 }
 
 #[test]
-fn the_extension_of_a_format_that_is_not_supported_does_not_mean_raw() {
+fn the_extension_of_a_format_that_is_not_written_does_not_mean_raw() {
     let lab = Lab::new();
     lab.raw("a.raw");
     for line in ["convert a.raw b.dmg", "create b.dmg 1M"] {
         let run = lab.line(line);
         assert_eq!(run.code, Some(1), "{line}: {run:?}");
-        assert!(run.err.contains("the format 'dmg' (an Apple disk image (DMG)) is recognized"));
+        let text = "Format driver 'dmg' does not support image creation";
+        assert!(run.err.contains(text) && run.err.contains("name the format raw"), "{run:?}");
         assert!(!lab.path("b.dmg").exists());
     }
+    let run = lab.line("convert a.raw b.wim");
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.err.contains("the format 'wim' (a WIM image) is recognized"), "{run:?}");
     lab.line("convert -O raw a.raw b.dmg").ok();
     // Most people who write it mean qcow2.
     let run = lab.line("convert a.raw b.qcow");

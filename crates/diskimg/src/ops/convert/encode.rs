@@ -13,13 +13,14 @@ use crate::error::Result;
 use crate::model::extent::Kind;
 use crate::model::fetch::{Fetcher, StoredUnit};
 use crate::model::image::Image;
+use crate::model::shared_units::SharedUnits;
 use crate::model::target::UnitEncoder;
 use crate::storage::buffer;
 use crate::storage::lock;
 use crate::storage::zeros::is_zero;
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// Reads and encodes tasks; shared by all workers.
 pub(super) struct Encoding<'a> {
@@ -43,6 +44,8 @@ pub(super) struct Encoding<'a> {
     /// Buffers of completed tasks, for reuse by any worker: the worker that completes a task is
     /// often not the one that filled its buffers.
     pub(super) spare: Mutex<Vec<Buffers>>,
+    /// For each image of the input, the compressed units that are in several tasks.
+    pub(super) units: Vec<Arc<SharedUnits>>,
 }
 
 /// The state of one worker.
@@ -57,7 +60,7 @@ pub(super) struct Worker {
 impl Encoding<'_> {
     pub(super) fn worker(&self) -> Worker {
         Worker {
-            fetchers: (0..self.input.images()).map(|_| Fetcher::default()).collect(),
+            fetchers: self.units.iter().map(Fetcher::sharing).collect(),
             encoder: lock(&self.encoders).pop(),
             backing: Vec::new(),
         }
@@ -82,15 +85,27 @@ impl Encoding<'_> {
         guest.set_len(len.next_multiple_of(self.quantum as usize))[len..].fill(0);
         encoded.clear();
         let mut passed = Vec::new();
+        let part = |input_run: &InputRun| {
+            (input_run.at.start - start) as usize..(input_run.at.end - start) as usize
+        };
+        let loaded = &task.loaded;
+        // What another thread is decoding is fetched last: meanwhile, this one decodes another unit.
+        let mut busy = Vec::new();
         for input_run in &task.input_runs {
-            let at = (input_run.at.start - start) as usize;
-            let part = &mut guest[at..at + (input_run.at.end - input_run.at.start) as usize];
-            let loaded = &task.loaded;
             let passes =
                 self.passes && self.pass(worker, input_run, loaded, &mut encoded, &mut passed)?;
-            if !passes || self.decodes_passed {
-                self.fetch(worker, input_run, loaded, part)?;
+            if passes && !self.decodes_passed {
+                continue;
             }
+            let fetcher = input_run.image.map(|index| &worker.fetchers[index]);
+            if fetcher.is_some_and(|fetcher| fetcher.is_busy(&input_run.extent)) {
+                busy.push(input_run);
+            } else {
+                self.fetch(worker, input_run, loaded, &mut guest[part(input_run)])?;
+            }
+        }
+        for input_run in busy {
+            self.fetch(worker, input_run, loaded, &mut guest[part(input_run)])?;
         }
         let mut task = EncodedTask {
             zeros: task.zeros,

@@ -8,6 +8,7 @@ use super::salvage::{SALVAGE_BLOCK, SalvageLog};
 use super::share::{Origin, Sharing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::budget::{Budget, Budgets};
+use crate::model::extent::Kind;
 use crate::model::image::{Image, WINDOW};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -56,6 +57,9 @@ pub(super) struct Plan<'a> {
     sharing: &'a Sharing,
     /// Compressed units may be copied as stored.
     passes: bool,
+    /// Tasks end at multiples of this many bytes: of the target's quantum, and of the blocks of zero
+    /// detection.
+    grain: u64,
     /// Start of the next window.
     window: u64,
     /// End of the planned range of the input.
@@ -73,6 +77,9 @@ pub(super) struct Plan<'a> {
     divisions: u32,
 }
 
+/// Maximum number of bytes by which a task is extended so that it has a whole compressed unit.
+const MAX_REST: u64 = 4 << 20;
+
 /// Maximum number of ranges that are divided because an error does not tell which part is lost.
 const MAX_DIVISIONS: u32 = 1 << 18;
 
@@ -87,10 +94,11 @@ impl<'a> Plan<'a> {
     ) -> Self {
         debug_assert!(quantum.is_power_of_two());
         // Tasks are cut at whole blocks of zero detection, so that holes do not depend on the cuts.
-        let chunk = match sparse {
-            Sparse::Off => CHUNK.max(quantum),
-            Sparse::Blocks(block) => CHUNK.max(quantum).max(block),
+        let grain = match sparse {
+            Sparse::Off => quantum,
+            Sparse::Blocks(block) => quantum.max(block),
         };
+        let chunk = CHUNK.max(grain);
         let step =
             input.min_cluster_size().saturating_mul(CLUSTERS_PER_WINDOW).min(WINDOW).max(chunk);
         Self {
@@ -103,6 +111,7 @@ impl<'a> Plan<'a> {
             step,
             sharing,
             passes: false,
+            grain,
             window: 0,
             end: input.size(),
             planned: 0,
@@ -231,6 +240,7 @@ impl<'a> Plan<'a> {
     fn cut(&self, run: Range<u64>, input_runs: &[InputRun]) -> Result<(u64, Option<Origin>)> {
         // Cut at multiples of the chunk, so that the cuts do not depend on where runs start.
         let chunk_end = run.end.min((run.start / self.chunk + 1) * self.chunk);
+        let chunk_end = self.end_of_unit(chunk_end, input_runs).min(run.end);
         if !self.sharing.is_possible() {
             return Ok((chunk_end, None));
         }
@@ -248,6 +258,19 @@ impl<'a> Plan<'a> {
             });
         }
         Ok((chunk_end, None))
+    }
+
+    /// Returns the end of the compressed unit of which bytes before and after `at` are in
+    /// `input_runs`, extended to the grain: a unit that is not in two tasks is decoded once. Returns
+    /// `at` if there is none, or if it is too long.
+    fn end_of_unit(&self, at: u64, input_runs: &[InputRun]) -> u64 {
+        let mut covering = input_runs.iter().skip_while(|run| run.at.end <= at);
+        match covering.next().map(|run| (run, &run.extent.kind)) {
+            Some((run, Kind::Encoded(_))) if run.at.start < at && run.at.end - at <= MAX_REST => {
+                run.at.end.next_multiple_of(self.grain)
+            }
+            _ => at,
+        }
     }
 
     /// Returns the runs of `range`. With salvage, ranges that cannot be mapped become zeros.

@@ -443,6 +443,7 @@ impl Settings<'_> {
             decodes_passed: self.digest.is_some() || !self.trust_source,
             passed: AtomicU64::new(0),
             spare: Mutex::new(Vec::new()),
+            units: (0..input.images()).map(|_| Arc::default()).collect(),
         };
         (plan.passes(passes), encoding)
     }

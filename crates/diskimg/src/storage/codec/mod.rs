@@ -4,9 +4,21 @@
 //! work on whole buffers. Contexts are reused: each worker thread has its own [`Decoder`] or
 //! [`Encoder`].
 
+#[cfg(feature = "dmg")]
+mod adc;
 mod adler32;
+#[cfg(feature = "dmg-codecs")]
+mod bzip2;
 mod deflate;
+#[cfg(feature = "dmg")]
+mod lzfse;
+#[cfg(feature = "dmg")]
+mod lzvn;
+#[cfg(feature = "dmg")]
+mod matches;
 mod noise;
+#[cfg(feature = "dmg-codecs")]
+mod xz;
 #[cfg(feature = "zstd")]
 mod zstd;
 
@@ -30,6 +42,14 @@ pub enum Codec {
     /// The bytes as they are, then their Adler-32 (RFC 1950, section 8.2) in four bytes, little
     /// endian, as EWF stores chunks that it does not compress.
     StoredAdler32,
+    /// Apple Data Compression, in chunks of a DMG.
+    Adc,
+    /// A bzip2 stream, in chunks of a DMG.
+    Bzip2,
+    /// An LZFSE stream, whose blocks may be LZVN, in chunks of a DMG.
+    Lzfse,
+    /// An xz stream, in chunks of a DMG.
+    Xz,
 }
 
 impl Codec {
@@ -43,10 +63,28 @@ impl Codec {
         const MIN_ZSTD_BLOCK: u64 = 4;
         /// Magic number, descriptor, and the size of window or content.
         const MIN_ZSTD_HEADER: u64 = 6;
+        /// A match of three bytes yields at most 67.
+        const ADC_RATIO: u64 = 67_u64.div_ceil(3);
+        /// Bytes of a bzip2 block when it is decoded: 900,000 after a run-length encoding that turns
+        /// up to 259 equal bytes into five.
+        const BZIP2_BLOCK: u64 = 900_000 / 5 * 259;
+        /// Magic number, checksum and other fields of a bzip2 block, without its symbols.
+        const MIN_BZIP2_BLOCK: u64 = 20;
+        /// Headers and footers of a stream, without its contents.
+        const MIN_STREAM: u64 = 12;
+        /// Bytes that an LZFSE block yields at most: 10,000 matches of the maximum length and as many
+        /// literals. A block of LZVN expands less.
+        const LZFSE_BLOCK: u64 = 10_000 * (2359 + 315);
+        /// Header of an LZFSE block, without its symbols.
+        const MIN_LZFSE_BLOCK: u64 = 32;
         match self {
             Self::Deflate | Self::Zlib => len.div_ceil(DEFLATE_RATIO),
             Self::Zstd => MIN_ZSTD_HEADER + len.div_ceil(ZSTD_BLOCK) * MIN_ZSTD_BLOCK,
             Self::StoredAdler32 => len.saturating_add(4),
+            Self::Adc => len.div_ceil(ADC_RATIO),
+            Self::Bzip2 => MIN_STREAM + len.div_ceil(BZIP2_BLOCK) * MIN_BZIP2_BLOCK,
+            Self::Lzfse => (len / LZFSE_BLOCK * MIN_LZFSE_BLOCK).max(1),
+            Self::Xz => MIN_STREAM,
         }
     }
 }
@@ -57,6 +95,8 @@ pub struct Decoder {
     deflate: Option<deflate::Inflater>,
     #[cfg(feature = "zstd")]
     zstd: Option<zstd::Decompressor>,
+    #[cfg(feature = "dmg")]
+    lzfse: Option<lzfse::Decompressor>,
 }
 
 impl fmt::Debug for Decoder {
@@ -80,10 +120,19 @@ impl Decoder {
             #[cfg(feature = "zstd")]
             Codec::Zstd => self.zstd.get_or_insert_with(Default::default).decode(stored, unit),
             #[cfg(not(feature = "zstd"))]
-            Codec::Zstd => Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                "this build of diskimg does not include Zstandard (cargo feature zstd)",
-            )),
+            Codec::Zstd => Err(not_included("Zstandard", "zstd")),
+            #[cfg(feature = "dmg")]
+            Codec::Adc => adc::decode(stored, unit),
+            #[cfg(feature = "dmg")]
+            Codec::Lzfse => self.lzfse.get_or_insert_with(Default::default).decode(stored, unit),
+            #[cfg(feature = "dmg-codecs")]
+            Codec::Bzip2 => bzip2::decode(stored, unit),
+            #[cfg(feature = "dmg-codecs")]
+            Codec::Xz => xz::decode(stored, unit),
+            #[cfg(not(feature = "dmg"))]
+            Codec::Adc | Codec::Lzfse => Err(not_included("ADC and LZFSE", "dmg")),
+            #[cfg(not(feature = "dmg-codecs"))]
+            Codec::Bzip2 | Codec::Xz => Err(not_included("bzip2 and xz", "dmg-codecs")),
         }
     }
 
@@ -99,6 +148,14 @@ impl Decoder {
     fn inflater(&mut self) -> &mut deflate::Inflater {
         self.deflate.get_or_insert_with(Default::default)
     }
+}
+
+/// Returns the error for a codec that is not in this build.
+#[allow(dead_code, reason = "a build with all codecs")]
+fn not_included(codec: &str, feature: &str) -> io::Error {
+    let message =
+        format!("this build of diskimg does not include {codec} (cargo feature {feature})");
+    io::Error::new(io::ErrorKind::Unsupported, message)
 }
 
 /// Compresses units with one method and level.

@@ -3,6 +3,7 @@
 mod asif;
 mod bochs;
 mod cloop;
+mod dmg;
 mod ewf;
 mod fuzzed;
 mod guest_disk;

@@ -118,14 +118,14 @@ fn a_table_that_points_at_the_header_or_at_another_table_is_refused_by_inspect()
 
 #[test]
 fn unsupported_formats_are_refused_by_inspect() {
-    let mut dmg = vec![0; 4096];
-    dmg[4096 - 512..4096 - 508].copy_from_slice(b"koly");
     let padded = |start: &[u8]| [start, &[0; 1024]].concat();
     for (name, bytes) in [
         ("luks", padded(b"LUKS\xba\xbe\0\x01")),
         ("simg", padded(&[0x3a, 0xff, 0x26, 0xed, 1, 0])),
         ("wim", padded(b"MSWIM\0\0\0")),
-        ("dmg", dmg),
+        ("dmg-encrypted", padded(b"encrcdsa")),
+        ("aff", padded(b"AFF10\r\n\0")),
+        ("aff4", padded(b"PK\x03\x04aaaaaaaaaaaaaaaaaaaaaaaaaacontainer.description")),
     ] {
         let found = inspect_bytes(&bytes, &InspectOptions::new());
         assert_eq!(found.format, name);

@@ -30,14 +30,9 @@ fn cases(dir: &Path) -> Vec<Case> {
     add("luks", "LUKS", false);
 
     // No program here writes these.
-    let mut dmg = bytes[..8192].to_vec();
-    let mut koly = b"koly\0\0\0\x04\0\0\x02\0".to_vec();
-    koly.resize(512, 0);
-    dmg.extend(koly);
     for (file, content, name) in [
-        ("trailer", dmg.clone(), "DMG"),
-        ("named.dmg", dmg, "DMG"),
         ("encrypted", with_start(b"encrcdsa\0\0\0\x02", 8192), "DMG"),
+        ("aff", with_start(b"AFF10\r\n\0", 8192), "AFF"),
         ("wim", with_start(b"MSWIM\0\0\0", 8192), "WIM"),
         ("ex01", with_start(b"EVF2\x0d\x0a\x81\0\x02\x01", 8192), "Ex01"),
         ("l01", with_start(b"LVF\x09\x0d\x0a\xff\0\x01", 8192), "L01"),

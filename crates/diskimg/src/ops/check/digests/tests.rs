@@ -85,6 +85,10 @@ fn guest(ranges: &[Range<u64>]) -> DigestedBytes {
     DigestedBytes::Guest(ranges.to_vec())
 }
 
+fn one(range: Range<u64>) -> DigestedBytes {
+    guest(std::slice::from_ref(&range))
+}
+
 fn digest(contents: DigestedBytes, value: DigestValue) -> RecordedDigest {
     RecordedDigest::new("hash section", 77, contents, value)
 }
@@ -121,9 +125,9 @@ fn digests(disk: &[u8], stored: &[u8]) -> Vec<RecordedDigest> {
         .collect();
     let host = 5..stored.len() as u64;
     vec![
-        digest(guest(&[0..SIZE]), DigestValue::Md5(md5::Md5::digest(disk).into())),
-        digest(guest(&[0..SIZE]), DigestValue::Sha1(Sha1::digest(disk).into())),
-        digest(guest(&[0..SIZE]), crc(disk)),
+        digest(one(0..SIZE), DigestValue::Md5(md5::Md5::digest(disk).into())),
+        digest(one(0..SIZE), DigestValue::Sha1(Sha1::digest(disk).into())),
+        digest(one(0..SIZE), crc(disk)),
         digest(guest(&parts), crc(&bytes)),
         digest(guest(&parts), DigestValue::Sha1(Sha1::digest(&bytes).into())),
         digest(guest(&[]), crc(&[])),
@@ -164,7 +168,7 @@ fn every_digest_that_does_not_match_is_reported() {
 fn contents_that_cannot_be_read_are_reported_and_other_digests_verified() {
     let (disk, mut stored) = contents();
     let mut digests = digests(&disk, &stored);
-    let first = digest(guest(&[0..3 * MIB]), crc(&disk[..3 * MIB as usize]));
+    let first = digest(one(0..3 * MIB), crc(&disk[..3 * MIB as usize]));
     digests.push(first);
     stored[3 * MIB as usize] = 0xff;
     digests.retain(|digest| !matches!(digest.contents, DigestedBytes::Host { .. }));
@@ -180,7 +184,7 @@ fn contents_that_cannot_be_read_are_reported_and_other_digests_verified() {
 #[test]
 fn a_range_beyond_the_disk_is_a_finding() {
     let (_, stored) = contents();
-    let image = image(stored, vec![digest(guest(&[0..SIZE + 1]), DigestValue::Crc32(0))]);
+    let image = image(stored, vec![digest(one(0..SIZE + 1), DigestValue::Crc32(0))]);
     let (report, findings) = check(&image, 2);
     assert_eq!((report.check_errors, report.verified_digests), (1, 0), "{findings:?}");
 }
