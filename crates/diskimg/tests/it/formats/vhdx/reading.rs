@@ -509,15 +509,15 @@ fn a_copy_that_loses_the_size_of_the_sectors_is_a_warning() {
     let path = |name: &str| dir.path().join(name);
     let options = |text: &str| diskimg::Options::parse(text).unwrap();
     let create = diskimg::Create::new(Format::Vhdx).size(8 * MIB);
-    create.options(options("logical_sector_size=4096")).run(&path("4k.vhdx")).unwrap();
+    create.options(options("logical_sector_size=4096")).run(path("4k.vhdx")).unwrap();
     for (format, text, lost) in [
         (Format::Qcow2, "", true),
         (Format::Vhdx, "", true),
         (Format::Vhdx, "logical_sector_size=4096", false),
     ] {
-        let image = Image::open(&path("4k.vhdx")).unwrap();
+        let image = Image::open(path("4k.vhdx")).unwrap();
         let convert = diskimg::Convert::new(image).format(format).options(options(text));
-        let report = convert.run(&path("copy")).unwrap();
+        let report = convert.run(path("copy")).unwrap();
         let found = report.warnings.iter().any(|warning| warning.contains("sectors of 4096 bytes"));
         assert_eq!(found, lost, "{format} {text}: {:?}", report.warnings);
     }
