@@ -108,10 +108,10 @@ limits! {
     table_bytes = 32 << 20,
         "Bytes of a table that is read into memory as a whole",
         "A qcow2 L1 table (of the disk or of a snapshot), a qcow2 refcount table, the L2 tables that
-        resizing a qcow2 image changes together, or the grain directories of all extents of a VMDK
-        together.";
+        resizing a qcow2 image changes together, the grain directories of all extents of a VMDK
+        together, or the list of the chunks of a DMG.";
     unit_bytes = 64 << 20,
-        "Bytes that a VMDK grain, a chunk of EWF or a block of cloop or of a compressed file unpacks to",
+        "Bytes that a grain, a chunk or a block of VMDK, DMG, EWF, cloop or a compressed file unpacks to",
         "A compressed file with longer blocks is decompressed to a temporary file. (qcow2 clusters
         have at most 2 MiB.)";
     data_sharing = 1,
