@@ -16,6 +16,8 @@ pub struct Asif {
     /// Size of the disk in sectors.
     pub sectors: u64,
     pub max_sectors: u64,
+    /// Number of the chunk in which the metadata are, beyond the end of the disk; 0 if there are none.
+    pub metadata_chunk: u64,
     /// Sequence numbers of the two directories.
     pub sequences: [u64; 2],
     /// The chunks of the disk that are stored, in the order of the file.
@@ -47,6 +49,7 @@ impl Asif {
             chunk_bytes: 64 << 10,
             sectors: size / 512,
             max_sectors: size / 512,
+            metadata_chunk: 0,
             sequences: [1, 2],
             chunks: Vec::new(),
             entries: BTreeMap::new(),
@@ -71,6 +74,33 @@ impl Asif {
             bytes[at..at + self.sector_bytes as usize].fill(byte);
         }
         self.chunks.push((index, Chunk { bytes, written: Some(sectors.to_vec()) }));
+        self
+    }
+
+    /// Stores metadata as macOS does: in the last chunk of a disk of the maximum size.
+    pub fn with_metadata(mut self) -> Self {
+        let plist = r#"<?xml version="1.0" encoding="UTF-8"?>
+<!DOCTYPE plist PUBLIC "-//Apple//DTD PLIST 1.0//EN" "http://www.apple.com/DTDs/PropertyList-1.0.dtd">
+<plist version="1.0">
+<dict>
+	<key>internal metadata</key>
+	<dict>
+		<key>stable uuid</key>
+		<string>dc5c7a3b-1915-43c2-944d-46c6c304b3b7</string>
+	</dict>
+	<key>user metadata</key>
+	<dict/>
+</dict>
+</plist>
+"#;
+        let mut bytes = b"meta\0\0\0\x01\0\0\x02\0".to_vec();
+        bytes.extend((plist.len() as u64).to_be_bytes());
+        bytes.resize(512, 0);
+        bytes.extend(plist.as_bytes());
+        bytes.resize(self.chunk_bytes as usize, 0);
+        let size = self.max_sectors * u64::from(self.sector_bytes);
+        self.metadata_chunk = size / u64::from(self.chunk_bytes) - 1;
+        self.chunks.push((self.metadata_chunk, Chunk { bytes, written: Some(vec![0, 1]) }));
         self
     }
 
@@ -134,6 +164,7 @@ impl Asif {
         file.extend(self.chunk_bytes.to_be_bytes());
         file.extend(self.sector_bytes.to_be_bytes());
         file.extend(self.segments.to_be_bytes());
+        file.extend(self.metadata_chunk.to_be_bytes());
         let directories_end = second + 8 * (self.t() + 1);
         file.resize(directories_end.next_multiple_of(chunk_bytes) as usize, 0);
         let mut next = file.len() as u64 / chunk_bytes;

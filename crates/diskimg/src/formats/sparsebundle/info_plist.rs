@@ -241,7 +241,7 @@ mod tests {
             ("8388608", "100", "not whole sectors"),
             ("<integer>1<", "<integer>2<", "version 2"),
             ("sparsebundle<", "other<", "of the type 'com.apple.diskimage.other'"),
-            ("<key>size", "<key>band-size", "the key band-size several times"),
+            ("CFBundleInfoDictionaryVersion", "size", "the key size several times"),
             ("<key>size", "<key>Size", "no key size"),
             ("</dict>", "", "expected 'dict'"),
             ("<dict>", "<array/><dict>", "no dictionary"),

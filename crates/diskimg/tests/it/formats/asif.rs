@@ -343,6 +343,33 @@ fn wrong_numbers_in_the_header_are_errors() {
     }
 }
 
+/// As in the images that macOS creates: the last table of a disk of 4 PiB is in chunk 1, and the
+/// first byte that is not zero in its bitmap is at 0xffe00, which the specification states, too.
+/// dissect finds the metadata by its own arithmetic.
+#[test]
+fn metadata_beyond_the_end_of_the_disk_do_not_belong_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let max_sectors = (4 << 50) / 512;
+    let new = Asif { chunk_bytes: 1 << 20, ..Asif::new(3 << 20) };
+    let image = Asif { max_sectors, ..new }.with_metadata().full(1, 0x11);
+    assert_eq!(image.metadata_chunk, (1 << 32) - 1);
+    let path = write(dir.path(), &image);
+    let run = Run { at: 1 << 20, len: 1 << 20, fill: Fill::Byte(0x11) };
+    let disk = Disk { size: 3 << 20, runs: vec![run] };
+    assert_read_by_dissect(&path, &disk);
+    assert_eq!(our_bytes(&path), disk.bytes());
+    assert_eq!(findings(&path), [""; 0]);
+    // Chunks 1 and 2 are the tables, 3 has the metadata, 4 their bitmap.
+    let file = std::fs::read(&path).unwrap();
+    let bitmap = &file[4 << 20..5 << 20];
+    assert_eq!(bitmap.iter().position(|&byte| byte != 0), Some(0xf_fe00));
+    assert_eq!(bitmap[0xf_fe00], 0x05);
+    // The check examines them nevertheless.
+    let image = image.entry((1 << 32) - 2, 1 << 62 | 5);
+    let found = findings(&write(dir.path(), &image));
+    assert!(found[0].contains("in chunk 5 of the file, as another one"), "{found:?}");
+}
+
 /// diskutil lets every disk grow to 4 PiB: 33288 tables, of which the disk needs few.
 #[test]
 fn a_directory_for_4_pib_is_read_and_limited() {
