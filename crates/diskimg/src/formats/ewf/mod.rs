@@ -6,9 +6,9 @@
 //!              │ file header │ header │ volume │ sectors │ table │ table2 │ … │ next │
 //!              └─────────────┴────────┴────────┴─────────┴───────┴────────┴───┴──────┘
 //!                                                chunks    where they are
-//!   disk.E02   ┌─────────────┬──────┬─────────┬───────┬────────┬───┬──────┬──────┬──────┐
-//!              │ file header │ data │ sectors │ table │ table2 │ … │ hash │ done │      │
-//!              └─────────────┴──────┴─────────┴───────┴────────┴───┴──────┴──────┴──────┘
+//!   disk.E02   ┌─────────────┬──────┬─────────┬───────┬────────┬───┬──────┬──────┐
+//!              │ file header │ data │ sectors │ table │ table2 │ … │ hash │ done │
+//!              └─────────────┴──────┴─────────┴───────┴────────┴───┴──────┴──────┘
 //! ```
 //!
 //! An image is one or more segment files (`segments.rs`), and each is a list of sections
