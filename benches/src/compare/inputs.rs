@@ -232,7 +232,7 @@ fn make_dmg(raw: &Path, path: &Path, chunk_type: u32) -> Result<()> {
     let mut buf = Vec::new();
     loop {
         buf.clear();
-        raw.by_ref().take(SECTORS * 512).read_to_end(&mut buf)?;
+        Read::by_ref(&mut raw).take(SECTORS * 512).read_to_end(&mut buf)?;
         if buf.is_empty() {
             break;
         }
