@@ -21,7 +21,8 @@ fn formats_have_other_usual_names_in_any_case() {
 fn formats_that_are_not_supported_are_named_and_mistyped_ones_suggested() {
     let lab = Lab::new();
     lab.raw("a.raw");
-    let all = "supported formats: qcow2, vmdk, vpc, vhdx, vdi, qed, qcow, parallels, ova, iso, raw";
+    let all =
+        "supported formats: qcow2, vmdk, vpc, vhdx, vdi, qed, qcow, parallels, dmg, ova, iso, raw";
     for (name, message) in [
         ("bochs", "the format 'bochs' (a Bochs image) is recognized, but not supported"),
         ("CLOOP", "the format 'cloop' (a cloop image) is recognized, but not supported"),
