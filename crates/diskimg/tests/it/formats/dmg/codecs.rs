@@ -36,9 +36,9 @@ fn contents() -> Vec<(&'static str, Disk)> {
     ]
 }
 
-/// QEMU reads zlib, and bzip2 and LZFSE with modules of its own. libmodi reads the images of hdiutil
-/// but for LZMA; it takes some streams of bzip2 and LZFSE for damaged. 7-Zip 26.02 takes LZFSE's blocks of
-/// plain bytes for damaged; Apple's decoder reads them.
+/// QEMU reads zlib, and bzip2 and LZFSE with modules of its own. libmodi reads hdiutil's images but
+/// for LZMA; it takes some streams of bzip2 and LZFSE for damaged. 7-Zip 26.02 takes LZFSE's blocks
+/// of plain bytes for damaged; Apple's decoder reads them.
 #[test]
 fn every_type_of_chunk_is_read_as_by_other_readers() {
     let dir = tempfile::tempdir().unwrap();
