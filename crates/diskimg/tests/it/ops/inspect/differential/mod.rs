@@ -194,7 +194,7 @@ impl Figures {
 /// The format that QEMU gives an image in a format that only other programs know.
 fn qemu_name(found: &Inspection) -> &str {
     match found.format {
-        "qcow2" | "vmdk" => found.format,
+        "qcow2" | "vmdk" | "cloop" | "bochs" => found.format,
         "vhd" => "vpc",
         "ploop" => "parallels",
         other => match Format::ALL.iter().any(|format| format.name() == other) {
