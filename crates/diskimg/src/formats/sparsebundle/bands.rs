@@ -5,8 +5,9 @@
 //!   source  │ file 0 │  hole  │ file 2 │ …
 //! ```
 //!
-//! A bundle may have more bands than a process can have open files. The directory is listed when the
-//! image is opened; a band's file is opened when it is read, and a bounded number of files stays open.
+//! A bundle may have more bands than a process can have open files. The directory is listed when
+//! the image is opened; a band's file is opened when it is read, and a bounded number of files
+//! stays open.
 
 use super::BANDS;
 use super::info_plist::InfoPlist;
@@ -38,8 +39,8 @@ const ROLE: &str = "band";
 pub(super) struct Band {
     /// Number of the band, counted from 0.
     pub(super) index: u64,
-    /// Length of the file in bytes; `None` if it must be opened to find out whether it may be read: it
-    /// is a link, for example, or has several names, so that it may be another band as well.
+    /// Length of the file in bytes; `None` if it must be opened to find out whether it may be read:
+    /// it is a link, for example, or has several names, so that it may be another band as well.
     len: Option<u64>,
 }
 
@@ -214,7 +215,8 @@ impl Bands {
                 return Ok(Arc::clone(&files[0].1));
             }
         }
-        // The lock is not held while opening: two threads may open the same file, which is harmless.
+        // The lock is not held while opening: two threads may open the same file, which is
+        // harmless.
         let path = self.path_of(band);
         let name = format!("{BANDS}/{:x}", band.index);
         let file = self.resolver.open_at(ROLE, &name, &path)?;
