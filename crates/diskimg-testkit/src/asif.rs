@@ -1,7 +1,7 @@
 //! ASIF images.
 //!
-//! Written from *ASIF binary specification* (huven/asif-format), whose letters N, S, C, D and T these
-//! are, without code of diskimg.
+//! Written from *ASIF binary specification* (huven/asif-format), whose letters N, S, C, D and T
+//! these are, without code of diskimg.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,8 @@ pub struct Asif {
     /// Size of the disk in sectors.
     pub sectors: u64,
     pub max_sectors: u64,
-    /// Number of the chunk in which the metadata are, beyond the end of the disk; 0 if there are none.
+    /// Number of the chunk in which the metadata are, beyond the end of the disk; 0 if there are
+    /// none.
     pub metadata_chunk: u64,
     /// Sequence numbers of the two directories.
     pub sequences: [u64; 2],
@@ -65,8 +66,8 @@ impl Asif {
         self
     }
 
-    /// Stores a chunk of which only these sectors are written, filled with `byte`. The others have the
-    /// bytes `rest` in the file, which are not those of the disk.
+    /// Stores a chunk of which only these sectors are written, filled with `byte`. The others have
+    /// the bytes `rest` in the file, which are not those of the disk.
     pub fn partial(mut self, index: u64, sectors: &[u64], byte: u8, rest: u8) -> Self {
         let mut bytes = vec![rest; self.chunk_bytes as usize];
         for sector in sectors {

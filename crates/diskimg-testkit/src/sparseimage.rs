@@ -1,7 +1,7 @@
 //! Apple's sparse images in one file.
 //!
-//! Written from libmodi's documentation (*Mac OS sparse image format*) and, for index nodes, from the
-//! structures of mac_apt, without code of diskimg.
+//! Written from libmodi's documentation (*Mac OS sparse image format*) and, for index nodes, from
+//! the structures of mac_apt, without code of diskimg.
 
 /// Slots of the header.
 pub const HEADER_SLOTS: usize = 1008;
@@ -22,8 +22,8 @@ pub struct SparseImage {
     pub sectors: u64,
     /// The field of 32 bits; `None` for the lower half of `sectors`.
     pub sectors_low: Option<u32>,
-    /// For each slot of the file the number of its band, counted from 1, and the band's bytes. A slot
-    /// with the number 0 has no band, but takes the same space.
+    /// For each slot of the file the number of its band, counted from 1, and the band's bytes. A
+    /// slot with the number 0 has no band, but takes the same space.
     pub slots: Vec<(u32, Vec<u8>)>,
 }
 
@@ -40,7 +40,8 @@ impl SparseImage {
         }
     }
 
-    /// Stores band number `index` of the disk, counted from 0, in the next slot, filled with `byte`.
+    /// Stores band number `index` of the disk, counted from 0, in the next slot, filled with
+    /// `byte`.
     pub fn band(self, index: u32, byte: u8) -> Self {
         let len = self.band_bytes();
         self.band_of(index, vec![byte; len])

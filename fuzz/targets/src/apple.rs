@@ -41,8 +41,8 @@ pub(crate) fn sparsebundle_seeds() -> Vec<Vec<u8>> {
 /// The smallest chunks of which one has room for a group.
 const CHUNK: usize = 32 << 10;
 
-/// The header, the directories, the first entries of the table, that of the bitmap, and the start of
-/// the bitmap.
+/// The header, the directories, the first entries of the table, that of the bitmap, and the start
+/// of the bitmap.
 const SECTORS: Scatter<'static> = Scatter {
     sector_bytes: 128,
     sectors: &[0, 4, 8, CHUNK / 128, CHUNK / 128 + 128, 4 * CHUNK / 128],

@@ -2,7 +2,8 @@
 output.
 
 libmodi 20260902 expects the bands of a bundle under names of eight digits, contrary to its own
-documentation: it reads zeros instead of those that macOS writes. It gets a bundle with its names."""
+documentation: it reads zeros instead of those that macOS writes. It gets a bundle with its
+names."""
 
 import pathlib
 import shutil

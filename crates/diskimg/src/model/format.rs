@@ -207,9 +207,9 @@ impl Format {
 
     /// Returns the format that new files with the extension of `path` usually have: `.qcow2`,
     /// `.vmdk`, `.vhd`, `.vhdx`, `.avhdx`, `.vdi`, `.qed`, `.hds` and `.hdd` (Parallels),
-    /// `.sparseimage`, `.sparsebundle`, `.backupbundle`, `.asif`, `.e01` (EWF), `.cloop`, `.ova` and
-    /// `.ovf` (an appliance), in any case. A file with another extension, such as `.img` or `.iso`,
-    /// can have any format or is raw: `None`.
+    /// `.sparseimage`, `.sparsebundle`, `.backupbundle`, `.asif`, `.e01` (EWF), `.cloop`, `.ova`
+    /// and `.ovf` (an appliance), in any case. A file with another extension, such as `.img` or
+    /// `.iso`, can have any format or is raw: `None`.
     ///
     /// This is a guess for files that will be created. The format of an existing file is in its
     /// contents.

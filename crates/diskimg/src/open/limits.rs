@@ -109,7 +109,8 @@ limits! {
         "Bytes of a table that is read into memory as a whole",
         "A qcow2 L1 table (of the disk or of a snapshot), a qcow2 refcount table, the L2 tables that
         resizing a qcow2 image changes together, the grain directories of all extents of a VMDK
-        together, or the list of the chunks of a DMG.";
+        together, the list of the chunks of a DMG, that of the bands of a sparse image or a sparse
+        bundle, or an ASIF directory.";
     unit_bytes = 64 << 20,
         "Bytes that a grain, a chunk or a block of VMDK, DMG, EWF, cloop or a compressed file unpacks to",
         "A compressed file with longer blocks is decompressed to a temporary file. (qcow2 clusters

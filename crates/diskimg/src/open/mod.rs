@@ -417,8 +417,9 @@ impl OpenOptions {
     }
 
     /// Opens the image at `path` (a regular file, a block device, or the directory of a Parallels
-    /// bundle or of a sparse bundle) and its backing chain. `-` is standard input, `appliance.ova:2` the second disk of an appliance (see
-    /// [`disk`](Self::disk)), and a name with the scheme of a [`protocol`](Self::protocol) a URL.
+    /// bundle or of a sparse bundle) and its backing chain. `-` is standard input,
+    /// `appliance.ova:2` the second disk of an appliance (see [`disk`](Self::disk)), and a name
+    /// with the scheme of a [`protocol`](Self::protocol) a URL.
     ///
     /// # Errors
     /// - [`Io`](crate::ErrorKind::Io) if a file cannot be opened or read, and

@@ -93,8 +93,8 @@ impl Chunks {
         start..start.saturating_add(self.header.chunk_bytes).min(self.header.size)
     }
 
-    /// Returns the chunk group in which chunk number `chunk` of the disk is; `None` if its table does
-    /// not exist.
+    /// Returns the chunk group in which chunk number `chunk` of the disk is; `None` if its table
+    /// does not exist.
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if it cannot be located,
@@ -143,8 +143,9 @@ impl Chunks {
     /// Returns what `group` says about chunk number `chunk` of the disk.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it refers to a chunk of the file in which something
-    /// else is; [`Unsupported`](crate::ErrorKind::Unsupported) for unknown states and bits.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it refers to a chunk of the file in which
+    /// something else is; [`Unsupported`](crate::ErrorKind::Unsupported) for unknown states and
+    /// bits.
     pub(super) fn entry(&self, group: &Group, chunk: u64) -> Result<Entry> {
         let (entry, at) = group.word(chunk - group.first);
         let unsupported = |what: &str| {
@@ -290,8 +291,8 @@ impl Chunks {
         Ok(())
     }
 
-    /// Returns the parts of `range`, which is within a partial chunk of the disk, and whether each is
-    /// written.
+    /// Returns the parts of `range`, which is within a partial chunk of the disk, and whether each
+    /// is written.
     fn runs(
         &self,
         group: &Group,
@@ -327,8 +328,8 @@ impl Chunks {
     /// Returns the bytes of the bitmap for a chunk of the disk: two bits for each sector.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if there is no bitmap or the file ends before its end,
-    /// [`Io`](crate::ErrorKind::Io).
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if there is no bitmap or the file ends before its
+    /// end, [`Io`](crate::ErrorKind::Io).
     pub(super) fn states(&self, group: &Group, chunk: u64) -> Result<Vec<u8>> {
         let Some(bitmap) = self.bitmap(group)? else {
             let message = format!("chunk {chunk} is partial, but its group has no bitmap");

@@ -43,8 +43,8 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Reads the directory with the higher sequence number. If one of the two is not within the file,
-    /// reads the other.
+    /// Reads the directory with the higher sequence number. If one of the two is not within the
+    /// file, reads the other.
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if neither can be used, or if they have the same
@@ -97,8 +97,9 @@ impl Directory {
     /// and all chunks of the disk that it would map are zeros.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if another table is in the same chunk, or the header or
-    /// a directory; [`Unsupported`](crate::ErrorKind::Unsupported) for unknown bits of the entry.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if another table is in the same chunk, or the header
+    /// or a directory; [`Unsupported`](crate::ErrorKind::Unsupported) for unknown bits of the
+    /// entry.
     pub(super) fn table(&self, table: u64) -> Result<Option<u64>> {
         let entry = self.tables.get(to_usize(table)).map_or(0, |entry| entry.get());
         if entry == 0 {
@@ -143,7 +144,8 @@ impl Directory {
 /// Returns the sequence number of the directory at `at`.
 ///
 /// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt) if the directory is not within the file, after the header.
+/// [`Corrupt`](crate::ErrorKind::Corrupt) if the directory is not within the file, after the
+/// header.
 fn sequence_number(source: &dyn Source, at: u64, bytes: u64, header: &Header) -> Result<u64> {
     let corrupt = |message: String| Error::corrupt(DIRECTORY, message).at(at);
     if at < header.header_end() {

@@ -5,8 +5,9 @@
 //!   source  │ file 0 │  hole  │ file 2 │ …
 //! ```
 //!
-//! A bundle may have more bands than a process can have open files. The directory is listed when the
-//! image is opened; a band's file is opened when it is read, and a bounded number of files stays open.
+//! A bundle may have more bands than a process can have open files. The directory is listed when
+//! the image is opened; a band's file is opened when it is read, and a bounded number of files
+//! stays open.
 
 use super::BANDS;
 use super::info_plist::InfoPlist;
@@ -27,6 +28,9 @@ use std::sync::{Arc, Mutex};
 /// Maximum number of bands whose files stay open: several for each thread of a conversion.
 const MAX_OPEN: usize = 64;
 
+/// Memory in bytes for a file that may be several bands.
+const SEEN_BYTES: u64 = 48;
+
 /// How messages call a band.
 const ROLE: &str = "band";
 
@@ -35,8 +39,8 @@ const ROLE: &str = "band";
 pub(super) struct Band {
     /// Number of the band, counted from 0.
     pub(super) index: u64,
-    /// Length of the file in bytes; `None` if it must be opened to find out whether it may be read: it
-    /// is a link, for example, or has several names, so that it may be another band as well.
+    /// Length of the file in bytes; `None` if it must be opened to find out whether it may be read:
+    /// it is a link, for example, or has several names, so that it may be another band as well.
     len: Option<u64>,
 }
 
@@ -48,6 +52,8 @@ pub(super) struct Bands {
     plist: InfoPlist,
     /// Bands of the disk that have a file, in ascending order.
     list: Vec<Band>,
+    /// How many of them must be opened to find out their length.
+    unknown: u64,
     /// Numbers of bands beyond the end of the disk.
     pub(super) beyond: Vec<u64>,
     /// How many files have a name that is not that of a band, and one of the names.
@@ -65,7 +71,7 @@ pub(super) struct Bands {
 struct OpenFiles {
     /// Most recently used first.
     files: Vec<(u64, Arc<dyn Source>)>,
-    /// The bands of all files that have been opened.
+    /// The bands of the files that have been opened and may be several bands.
     seen: HashMap<HostFileId, u64>,
 }
 
@@ -90,6 +96,7 @@ impl Bands {
         let mut bands = Self {
             plist,
             list: Vec::new(),
+            unknown: 0,
             beyond: Vec::new(),
             others: (0, String::new()),
             allocated: Some(0),
@@ -101,8 +108,7 @@ impl Bands {
         let cannot = |e| Error::io(format!("cannot list its directory '{BANDS}'"), e);
         for entry in std::fs::read_dir(&bands.path).map_err(cannot)? {
             bands.add(&entry.map_err(cannot)?).map_err(cannot)?;
-            let bytes =
-                to_u64(size_of_val(&*bands.list)).saturating_add(8 * to_u64(bands.beyond.len()));
+            let bytes = bands.list_bytes();
             if bytes > limits.table_bytes {
                 let found = format!(
                     "the list of at least {} bands takes {bytes} bytes",
@@ -137,8 +143,16 @@ impl Bands {
         }
         let is_plain = metadata.is_file() && !os::may_have_several_names(&metadata);
         let len = is_plain.then_some(metadata.len());
+        self.unknown += u64::from(len.is_none());
         self.list.push(Band { index, len });
         Ok(())
+    }
+
+    /// Returns the memory in bytes that the list takes, with what is recorded of files that may be
+    /// several bands.
+    fn list_bytes(&self) -> u64 {
+        let listed = to_u64(size_of_val(&*self.list)) + 8 * to_u64(self.beyond.len());
+        listed + SEEN_BYTES * self.unknown
     }
 
     /// Returns the bands of the disk that have a file, in ascending order.
@@ -201,7 +215,8 @@ impl Bands {
                 return Ok(Arc::clone(&files[0].1));
             }
         }
-        // The lock is not held while opening: two threads may open the same file, which is harmless.
+        // The lock is not held while opening: two threads may open the same file, which is
+        // harmless.
         let path = self.path_of(band);
         let name = format!("{BANDS}/{:x}", band.index);
         let file = self.resolver.open_at(ROLE, &name, &path)?;
@@ -210,7 +225,7 @@ impl Bands {
             return Err(Error::corrupt("sparse bundle band", message));
         }
         let mut open = lock(&self.open);
-        if let Some(id) = file.identity() {
+        if let Some(id) = file.identity().filter(|_| band.len.is_none()) {
             let first = *open.seen.entry(id).or_insert(band.index);
             if first != band.index && !self.may_share {
                 let found = format!("the bands {first:x} and {:x} are the same file", band.index);

@@ -47,8 +47,8 @@ pub(super) fn check(image: &SparseBundle, report: &mut dyn FnMut(Finding)) -> Re
     Ok(counts)
 }
 
-/// Checks that a band can be opened and is not too long: if the size of a band in the property list is
-/// wrong, so are the places of all bands.
+/// Checks that a band can be opened and is not too long: if the size of a band in the property list
+/// is wrong, so are the places of all bands.
 fn check_band(bands: &Bands, band: &Band, band_bytes: u64, findings: &mut Findings<'_>) {
     match bands.file(band) {
         Ok(file) if file.len() > band_bytes => findings.corruption(format!(

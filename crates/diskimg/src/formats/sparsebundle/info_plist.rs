@@ -33,8 +33,8 @@ const SECTOR: u64 = 512;
 /// Maximum number of elements and texts. Those that macOS writes have about 30.
 const MAX_NODES: u32 = 10_000;
 
-/// Maximum number of attributes of a tag, and of namespaces. The parser's time grows with the square
-/// of either.
+/// Maximum number of attributes of a tag, and of namespaces. The parser's time grows with the
+/// square of either.
 const MAX_ATTRIBUTES: usize = 16;
 
 /// A valid property list.
@@ -130,8 +130,8 @@ fn corrupt(message: impl Into<Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Corrupt, message)
 }
 
-/// Returns the text without its document type, which says only that it is a property list. The parser
-/// accepts none.
+/// Returns the text without its document type, which says only that it is a property list. The
+/// parser accepts none.
 fn without_doctype(text: &str) -> Result<Cow<'_, str>> {
     const START: &str = "<!DOCTYPE";
     let Some(start) = text.find(START) else { return Ok(text.into()) };

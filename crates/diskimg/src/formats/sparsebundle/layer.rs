@@ -107,8 +107,8 @@ fn encrypted() -> Error {
         .hint("decrypt it with hdiutil convert")
 }
 
-/// Returns the resolver for the files of the bundle. If only metadata is requested, no files outside
-/// the bundle are opened.
+/// Returns the resolver for the files of the bundle. If only metadata is requested, no files
+/// outside the bundle are opened.
 fn resolver<'a>(context: &OpenContext<'a>) -> Resolver<'a> {
     match context.resolver.policy {
         ExternalFiles::Any if context.metadata_only => {

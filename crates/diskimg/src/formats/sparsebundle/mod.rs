@@ -1,5 +1,5 @@
-//! Sparse bundle: Apple's sparse disk image in a directory, usually named `.sparsebundle` or, by Time
-//! Machine, `.backupbundle`.
+//! Sparse bundle: Apple's sparse disk image in a directory, usually named `.sparsebundle` or, by
+//! Time Machine, `.backupbundle`.
 //!
 //! ```text
 //!   disk.sparsebundle/
@@ -15,8 +15,9 @@
 //! A band is a file whose name is its number in hexadecimal digits, in lower case. A band without a
 //! file is zeros, and so is what is beyond the end of its file.
 //!
-//! A bundle is opened by its directory or by its `Info.plist`. Apple has published no specification;
-//! this is the format that libmodi's documentation describes (*Mac OS sparse bundle format*).
+//! A bundle is opened by its directory or by its `Info.plist`. Apple has published no
+//! specification; this is the format that libmodi's documentation describes (*Mac OS sparse bundle
+//! format*).
 
 mod bands;
 mod check;
@@ -63,8 +64,8 @@ pub(crate) static DRIVER: Driver = Driver {
     node: NodeKeys::NONE,
 };
 
-/// Returns the path of the property list if `path` is the directory of a bundle: `Info.plist` or, if
-/// there is none, its copy.
+/// Returns the path of the property list if `path` is the directory of a bundle: `Info.plist` or,
+/// if there is none, its copy.
 pub(crate) fn file_of_bundle(path: &Path) -> Option<PathBuf> {
     if !path.is_dir() {
         return None;
@@ -77,8 +78,8 @@ pub(crate) fn file_of_bundle(path: &Path) -> Option<PathBuf> {
     [INFO_PLIST, INFO_COPY].map(|name| path.join(name)).into_iter().find(|file| file.is_file())
 }
 
-/// Returns the directory of the bands, whose files are opened when they are read, if `path` is that of
-/// a bundle or of its property list.
+/// Returns the directory of the bands, whose files are opened when they are read, if `path` is that
+/// of a bundle or of its property list.
 pub(crate) fn directory_read_later(path: &Path) -> Option<PathBuf> {
     let is_property_list = || {
         let name = path.file_name().and_then(|name| name.to_str());

@@ -43,8 +43,8 @@ impl Bands {
     /// Reads the slots of the index nodes, which follow `slots` of the header.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if an index node is not where the bands before it end,
-    /// [`Limit`](crate::ErrorKind::Limit) if there are too many bands,
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if an index node is not where the bands before it
+    /// end, [`Limit`](crate::ErrorKind::Limit) if there are too many bands,
     /// [`Io`](crate::ErrorKind::Io).
     pub(super) fn open(
         source: &dyn Source,
@@ -90,8 +90,8 @@ impl Bands {
         Ok(Self { size: header.size, band_bytes, list, file_len: source.len() })
     }
 
-    /// Returns the bands that a slot holds, in ascending order. Those beyond the end of the disk are
-    /// the last.
+    /// Returns the bands that a slot holds, in ascending order. Those beyond the end of the disk
+    /// are the last.
     pub(super) fn stored(&self) -> &[Band] {
         &self.list
     }
@@ -110,8 +110,8 @@ impl Bands {
     /// Requires that the bytes of band number `at` of the list can be read.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if another slot holds the same band, or if the file ends
-    /// before the last guest byte in it.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if another slot holds the same band, or if the file
+    /// ends before the last guest byte in it.
     pub(super) fn require_valid(&self, at: usize) -> Result<()> {
         let band = self.list[at];
         let others = [at.checked_sub(1), Some(at + 1)].into_iter().flatten();

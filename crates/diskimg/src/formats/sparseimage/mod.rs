@@ -16,8 +16,8 @@
 //!
 //! Apple has published no specification. The header and its slots are those of libmodi's
 //! documentation (*Mac OS sparse image format*); the index nodes and the size of 64 bits those that
-//! the readers of mac_apt and apfs-fuse agree on. An image in which index nodes are anywhere else is
-//! an error.
+//! the readers of mac_apt and apfs-fuse agree on. An image in which index nodes are anywhere else
+//! is an error.
 
 mod bands;
 mod check;

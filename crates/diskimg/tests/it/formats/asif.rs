@@ -1,6 +1,6 @@
-//! ASIF. dissect.hypervisor reads it, but ignores the states of chunks and sectors, and takes a table
-//! that does not exist for one in chunk 0: images here have tables for the whole disk where it is
-//! compared, and zeros in sectors that are not written.
+//! ASIF. dissect.hypervisor reads it, but ignores the states of chunks and sectors, and takes a
+//! table that does not exist for one in chunk 0: images here have tables for the whole disk where
+//! it is compared, and zeros in sectors that are not written.
 
 use diskimg::inspection::Code;
 use diskimg::storage::source::{FileSource, MemorySource};
@@ -268,7 +268,8 @@ fn entries_that_refer_to_what_is_used_already_are_errors() {
     }
 }
 
-/// Only the check compares the groups with each other; what a disk reads twice is limited otherwise.
+/// Only the check compares the groups with each other; what a disk reads twice is limited
+/// otherwise.
 #[test]
 fn a_chunk_that_two_groups_refer_to_is_found_by_the_check() {
     let dir = tempfile::tempdir().unwrap();

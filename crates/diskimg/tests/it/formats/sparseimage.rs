@@ -111,8 +111,8 @@ fn bands_of_any_number_of_sectors_are_read() {
     }
 }
 
-/// libmodi requires an entry of the header's table for each band of the disk, whether stored or not.
-/// Images of macOS are larger than that by default.
+/// libmodi requires an entry of the header's table for each band of the disk, whether stored or
+/// not. Images of macOS are larger than that by default.
 #[test]
 fn a_disk_may_have_more_bands_than_the_header_has_slots() {
     let dir = tempfile::tempdir().unwrap();
@@ -126,8 +126,8 @@ fn a_disk_may_have_more_bands_than_the_header_has_slots() {
     assert!(matches!(verdict, Verdict::Refuses(_) | Verdict::NotInstalled), "{verdict}");
 }
 
-/// No installed reader supports index nodes. The builder is written after the structures of mac_apt,
-/// which apfs-fuse shares.
+/// No installed reader supports index nodes. The builder is written after the structures of
+/// mac_apt, which apfs-fuse shares.
 #[test]
 fn index_nodes_continue_the_table_of_the_header() {
     let dir = tempfile::tempdir().unwrap();
