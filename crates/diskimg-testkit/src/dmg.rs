@@ -361,7 +361,7 @@ fn base64_lines(bytes: &[u8]) -> String {
 }
 
 /// Encodes a chunk as this type stores it. bzip2 and xz are the commands of these names, LZFSE is
-/// Apple's reference implementation (pyliblzfse, in the environment `DISKIMG_ORACLES`).
+/// Apple's reference implementation (the Python package lzfse, in the environment `DISKIMG_ORACLES`).
 pub fn encode(chunk_type: u32, guest: &[u8]) -> Vec<u8> {
     match chunk_type {
         RAW => guest.to_vec(),
@@ -382,7 +382,7 @@ pub fn encode(chunk_type: u32, guest: &[u8]) -> Vec<u8> {
 /// Compresses by Apple's reference implementation, if it is installed.
 pub fn encode_lzfse(guest: &[u8]) -> Option<Vec<u8>> {
     const PROGRAM: &str =
-        "import sys, liblzfse; sys.stdout.buffer.write(liblzfse.compress(sys.stdin.buffer.read()))";
+        "import sys, lzfse; sys.stdout.buffer.write(lzfse.compress(sys.stdin.buffer.read()))";
     let python = std::env::var_os("DISKIMG_ORACLES").filter(|dir| !dir.is_empty())?;
     let python = std::path::Path::new(&python).join("bin/python");
     Some(filter(Command::new(python).args(["-c", PROGRAM]), guest))
