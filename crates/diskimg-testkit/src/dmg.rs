@@ -361,7 +361,7 @@ fn base64_lines(bytes: &[u8]) -> String {
 }
 
 /// Encodes a chunk as this type stores it. bzip2 and xz are the commands of these names, LZFSE is
-/// Apple's reference implementation (the Python package lzfse, in the environment `DISKIMG_ORACLES`).
+/// Apple's reference implementation (the Python package lzfse, see `DISKIMG_ORACLES`).
 pub fn encode(chunk_type: u32, guest: &[u8]) -> Vec<u8> {
     match chunk_type {
         RAW => guest.to_vec(),
