@@ -51,8 +51,8 @@
 //! # Layers
 //!
 //! Each layer uses only the layers after it: operations ([`Convert`], [`Create`], [`Compare`],
-//! [`Check`], [`map()`], [`measure()`]) → [`formats`] → [`open`] → model ([`Image`], [`Layer`], [`extent`]) →
-//! [`storage`]. See `ARCHITECTURE.md` in the repository.
+//! [`Check`], [`map()`], [`measure()`]) → [`formats`] → [`open`] → model ([`Image`], [`Layer`],
+//! [`extent`]) → [`storage`]. See `ARCHITECTURE.md` in the repository.
 
 // docs.rs: items say which feature they need.
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -1,8 +1,9 @@
 //! Images in compressed files.
 //!
 //! A file is compressed if its first bytes are those of gzip, xz, bzip2 or zstd, and those of no
-//! format that is read; a DMG may start with a compressed chunk. A file whose format is stated to be raw is a raw disk, whatever it starts
-//! with, and what is in a compressed file is not decompressed again.
+//! format that is read; a DMG may start with a compressed chunk. A file whose format is stated to be
+//! raw is a raw disk, whatever it starts with, and what is in a compressed file is not decompressed
+//! again.
 
 use crate::error::Result;
 use crate::model::format::Format;

@@ -267,7 +267,11 @@ impl<'a> Resolver<'a> {
     fn is_on_same_volume(&self, path: &Path) -> bool {
         let mut parts = path.components();
         let Some(Component::Prefix(prefix)) = parts.next() else { return false };
-        let has_prefix = |directory: &Path| matches!(directory.components().next(), Some(Component::Prefix(own)) if own == prefix);
+        let prefix_of = |directory: &Path| match directory.components().next() {
+            Some(Component::Prefix(own)) => Some(own == prefix),
+            _ => None,
+        };
+        let has_prefix = |directory: &Path| prefix_of(directory) == Some(true);
         let below: PathBuf = parts.filter(|part| matches!(part, Component::Normal(_))).collect();
         self.directories().any(has_prefix) && !os::names_device_or_network(&below)
     }

@@ -5,9 +5,9 @@
 //!   guest:  byte 0 ────────────────────────────── byte len-1
 //! ```
 //!
-//! There is no header. The file can also be written compressed, or as the archive that Google Compute
-//! Engine imports (`packed.rs`). A length that is not a multiple of 512 is kept (qemu-img pads it). Holes of
-//! the file are known zeros. A block device is a raw image too.
+//! There is no header. A length that is not a multiple of 512 is kept (qemu-img pads it). Holes of the
+//! file are known zeros. A block device is a raw image too. The file can also be written compressed, or
+//! as the archive that Google Compute Engine imports (`packed.rs`).
 
 #[cfg(feature = "inspect")]
 mod inspect;

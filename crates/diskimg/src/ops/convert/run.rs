@@ -102,8 +102,8 @@ impl Settings<'_> {
     fn warnings(&self, input: &Input) -> Vec<String> {
         let lost = input.other_sector_size().filter(|&logical| {
             // A child has the sectors of its parent.
-            let kept = matches!(self.options.size("logical_sector_size"), Ok(Some(kept)) if kept == logical);
-            !kept && self.backing.is_none()
+            let recorded = self.options.size("logical_sector_size").ok().flatten();
+            recorded != Some(logical) && self.backing.is_none()
         });
         let lost = lost.map(|logical| {
             format!(
