@@ -71,7 +71,7 @@ impl Cell {
 fn all() -> Vec<Cell> {
     use Form::{
         Cloop, Dmg, DmgBzip2, DmgLzma, Ewf, Fragmented, Huge, HugeQcow2, Parallels, Qcow, Qcow2,
-        Qcow2Zlib, Qcow2Zstd, Qed, Raw, Stream, Vdi, Vhd, Vhdx, Vmdk,
+        Qcow2Gz, Qcow2Zlib, Qcow2Zstd, Qed, Raw, Stream, Vdi, Vhd, Vhdx, Vmdk,
     };
     use Sharing::{Default, Offload};
     let level_1 = Cell::new("raw→qcow2 -c zlib, level 1", Raw, "qcow2", ZLIB, Floor::Unknown);
@@ -103,6 +103,7 @@ fn all() -> Vec<Cell> {
         Cell::stored("raw→parallels", Raw, "parallels"),
         Cell::stored("parallels→raw", Parallels, "raw"),
         Cell::stored("parallels→qcow2", Parallels, "qcow2"),
+        Cell::new("qcow2.gz→raw", Qcow2Gz, "raw", &[], Floor::Unknown),
         Cell::new("E01→raw", Ewf, "raw", &[], Floor::DECODE),
         Cell::new("cloop→raw", Cloop, "raw", &[], Floor::DECODE),
         Cell::new("dmg→raw", Dmg, "raw", &[], Floor::DECODE),

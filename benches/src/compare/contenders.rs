@@ -17,7 +17,7 @@ use std::process::Command;
 pub(crate) enum Role {
     /// diskimg.
     Ours,
-    /// qemu-img or, for formats that it does not know, another tool: all others are compared with it.
+    /// qemu-img or, for what it does not read, another tool: all others are compared with it.
     Reference,
     /// Another tool for the same conversion.
     Other,
@@ -89,6 +89,7 @@ impl Task<'_> {
         let from = self.cell.source;
         let reference = match from {
             Form::Ewf => self.ewfexport(),
+            Form::Qcow2Gz => self.zcat(),
             _ => self.qemu_img("qemu-img", Role::Reference, self.cell.theirs),
         };
         let mut all = vec![self.ours("diskimg", self.cell.ours), reference];
@@ -96,13 +97,13 @@ impl Task<'_> {
             all.push(self.cp("cp of the source", Role::Floor));
         }
         if self.cell.format == "raw" {
-            if self.tools.nbdcopy && from.format() != "vmdk" && from != Form::Ewf {
+            let is_for_qemu = !matches!(from, Form::Ewf | Form::Qcow2Gz);
+            if self.tools.nbdcopy && from.format() != "vmdk" && is_for_qemu {
                 all.push(self.nbdcopy());
             }
-            // Not for the 16 TiB disk, whose zeros would all be written, and formats it does not know.
-            let is_unknown =
-                matches!(from, Form::HugeQcow2 | Form::Parallels | Form::Ewf | Form::Cloop);
-            if from.format() != "raw" && !is_unknown {
+            // Not for the 16 TiB disk, whose zeros would all be written, and what it does not know.
+            let is_unknown = matches!(from, Form::HugeQcow2 | Form::Parallels | Form::Cloop);
+            if from.format() != "raw" && is_for_qemu && !is_unknown {
                 all.extend(self.tools.seven_zip.map(|program| self.seven_zip(program)));
             }
         }
@@ -146,6 +147,12 @@ impl Task<'_> {
         args.extend(options.iter().map(OsString::from));
         self.add_formats_and_files(&mut args);
         Contender::new(tool, role, self.cell.format, self.flushed(args))
+    }
+
+    /// Decompresses a file, without converting what is in it.
+    fn zcat(&self) -> Contender {
+        let args = self.with_files(&["sh", "-c", "zcat \"$0\" > \"$1\""]);
+        Contender::new("zcat", Role::Reference, self.cell.source.format(), self.flushed(args))
     }
 
     /// libewf's tool, which adds the extension `.raw` to the output's name.

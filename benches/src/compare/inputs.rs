@@ -45,6 +45,8 @@ pub(crate) enum Form {
     Qcow,
     /// The same as a Parallels image.
     Parallels,
+    /// The same as qcow2, in a file that is compressed by gzip.
+    Qcow2Gz,
     /// The same as EWF with fast compression, in one segment.
     Ewf,
     /// The same as cloop, in blocks of 128 KiB.
@@ -77,6 +79,7 @@ impl Form {
             Self::Qed => "qed",
             Self::Qcow => "qcow",
             Self::Parallels => "parallels",
+            Self::Qcow2Gz => "qcow2",
             Self::Ewf => "ewf",
             Self::Cloop => "cloop",
             Self::Dmg | Self::DmgBzip2 | Self::DmgLzma => "dmg",
@@ -97,6 +100,7 @@ impl Form {
             Self::Qed => "ext4.qed",
             Self::Qcow => "ext4.qcow",
             Self::Parallels => "ext4.hds",
+            Self::Qcow2Gz => "ext4.qcow2.gz",
             Self::Ewf => "ext4.E01",
             Self::Cloop => "ext4.cloop",
             Self::Dmg => "ext4.dmg",
@@ -134,6 +138,7 @@ impl Form {
             Self::Parallels => (Self::Raw, &[]),
             Self::HugeQcow2 => (Self::Huge, &[]),
             Self::Dmg | Self::DmgBzip2 | Self::DmgLzma | Self::Ewf | Self::Cloop => return None,
+            Self::Qcow2Gz => return None,
             Self::Raw | Self::Huge | Self::Fragmented => return None,
         })
     }
@@ -199,6 +204,11 @@ impl Inputs {
             return run(convert.arg(source_path).arg(path));
         }
         match form {
+            Form::Qcow2Gz => {
+                let source = File::open(self.ready(Form::Qcow2)?)?;
+                let mut gzip = command("gzip");
+                return run(gzip.arg("-c").stdin(source).stdout(File::create(path)?));
+            }
             Form::Ewf => return ewf(&self.ready(Form::Raw)?, path),
             Form::Cloop => {
                 let mut create = command("create_compressed_fs");
