@@ -522,9 +522,7 @@ class CheckReport:
                 fragmented_clusters=self.fragmented_clusters or None,
                 compressed_clusters=self.compressed_clusters or None,
                 recorded_digests=self.recorded_digests,
-                verified_digests=(
-                    None if self.recorded_digests is None else self.verified_digests
-                ),
+                verified_digests=(None if self.recorded_digests is None else self.verified_digests),
             ),
         }
 
