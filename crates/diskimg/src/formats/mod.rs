@@ -30,6 +30,7 @@ pub(crate) mod holes;
 pub(crate) mod inspect;
 #[cfg(feature = "iso")]
 pub mod iso;
+pub(crate) mod metadata;
 pub(crate) mod named_parent;
 #[cfg(feature = "ova")]
 pub mod ova;

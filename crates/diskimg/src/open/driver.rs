@@ -69,6 +69,26 @@ pub(crate) struct Driver {
     pub(crate) appliance: Option<Appliance>,
 }
 
+impl Driver {
+    /// What the entries of formats that are only read have in common. They set `open` and, as needed,
+    /// the rest.
+    pub(crate) const READ_ONLY: Self = Self {
+        probe: |_| false,
+        probe_like_qemu: |_| false,
+        sector: 512,
+        open: |_, _| Err(Error::unsupported("the format is not read")),
+        require: None,
+        create: None,
+        open_mutable: None,
+        options: &[],
+        measure: None,
+        #[cfg(feature = "inspect")]
+        inspect: Inspect { also_matches: |_| false, examine: |_, _| {} },
+        node: NodeKeys::NONE,
+        appliance: None,
+    };
+}
+
 /// Operations of a format with several disks per file.
 pub(crate) struct Appliance {
     /// Specifies a new file with one disk for each of the ranges. The ranges are in ascending order

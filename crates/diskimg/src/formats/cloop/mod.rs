@@ -21,10 +21,8 @@ mod header;
 mod inspect;
 mod layer;
 
-use crate::error::{Error, Result};
-use crate::open::driver::{Driver, NodeKeys};
-use crate::storage::number::to_u64;
-use crate::storage::source::Source;
+use crate::formats::metadata::read;
+use crate::open::driver::Driver;
 
 pub(crate) use layer::Cloop;
 
@@ -39,31 +37,7 @@ pub(crate) static DRIVER: Driver = Driver {
         context.refuse_snapshot(crate::Format::Cloop)?;
         Ok(std::sync::Arc::new(Cloop::open(source, context)?))
     },
-    require: None,
-    create: None,
-    open_mutable: None,
-    options: &[],
-    measure: None,
     #[cfg(feature = "inspect")]
     inspect: inspect::INSPECT,
-    appliance: None,
-    node: NodeKeys::NONE,
+    ..Driver::READ_ONLY
 };
-
-/// Fills `buf` with metadata from host offset `at`.
-///
-/// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt) if the file ends before, [`Io`](crate::ErrorKind::Io) if
-/// it cannot be read.
-fn read(source: &dyn Source, buf: &mut [u8], at: u64, structure: &'static str) -> Result<()> {
-    let end = at.checked_add(to_u64(buf.len()));
-    if end.is_none_or(|end| end > source.len()) {
-        let message = format!("its {} bytes extend beyond the end of the file", buf.len());
-        return Err(Error::corrupt(structure, message)
-            .at(at)
-            .hint("the file is probably truncated"));
-    }
-    source
-        .read_exact_at(buf, at)
-        .map_err(|e| Error::io("cannot read it", e).in_structure(structure).at(at))
-}

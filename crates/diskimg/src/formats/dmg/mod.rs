@@ -35,7 +35,7 @@ mod table;
 mod trailer;
 
 use crate::error::{Error, Result};
-use crate::open::driver::{Driver, NodeKeys};
+use crate::open::driver::Driver;
 use crate::open::probe::ProbeBuffer;
 use crate::storage::number::to_u64;
 use crate::storage::source::Source;
@@ -53,15 +53,9 @@ pub(crate) static DRIVER: Driver = Driver {
         context.refuse_snapshot(crate::Format::Dmg)?;
         Ok(std::sync::Arc::new(Dmg::open(source, context)?))
     },
-    require: None,
-    create: None,
-    open_mutable: None,
-    options: &[],
-    measure: None,
     #[cfg(feature = "inspect")]
     inspect: inspect::INSPECT,
-    appliance: None,
-    node: NodeKeys::NONE,
+    ..Driver::READ_ONLY
 };
 
 /// QEMU recognizes a DMG by its name. It cannot open one without a trailer, which is a raw disk.

@@ -29,11 +29,10 @@ mod table;
 mod text;
 mod volume;
 
-use crate::error::{Error, Result};
-use crate::open::driver::{Driver, NodeKeys};
+use crate::error::Error;
+use crate::formats::metadata::read;
+use crate::open::driver::Driver;
 use crate::open::probe::ProbeBuffer;
-use crate::storage::number::to_u64;
-use crate::storage::source::Source;
 
 pub(crate) use layer::Ewf;
 
@@ -49,37 +48,13 @@ pub(crate) static DRIVER: Driver = Driver {
         context.refuse_snapshot(crate::Format::Ewf)?;
         Ok(std::sync::Arc::new(Ewf::open(source, context)?))
     },
-    require: None,
-    create: None,
-    open_mutable: None,
-    options: &[],
-    measure: None,
     #[cfg(feature = "inspect")]
     inspect: inspect::INSPECT,
-    appliance: None,
-    node: NodeKeys::NONE,
+    ..Driver::READ_ONLY
 };
 
 fn probe(buffer: &ProbeBuffer<'_>) -> bool {
     buffer.head.starts_with(&header::SIGNATURE)
-}
-
-/// Fills `buf` with metadata from host offset `at`.
-///
-/// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt) if the file ends before, [`Io`](crate::ErrorKind::Io) if
-/// it cannot be read.
-fn read(source: &dyn Source, buf: &mut [u8], at: u64, structure: &'static str) -> Result<()> {
-    let end = at.checked_add(to_u64(buf.len()));
-    if end.is_none_or(|end| end > source.len()) {
-        let message = format!("its {} bytes extend beyond the end of the file", buf.len());
-        return Err(Error::corrupt(structure, message)
-            .at(at)
-            .hint("the file is probably truncated"));
-    }
-    source
-        .read_exact_at(buf, at)
-        .map_err(|e| Error::io("cannot read it", e).in_structure(structure).at(at))
 }
 
 /// Returns the error for a structure whose checksum is wrong.

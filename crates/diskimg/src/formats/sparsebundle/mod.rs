@@ -26,7 +26,7 @@ mod info_plist;
 mod inspect;
 mod layer;
 
-use crate::open::driver::{Driver, NodeKeys};
+use crate::open::driver::Driver;
 use std::path::{Path, PathBuf};
 
 /// The name of the property list in a bundle.
@@ -53,15 +53,9 @@ pub(crate) static DRIVER: Driver = Driver {
         context.refuse_snapshot(crate::Format::Sparsebundle)?;
         Ok(std::sync::Arc::new(layer::SparseBundle::open(source, context)?))
     },
-    require: None,
-    create: None,
-    open_mutable: None,
-    options: &[],
-    measure: None,
     #[cfg(feature = "inspect")]
     inspect: inspect::INSPECT,
-    appliance: None,
-    node: NodeKeys::NONE,
+    ..Driver::READ_ONLY
 };
 
 /// Returns the path of the property list if `path` is the directory of a bundle: `Info.plist` or,

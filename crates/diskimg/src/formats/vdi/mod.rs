@@ -27,11 +27,10 @@ mod layer;
 mod parent;
 mod write;
 
-use crate::error::{Error, Result};
+use crate::formats::metadata::read;
 use crate::model::options::{EXTENT_SIZE_HINT, NOCOW, OptionKind, OptionSpec};
 use crate::open::driver::{Driver, NodeKeys};
 use crate::open::probe::ProbeBuffer;
-use crate::storage::source::Source;
 use header::{SIGNATURE, SIGNATURE_AT};
 
 pub(crate) use layer::Vdi;
@@ -76,22 +75,4 @@ pub(crate) static DRIVER: Driver = Driver {
 /// The text before the signature differs from program to program.
 fn probe(buffer: &ProbeBuffer<'_>) -> bool {
     buffer.head.get(SIGNATURE_AT..SIGNATURE_AT + SIGNATURE.len()) == Some(&SIGNATURE)
-}
-
-/// Fills `buf` with metadata from host offset `at`.
-///
-/// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt) if the file ends before, [`Io`](crate::ErrorKind::Io) if
-/// it cannot be read.
-fn read(source: &dyn Source, buf: &mut [u8], at: u64, structure: &'static str) -> Result<()> {
-    let end = at.checked_add(crate::storage::number::to_u64(buf.len()));
-    if end.is_none_or(|end| end > source.len()) {
-        let message = format!("its {} bytes extend beyond the end of the file", buf.len());
-        return Err(Error::corrupt(structure, message)
-            .at(at)
-            .hint("the file is probably truncated"));
-    }
-    source
-        .read_exact_at(buf, at)
-        .map_err(|e| Error::io("cannot read it", e).in_structure(structure).at(at))
 }
