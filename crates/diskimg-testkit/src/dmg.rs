@@ -105,6 +105,9 @@ pub enum Place {
 pub struct Dmg {
     pub tables: Vec<Table>,
     pub place: Place,
+    /// Number of resources in the resource fork that refer to each table. If it is not 1, they have
+    /// no names.
+    pub references: usize,
     /// Size of the disk in the trailer; `None` for the right one.
     pub sectors: Option<u64>,
     /// Bytes before the data fork.
@@ -128,6 +131,7 @@ impl Default for Dmg {
         Self {
             tables: Vec::new(),
             place: Place::Plist,
+            references: 1,
             sectors: None,
             data_fork_offset: 0,
             trailing: 0,
@@ -258,28 +262,36 @@ impl Dmg {
         let places: Vec<u32> = tables.iter().map(|table| add(table)).collect();
         let mut names = Vec::new();
         let mut references = Vec::new();
-        let mut refer = |id: i16, name: &str, at: u32| {
+        let mut refer = |id: i16, name: Option<&str>, at: u32| {
             references.extend(id.to_be_bytes());
-            references.extend((names.len() as u16).to_be_bytes());
+            let name_at = name.map_or(u16::MAX, |_| names.len() as u16);
+            references.extend(name_at.to_be_bytes());
             references.extend((at | 0x5000_0000).to_be_bytes());
             references.extend([0; 4]);
-            names.push(name.len() as u8);
-            names.extend(name.as_bytes());
+            if let Some(name) = name {
+                names.push(name.len() as u8);
+                names.extend(name.as_bytes());
+            }
         };
-        refer(0, "", other);
-        for (index, (table, at)) in self.tables.iter().zip(&places).enumerate() {
-            refer(index as i16 - 1, &table.name, *at);
+        refer(0, Some(""), other);
+        let count = tables.len() * self.references;
+        for index in 0..count {
+            let table = index / self.references;
+            let name = (self.references == 1).then_some(&self.tables[table].name[..]);
+            refer((index as i16).wrapping_sub(1), name, places[table]);
         }
         let mut types = 1u16.to_be_bytes().to_vec();
-        let mut list = |name: &[u8; 4], count: u16, at: u16| {
+        let mut list = |name: &[u8; 4], count: usize, at: u16| {
             types.extend(name);
-            types.extend((count - 1).to_be_bytes());
+            types.extend((count as u16).wrapping_sub(1).to_be_bytes());
             types.extend(at.to_be_bytes());
         };
         list(b"plst", 1, 18);
-        list(b"blkx", tables.len() as u16, 18 + 12);
+        list(b"blkx", count, 18 + 12);
         types.extend(references);
-        let names_at = (28 + types.len()) as u16;
+        // The names after more than 64 KiB of references cannot be found, and those references have
+        // none.
+        let names_at = (28 + types.len()).min(usize::from(u16::MAX)) as u16;
         let mut header = Vec::new();
         let map_len = 28 + types.len() + names.len();
         for number in [256, 256 + data.len(), data.len(), map_len] {

@@ -59,6 +59,10 @@ pub struct Ewf {
     pub set: [u8; 16],
     /// Whether the tables have copies.
     pub table2: bool,
+    /// Bytes after the checksum of the entries of EnCase 6's tables.
+    pub table_padding: usize,
+    /// Names and contents of sections of the first segment that precede all others.
+    pub first_sections: Vec<(&'static str, Vec<u8>)>,
     /// Text of the section `header`.
     pub header: Option<String>,
     /// Text of the section `header2`.
@@ -150,6 +154,8 @@ impl Ewf {
             base: 0,
             set: *b"0123456789abcdef",
             table2: true,
+            table_padding: 0,
+            first_sections: Vec::new(),
             header: None,
             header2: None,
             md5: None,
@@ -238,8 +244,9 @@ impl Ewf {
             data_at += table_len as u64;
         }
         places.iter_mut().for_each(|(_, at)| *at += data_at);
-        let table = self.table(&places);
+        let mut table = self.table(&places);
         if self.program == Program::EnCase {
+            table.resize(table.len() + self.table_padding, 0);
             segment.section("sectors", &data);
             segment.section("table", &table);
             if self.table2 {
@@ -279,6 +286,9 @@ impl Ewf {
         for (number, part) in (1..).zip(&parts) {
             let mut segment = Segment::new(number);
             if number == 1 {
+                for (name, contents) in &self.first_sections {
+                    segment.section(name, contents);
+                }
                 if let Some(text) = &self.header2 {
                     let units = text.encode_utf16().flat_map(u16::to_le_bytes);
                     let bytes: Vec<u8> = [0xff, 0xfe].into_iter().chain(units).collect();

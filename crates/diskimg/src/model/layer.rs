@@ -87,6 +87,12 @@ pub trait Layer: Sealed + Send + Sync + Debug {
         self.files().iter().flat_map(|file| file.identities()).collect()
     }
 
+    /// Returns the directories whose files are all parts of the image: no output may be created in
+    /// them.
+    fn directories(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
     /// Appends the extents that cover `range` exactly, in ascending order, not empty, and merged
     /// where one continues the other. `range` must be within the layer's size.
     ///

@@ -9,8 +9,12 @@ use crate::storage::{buffer, lock};
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex};
 
-/// Total bytes of decoded units that are kept, at most, unless they belong to one unit.
+/// Total bytes of decoded units that are kept, at most, except of [`MIN_KEPT`] units.
 const MAX_KEPT: u64 = 16 << 20;
+
+/// Number of decoded units that are kept, however long they are: the one of which parts are fetched,
+/// and the next one.
+const MIN_KEPT: usize = 2;
 
 /// Decoded units, each of which is kept until all of its bytes were fetched.
 #[derive(Debug, Default)]
@@ -49,11 +53,13 @@ impl State {
 
     /// Removes the units that were added first until the others are within the bound.
     fn bound(&mut self) {
-        let kept = |units: &[Unit]| {
+        let exceeds = |units: &[Unit]| {
             let ready = units.iter().filter(|unit| unit.bytes.is_some());
-            ready.map(|unit| unit.encoded.unit.end - unit.encoded.unit.start).sum::<u64>()
+            let lens = ready.map(|unit| unit.encoded.unit.end - unit.encoded.unit.start);
+            let (count, sum) = lens.fold((0, 0), |(count, sum), len| (count + 1, sum + len));
+            count > MIN_KEPT && sum > MAX_KEPT
         };
-        while kept(&self.units) > MAX_KEPT
+        while exceeds(&self.units)
             && let Some(first) = self.units.iter().position(|unit| unit.bytes.is_some())
         {
             self.remove(first);
@@ -209,5 +215,22 @@ mod tests {
             units.fetch(0, &one, &range, &mut [0], |_| Ok(())).expect("decodes");
         }
         assert!(lock(&units.state).units.len() <= 16);
+    }
+
+    #[test]
+    fn a_unit_longer_than_the_bound_is_decoded_once_as_well() {
+        let (units, decoded) = (SharedUnits::default(), AtomicUsize::new(0));
+        let long = [encoded(0, MAX_KEPT + 1), encoded(1, MAX_KEPT + 1)];
+        for part in 0..8 {
+            for one in &long {
+                let range = one.unit.start + part..one.unit.start + part + 1;
+                let decode = |_: &mut [u8]| {
+                    decoded.fetch_add(1, Ordering::Relaxed);
+                    Ok(())
+                };
+                units.fetch(0, one, &range, &mut [0], decode).expect("decodes");
+            }
+        }
+        assert_eq!(decoded.into_inner(), 2);
     }
 }

@@ -123,6 +123,13 @@ pub(crate) trait TargetSpec: Send + Sync + Debug {
         false
     }
 
+    /// Returns true if clusters of zeros between others are to be encoded like others, because they
+    /// take space in a file that is written sequentially: what the target writes itself is written
+    /// before what the engine has placed since its last write. The target must have an encoder.
+    fn encodes_zeros(&self) -> bool {
+        false
+    }
+
     /// Returns the alignment in bytes, a power of two, of the offsets of all slots for
     /// uncompressed data. The file system can share only aligned blocks.
     fn alignment(&self) -> u64 {

@@ -55,16 +55,17 @@ pub(crate) fn open(
     compression: Compression,
     limits: &Limits,
 ) -> Result<Arc<dyn Source>> {
+    let bounds = BlockBounds { block: limits.unit_bytes, list: limits.table_bytes };
+    let blocks = BlockSource::open(Arc::clone(file), compression, bounds);
+    if let Some(blocks) = blocks.map_err(unpack::failed)? {
+        // Nothing is stored, and blocks are bounded: any ratio is harmless, such as that of zeros.
+        UnpackBudget::of(u64::MAX, limits).require(blocks.len())?;
+        return Ok(Arc::new(blocks));
+    }
     let budget = match compression {
         Compression::Gzip => UnpackBudget::of(file.len(), limits),
         _ => UnpackBudget::by_expansion(file.len(), limits),
     };
-    let bounds = BlockBounds { block: limits.unit_bytes, list: limits.table_bytes };
-    let blocks = BlockSource::open(Arc::clone(file), compression, bounds);
-    if let Some(blocks) = blocks.map_err(unpack::failed)? {
-        budget.require(blocks.len())?;
-        return Ok(Arc::new(blocks));
-    }
     let stream = compression.reader(&**file).map_err(unpack::failed)?;
     let bytes = unpack::to_temporary_file(stream, budget)?;
     Ok(Arc::new(Unpacked { bytes, file: Arc::clone(file) }))

@@ -243,6 +243,21 @@ pub(crate) fn format_by_end(buffer: &ProbeBuffer<'_>) -> Option<Format> {
     formats.into_iter().find(|format: &Format| (format.driver().probe)(buffer))
 }
 
+/// Returns true if the format is recognized by what a disk contains, so that a file in another format
+/// may start with the same bytes.
+pub(crate) fn is_of_contents(format: Format) -> bool {
+    #[cfg(feature = "iso")]
+    let formats = [Format::Iso];
+    #[cfg(not(feature = "iso"))]
+    let formats = [];
+    formats.contains(&format)
+}
+
+/// Returns true if the path has the extension of a DMG.
+pub(crate) fn is_named_dmg(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("dmg"))
+}
+
 impl FromStr for Format {
     type Err = Error;
 

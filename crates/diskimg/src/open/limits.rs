@@ -112,17 +112,18 @@ limits! {
         together, the list of the chunks of a DMG, that of the bands of a sparse image or a sparse
         bundle, or an ASIF directory.";
     unit_bytes = 64 << 20,
-        "Bytes that a grain, a chunk or a block of VMDK, DMG, EWF, cloop or a compressed file unpacks to",
-        "A compressed file with longer blocks is decompressed to a temporary file. (qcow2 clusters
-        have at most 2 MiB.)";
+        "Bytes that a compressed grain, chunk or block unpacks to",
+        "A grain of a VMDK, a chunk of a DMG or an EWF image, a block of a cloop image or of a
+        compressed file. A compressed file with longer blocks is decompressed to a temporary file.
+        (qcow2 clusters have at most 2 MiB.)";
     data_sharing = 1,
         "Times that a disk may refer to each stored byte, on average over a file",
         "In the images that programs write, no two clusters of a disk share stored bytes. Raise the
         limit for an image whose equal clusters were merged.";
     expansion = 4096,
         "Guest bytes for each byte of the files of a layer, if data is compressed",
-        "Applies to layers that expand to more than 1 GiB, and to files that are compressed by xz,
-        bzip2 or zstd. Deflate cannot exceed 1032. Zstandard
+        "Applies to layers that expand to more than 1 GiB, and to files compressed by xz, bzip2 or
+        zstd that are decompressed to a temporary file. Deflate cannot exceed 1032. Zstandard
         exceeds the default only if nearly all of a disk repeats one byte other than zero, in
         clusters of 256 KiB or more.";
     output_bytes = i64::MAX as u64,

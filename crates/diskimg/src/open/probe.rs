@@ -10,7 +10,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::format::Format;
-use crate::open::driver::{SIGNATURES, Signature, SignatureKind, format_by_end};
+use crate::open::driver::{self, SIGNATURES, Signature, SignatureKind, format_by_end};
 use crate::remedy::Remedy;
 use crate::storage::source::Source;
 use std::path::Path;
@@ -122,8 +122,18 @@ impl Format {
             };
             Self::ALL.iter().find(matches).copied()
         };
-        if let Some(format) = find(&bytes.of(path)) {
-            return Ok(format);
+        let by_head = find(&bytes.of(path));
+        if let Some(format) = by_head {
+            if !driver::is_of_contents(format) {
+                return Ok(format);
+            }
+            // The first bytes of a fixed VHD, or of a DMG whose first chunk is not compressed, are
+            // those of the disk: only the last ones say what the file is.
+            match bytes.read_tail(source) {
+                Err(error) if error.kind() == ErrorKind::Transient => return Err(error),
+                _ => {}
+            }
+            return Ok(find(&bytes.of(path)).unwrap_or(format));
         }
         let recognized = |buffer: &ProbeBuffer<'_>| {
             let matches = |signature: &&Signature| match probing {
@@ -163,6 +173,11 @@ impl Format {
         }
         match recognized(&buffer) {
             Some(signature) => Err(not_supported(signature)),
+            None if path.is_some_and(driver::is_named_dmg) && !source.len().is_multiple_of(512) => {
+                let message = "it is named as a DMG, but has no trailer and no whole sectors";
+                let error = Error::unsupported(message).hint("it is probably truncated");
+                Err(error.with_remedy(Remedy::NameFormatRaw))
+            }
             None => Ok(Self::Raw),
         }
     }

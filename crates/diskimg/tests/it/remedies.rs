@@ -3,8 +3,15 @@
 use std::path::{Path, PathBuf};
 
 /// Options of other programs that messages may name.
-const OTHER_PROGRAMS: [&str; 5] =
-    ["vmkfstools -i", "ulimit -n", "{tool} -d", "mount -r -t iso9660", "--interval:"];
+const OTHER_PROGRAMS: [&str; 7] = [
+    "vmkfstools -i",
+    "ulimit -n",
+    "{tool} -d",
+    "mount -r -t iso9660",
+    "--interval:",
+    "hdiutil",
+    "affconvert",
+];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {

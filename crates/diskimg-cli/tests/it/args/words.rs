@@ -21,8 +21,8 @@ fn formats_have_other_usual_names_in_any_case() {
 fn formats_that_are_not_supported_are_named_and_mistyped_ones_suggested() {
     let lab = Lab::new();
     lab.raw("a.raw");
-    let all = "supported formats: qcow2, vmdk, vpc, vhdx, vdi, qed, qcow, parallels, dmg, \
-               sparseimage, sparsebundle, asif, ewf, cloop, bochs, ova, iso, raw";
+    let all = "supported formats: qcow2, vmdk, vpc, vhdx, vdi, qed, qcow, parallels, \
+               sparseimage, sparsebundle, asif, ewf, cloop, bochs, dmg, ova, iso, raw";
     for (name, message) in [
         ("wim", "the format 'wim' (a WIM image) is recognized, but not supported"),
         ("SIMG", "the format 'simg' (an Android sparse image) is recognized, but not supported"),

@@ -42,7 +42,7 @@ pub(super) fn codec_of(chunk_type: u32) -> Option<Codec> {
 impl Chunks {
     /// Sorts the chunks and finds those that overlap. The size of the disk is at least `size`.
     pub(super) fn new(tables: Tables, size: u64, file_len: u64, max_unit: u64) -> Self {
-        let Tables { tables, mut chunks } = tables;
+        let Tables { tables, mut chunks, .. } = tables;
         chunks.sort_unstable_by_key(|chunk| (chunk.start, chunk.end));
         let ends = tables.iter().map(|table| table.sectors.1 * super::SECTOR);
         let ends = ends.chain(chunks.iter().map(|chunk| chunk.end));
@@ -142,20 +142,22 @@ impl Chunks {
         format!("{table}: chunk of type {:#x} at guest offset {:#x}", chunk.chunk_type, chunk.start)
     }
 
-    /// As [`Layer::next_allocated_hint`](crate::Layer::next_allocated_hint).
+    /// As [`Layer::next_allocated_hint`](crate::Layer::next_allocated_hint). Chunks of zeros are
+    /// skipped as well, because there is no backing file: a disk may have exabytes of them.
     pub(super) fn next_allocated_hint(&self, range: Range<u64>) -> u64 {
-        if !self.overlaps.is_empty() {
-            return range.start;
-        }
+        // Mapping fails where chunks overlap. Elsewhere, their ends are in ascending order.
+        let overlap = self.overlaps.partition_point(|overlap| overlap.end <= range.start);
+        let until = self.overlaps.get(overlap).map_or(range.end, |overlap| overlap.start);
+        let until = until.clamp(range.start, range.end);
         let first = self.chunks.partition_point(|chunk| chunk.end <= range.start);
-        let is_ignored = |chunk: &&Chunk| chunk.chunk_type == chunk_type::IGNORE;
-        let next = self.chunks[first..].iter().take(MAX_SKIPPED).find(|chunk| !is_ignored(chunk));
-        match next {
-            Some(next) => next.start.clamp(range.start, range.end),
-            // Only chunks that are not in use, as far as the search went.
+        let is_stored =
+            |chunk: &&Chunk| !matches!(chunk.chunk_type, chunk_type::ZERO | chunk_type::IGNORE);
+        match self.chunks[first..].iter().take(MAX_SKIPPED).find(is_stored) {
+            Some(next) => next.start.clamp(range.start, until),
+            // Only chunks that store nothing, as far as the search went.
             None => match self.chunks.get(first + MAX_SKIPPED - 1) {
-                Some(last) => last.end.clamp(range.start, range.end),
-                None => range.end,
+                Some(last) => last.end.clamp(range.start, until),
+                None => until,
             },
         }
     }

@@ -20,6 +20,9 @@ pub(super) const PLIST: &str = "DMG property list";
 /// Maximum number of elements and texts. Real lists have some hundred, and twenty for a table.
 const MAX_NODES: u32 = 200_000;
 
+/// Maximum number of '<' and '=', for each of which the parser reserves memory.
+const MAX_MARKUP: usize = 500_000;
+
 /// Maximum number of attributes of a tag, and of namespaces. Real lists have one attribute. The
 /// parser's time grows with the square of either.
 const MAX_ATTRIBUTES: usize = 64;
@@ -52,7 +55,7 @@ pub(super) fn read(source: &dyn Source, trailer: &Trailer, max: u64) -> Result<T
         .and_then(|fork| value(fork, "blkx"))
         .filter(|blkx| blkx.has_tag_name("array"))
         .ok_or_else(|| corrupt("it has no block tables ('blkx')".into()))?;
-    let mut tables = Tables::default();
+    let mut tables = Tables::new(max);
     for dict in blkx.children().filter(|node| node.has_tag_name("dict")) {
         let string = |key| value(dict, key).and_then(|node| node.text()).unwrap_or_default();
         let name = [string("Name"), string("CFName")].into_iter().find(|name| !name.is_empty());
@@ -86,14 +89,17 @@ fn remove_doctype(bytes: &mut [u8]) {
     }
 }
 
-/// Refuses text whose markup would take the parser long.
+/// Refuses text whose markup would take the parser long, or much memory.
 fn require_bounded_markup(text: &str) -> Result<(), String> {
+    if text.matches(['<', '=']).count() > MAX_MARKUP {
+        return Err("it has too many tags and attributes".into());
+    }
     if text.matches("xmlns").count() > MAX_ATTRIBUTES {
         return Err("it has too many namespaces".into());
     }
-    // Attribute values cannot contain '<', so no tag is split.
-    let attributes =
-        |part: &str| part.split_once('>').map_or(part, |(tag, _)| tag).matches('=').count();
+    // Attribute values cannot contain '<', so no tag is split. They can contain '>', so the text
+    // after a tag is counted as well: base 64 has at most two '='.
+    let attributes = |part: &str| part.matches('=').count();
     match text.split('<').map(attributes).any(|count| count > MAX_ATTRIBUTES) {
         true => Err("a tag has too many attributes".into()),
         false => Ok(()),

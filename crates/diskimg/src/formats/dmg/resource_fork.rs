@@ -37,10 +37,10 @@ pub(super) fn read(source: &dyn Source, trailer: &Trailer, max: u64) -> Result<T
     let (at, len) = trailer.resource_fork;
     let bytes = super::read(source, at, len, max, FORK)?;
     let fork = Fork { bytes: &bytes, at };
-    let mut tables = Tables::default();
+    let mut tables = Tables::new(max);
     for resource in fork.resources(*b"blkx")? {
         let resource = resource?;
-        tables.add(&resource.name, resource.bytes, trailer)?;
+        tables.add(&resource.name, resource.bytes, trailer).map_err(|e| e.at(at))?;
     }
     Ok(tables)
 }

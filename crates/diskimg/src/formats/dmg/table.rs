@@ -3,7 +3,7 @@
 use super::SECTOR;
 use super::trailer::{Checksum, Trailer};
 use crate::error::{Error, Result};
-use crate::storage::number::to_u32;
+use crate::storage::number::{to_u32, to_u64};
 use std::io::{self, Read};
 use zerocopy::byteorder::big_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -96,19 +96,45 @@ pub(super) struct Table {
 }
 
 /// All tables of a file.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tables {
     pub(super) tables: Vec<Table>,
     /// In the order of the tables.
     pub(super) chunks: Vec<Chunk>,
+    /// Number of bytes of the headers, entries and names that were read. A resource fork may refer
+    /// to a table many times: it counts each time.
+    bytes: u64,
+    /// Maximum of `bytes`.
+    max_bytes: u64,
 }
 
 impl Tables {
+    /// Returns no tables. Those that are added have at most `max_bytes` bytes together.
+    pub(super) fn new(max_bytes: u64) -> Self {
+        Self { tables: Vec::new(), chunks: Vec::new(), bytes: 0, max_bytes }
+    }
+
+    /// Counts `bytes` of the table that is being read.
+    ///
+    /// # Errors
+    /// [`Limit`](crate::ErrorKind::Limit) if the tables have too many bytes.
+    fn count(&mut self, bytes: usize) -> Result<()> {
+        self.bytes = self.bytes.saturating_add(to_u64(bytes));
+        if self.bytes > self.max_bytes {
+            let tables = self.tables.len() + 1;
+            let found = format!("at least {} bytes in the first {tables} tables", self.bytes);
+            let error = Error::over_limit("table_bytes", found, self.max_bytes);
+            return Err(error.in_structure(TABLE));
+        }
+        Ok(())
+    }
+
     /// Reads a table. Chunks without sectors are omitted.
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is not valid,
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) for another version.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for another version,
+    /// [`Limit`](crate::ErrorKind::Limit) if it and the tables before it have too many bytes.
     pub(super) fn add(
         &mut self,
         name: &str,
@@ -117,6 +143,8 @@ impl Tables {
     ) -> Result<()> {
         let number = self.tables.len();
         let error = |message: String| corrupt(number, name, &message);
+        let kept_name: String = name.trim().chars().take(MAX_NAME).collect();
+        self.count(size_of::<RawHeader>() + kept_name.len())?;
         let mut raw = RawHeader::new_zeroed();
         let incomplete = |_: io::Error| error("it is not complete, or not valid base64".into());
         bytes.read_exact(raw.as_mut_bytes()).map_err(incomplete)?;
@@ -133,6 +161,7 @@ impl Tables {
         let end = sector_end(first, raw.sectors.get()).ok_or_else(overflow)?;
         let mut has_end = false;
         for _ in 0..raw.count.get() {
+            self.count(size_of::<RawEntry>())?;
             let mut entry = RawEntry::new_zeroed();
             bytes.read_exact(entry.as_mut_bytes()).map_err(incomplete)?;
             let chunk_type = entry.entry_type.get();
@@ -163,8 +192,7 @@ impl Tables {
             });
         }
         let checksum = Checksum::read_from_bytes(&raw.checksum).map_err(|_| overflow())?;
-        let name = name.trim().chars().take(MAX_NAME).collect();
-        self.tables.push(Table { name, sectors: (first, end), checksum, has_end });
+        self.tables.push(Table { name: kept_name, sectors: (first, end), checksum, has_end });
         Ok(())
     }
 }

@@ -73,6 +73,9 @@ pub(super) struct RecordedDigests {
 /// Maximum number of sections with digests that are verified. Programs write one of each kind.
 const MAX_DIGESTS: usize = 8;
 
+/// Maximum number of damaged sections that warnings describe one by one.
+const MAX_WARNINGS: usize = 16;
+
 /// Reads the segment files of an image.
 struct Reader<'a> {
     context: &'a OpenContext<'a>,
@@ -81,8 +84,9 @@ struct Reader<'a> {
     files: Vec<Arc<dyn Source>>,
     seen: HashSet<HostFileId>,
     volume: Option<Volume>,
-    /// The values, and whether they are those of `header2`.
-    values: (Values, bool),
+    values: Values,
+    /// Whether a section `header` and a section `header2` were read.
+    read_headers: [bool; 2],
     tables: Vec<Table>,
     digests: Digests,
     recorded: Vec<RecordedDigests>,
@@ -90,6 +94,8 @@ struct Reader<'a> {
     errors: Vec<Range<u64>>,
     is_incomplete: bool,
     warnings: Vec<String>,
+    /// Number of warnings that were left out.
+    more_warnings: u64,
 }
 
 /// Opens the other segments and reads the sections of all of them.
@@ -112,7 +118,8 @@ pub(super) fn read(first: Arc<dyn Source>, context: &OpenContext<'_>) -> Result<
         seen: first.identity().into_iter().collect(),
         files: vec![first],
         volume: None,
-        values: (Values::new(), false),
+        values: Values::new(),
+        read_headers: [false; 2],
         tables: Vec::new(),
         digests: Digests::default(),
         recorded: Vec::new(),
@@ -120,6 +127,7 @@ pub(super) fn read(first: Arc<dyn Source>, context: &OpenContext<'_>) -> Result<
         errors: Vec::new(),
         is_incomplete: false,
         warnings: Vec::new(),
+        more_warnings: 0,
     };
     let (mut has_unopened, mut damage) = (false, None);
     loop {
@@ -169,11 +177,14 @@ impl Reader<'_> {
             return Err(Error::corrupt(volume::STRUCTURE, "the first segment has none"));
         };
         let mut warnings = self.warnings;
+        if self.more_warnings > 0 {
+            warnings.push(format!("damaged sections: {} more", self.more_warnings));
+        }
         warnings.extend(damage.clone());
         Ok(Acquisition {
             files: self.files,
             volume,
-            values: self.values.0,
+            values: self.values,
             tables: self.tables,
             digests: self.digests,
             recorded: self.recorded,
@@ -184,6 +195,14 @@ impl Reader<'_> {
             damage,
             warnings,
         })
+    }
+
+    /// Adds a warning about a section. A file may have any number of damaged ones.
+    fn warn(&mut self, warning: String) {
+        match self.warnings.len() < MAX_WARNINGS {
+            true => self.warnings.push(warning),
+            false => self.more_warnings += 1,
+        }
     }
 
     /// Opens the segment that follows those opened before.
@@ -292,12 +311,12 @@ impl Reader<'_> {
                     |error| error.without_remedy(),
                     |_| "it does not have the same number of entries".to_owned(),
                 );
-                self.warnings.push(format!("the copy of a table is not used: {reason}"));
+                self.warn(format!("the copy of a table is not used: {reason}"));
                 (header, None)
             }
             (Err(error), Some(Ok(copy))) => {
                 let reason = error.without_remedy();
-                self.warnings.push(format!("the copy of a table is used: {reason}"));
+                self.warn(format!("the copy of a table is used: {reason}"));
                 (copy, None)
             }
             (Err(error), _) => return Err(error),
@@ -313,7 +332,7 @@ impl Reader<'_> {
             return Err(Error::over_limit("table_bytes", found, max));
         }
         self.limits.table_bytes -= bytes;
-        self.tables.push(Table::new(file, first_chunk, header, copy, chunks));
+        self.tables.push(Table::new(source, file, first_chunk, header, copy, chunks));
         Ok(())
     }
 
@@ -322,14 +341,21 @@ impl Reader<'_> {
         match section.kind {
             Kind::Header | Kind::Header2 => {
                 let is_header2 = section.kind == Kind::Header2;
-                if file > 0 || !self.values.0.is_empty() && (self.values.1 || !is_header2) {
+                let [_, has_header2] = self.read_headers;
+                let is_known = has_header2 && !self.values.is_empty();
+                // Only the first one of each kind is decompressed, whatever it has: programs write
+                // copies of it, but a file may have any number of others.
+                let is_read = &mut self.read_headers[usize::from(is_header2)];
+                if file > 0 || is_known || std::mem::replace(is_read, true) {
                     return Ok(());
                 }
                 match text::read_values(section, source, self.context.limits) {
-                    Ok(values) => self.values = (values, is_header2),
+                    // Those of `header2` have precedence.
+                    Ok(values) if !values.is_empty() => self.values = values,
+                    Ok(_) => {}
                     // The disk does not depend on them.
                     Err(error) if error.kind() == ErrorKind::Corrupt => {
-                        self.warnings.push(error.without_remedy());
+                        self.warn(error.without_remedy());
                     }
                     Err(error) => return Err(error),
                 }
@@ -347,7 +373,7 @@ impl Reader<'_> {
                         self.add_digests(RecordedDigests { structure, at, digests });
                     }
                     Err(error) if error.kind() == ErrorKind::Corrupt => {
-                        self.warnings.push(error.without_remedy());
+                        self.warn(error.without_remedy());
                     }
                     Err(error) => return Err(error),
                 }
@@ -359,7 +385,7 @@ impl Reader<'_> {
                     self.errors.extend(errors);
                 }
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    self.warnings.push(error.without_remedy());
+                    self.warn(error.without_remedy());
                 }
                 Err(error) => return Err(error),
             },
@@ -368,8 +394,9 @@ impl Reader<'_> {
                     .at(section.contents.start));
             }
             Kind::Incomplete => {
-                self.is_incomplete = true;
-                self.warnings.push("the acquisition was not finished".to_owned());
+                if !std::mem::replace(&mut self.is_incomplete, true) {
+                    self.warnings.push("the acquisition was not finished".to_owned());
+                }
             }
             _ => {}
         }
@@ -382,7 +409,7 @@ impl Reader<'_> {
             Ok(volume) => volume,
             // Logicube's programs write data sections with wrong checksums.
             Err(error) if section.kind == Kind::Data && self.volume.is_some() => {
-                self.warnings.push(error.without_remedy());
+                self.warn(error.without_remedy());
                 return Ok(());
             }
             Err(error) => return Err(error),

@@ -95,6 +95,15 @@ impl Header {
         Ok(Self { count, base, entries_at, has_checksum, section_end })
     }
 
+    /// Returns true if the first chunk begins in `range`, as far as its entry can be read.
+    fn starts_in(&self, source: &dyn Source, range: &Range<u64>) -> bool {
+        let mut entry = [0; 4];
+        let is_read = read(source, &mut entry, self.entries_at, STRUCTURE).is_ok();
+        // The first entry does not have an offset of 32 bits.
+        let offset = u32::from_le_bytes(entry) & !COMPRESSED;
+        is_read && range.contains(&self.base.saturating_add(offset.into()))
+    }
+
     /// Returns true if `other` can be a copy of this header.
     pub(super) fn is_alike(&self, other: &Self) -> bool {
         (self.count, self.base) == (other.count, other.base)
@@ -151,17 +160,27 @@ enum Storage {
 }
 
 impl Table {
-    /// Creates a table. Its chunks are in its own section, if that has room after the entries, and
-    /// otherwise in the last section `sectors`, at `data`.
+    /// Creates a table of the file `source`. Its chunks are in the last section `sectors`, at
+    /// `sectors`, if the first one is or if its own section has no room for them, and otherwise in
+    /// its own section after the entries: there may also be bytes without a meaning.
     pub(super) fn new(
+        source: &dyn Source,
         file: usize,
         first_chunk: u64,
         header: Header,
         copy: Option<Header>,
-        data: Option<Range<u64>>,
+        sectors: Option<Range<u64>>,
     ) -> Self {
         let own = header.end()..header.section_end;
-        let data = if own.is_empty() { data.unwrap_or(own) } else { own };
+        // An entry of the table may be damaged, and that of the copy valid.
+        let starts_in = |range: &Range<u64>| {
+            header.starts_in(source, range)
+                || copy.as_ref().is_some_and(|copy| copy.starts_in(source, range))
+        };
+        let data = match sectors {
+            Some(sectors) if own.is_empty() || starts_in(&sectors) => sectors,
+            _ => own,
+        };
         Self { file, first_chunk, header, copy, data, scan: OnceLock::new() }
     }
 

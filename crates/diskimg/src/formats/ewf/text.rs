@@ -101,21 +101,25 @@ fn parse(text: &str) -> Values {
         return Values::new();
     }
     let (identifiers, values) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
-    let value_of = |wanted: &str| {
-        let mut pairs = identifiers.split('\t').zip(values.split('\t'));
-        let (_, value) = pairs.find(|(identifier, _)| *identifier == wanted)?;
-        Some(value.trim()).filter(|value| !value.is_empty())
-    };
-    let named = |&(identifier, name): &(&str, &'static str)| {
-        let value = value_of(identifier)?;
+    // The lines may be long, so they are split once. The first value of an identifier counts.
+    let (mut known, mut password) = ([None; NAMES.len()], None);
+    for (identifier, value) in identifiers.split('\t').zip(values.split('\t')) {
+        match NAMES.iter().position(|(name, _)| *name == identifier) {
+            Some(index) => known[index].get_or_insert(value.trim()),
+            None if identifier == PASSWORD => password.get_or_insert(value.trim()),
+            None => continue,
+        };
+    }
+    let named = |(&(identifier, name), value): (&(&str, &'static str), Option<&str>)| {
+        let value = value.filter(|value| !value.is_empty())?;
         let value = match identifier {
             ACQUIRED | SYSTEM => date(value).unwrap_or_else(|| value.to_owned()),
             _ => value.to_owned(),
         };
         Some((name, Value::Text(value)))
     };
-    let mut found: Values = NAMES.iter().filter_map(named).collect();
-    if value_of(PASSWORD).is_some_and(|hash| hash != "0") {
+    let mut found: Values = NAMES.iter().zip(known).filter_map(named).collect();
+    if password.is_some_and(|hash| !hash.is_empty() && hash != "0") {
         found.push(("password-protected", true.into()));
     }
     found

@@ -5,6 +5,7 @@ use crate::model::extent::{Extent, HostOffset, Kind, push};
 use crate::model::format::Format;
 use crate::model::layer::{DiskLayout, Layer};
 use crate::model::sealed::Sealed;
+use crate::open::driver::is_named_dmg;
 use crate::report::info::Details;
 use crate::storage::source::Source;
 use std::ops::Range;
@@ -18,25 +19,26 @@ pub(crate) struct Raw {
     size: u64,
     /// Name of the VMDK descriptor of which the file may be an extent, by its own name.
     extent_of: Option<String>,
+    /// True if the name is that of a DMG.
+    named_dmg: bool,
 }
 
 impl Raw {
     pub(crate) fn new(source: Arc<dyn Source>) -> Self {
-        Self { size: source.len(), files: [source], extent_of: None }
+        Self { size: source.len(), files: [source], extent_of: None, named_dmg: false }
     }
 
-    /// Has [`Layer::warnings`] mention that the file may be only a part of a disk, if it has the
-    /// name of one.
-    #[cfg(feature = "vmdk")]
+    /// Has [`Layer::warnings`] mention what the name of the file says against a raw disk: that it may
+    /// be only a part of one, or a truncated file of another format.
     pub(super) fn with_name_checked(mut self) -> Self {
-        let name = self.files[0].path().and_then(std::path::Path::file_name);
-        let name = name.map(std::ffi::OsStr::to_string_lossy);
-        self.extent_of = name.and_then(|name| crate::formats::vmdk::descriptor_name(&name));
-        self
-    }
-
-    #[cfg(not(feature = "vmdk"))]
-    pub(super) fn with_name_checked(self) -> Self {
+        let path = self.files[0].path();
+        #[cfg(feature = "vmdk")]
+        {
+            let name = path.and_then(std::path::Path::file_name);
+            let name = name.map(std::ffi::OsStr::to_string_lossy);
+            self.extent_of = name.and_then(|name| crate::formats::vmdk::descriptor_name(&name));
+        }
+        self.named_dmg = path.is_some_and(is_named_dmg);
         self
     }
 }
@@ -103,6 +105,10 @@ impl Layer for Raw {
                  '{descriptor}' describes all of it"
             )
         };
-        self.extent_of.iter().map(warning).collect()
+        let no_trailer = self.named_dmg.then(|| {
+            "the name is that of a DMG, but there is no trailer: it is a raw disk (UDRW), or truncated"
+                .to_owned()
+        });
+        self.extent_of.iter().map(warning).chain(no_trailer).collect()
     }
 }

@@ -95,6 +95,10 @@ impl TargetSpec for PackedSpec {
         true
     }
 
+    fn encodes_zeros(&self) -> bool {
+        true
+    }
+
     fn encoder(&self) -> Option<Box<dyn UnitEncoder>> {
         let parts = self.packing.encoder(self.level);
         Some(Box::new(DiskEncoder { parts, size: self.size }))
@@ -107,7 +111,12 @@ impl TargetSpec for PackedSpec {
             Packing::Zstd => Compression::Zstd,
         };
         // The file was written by us, so that its ratio is that of the disk.
-        let limits = Limits { expansion: u64::MAX, unpacked_ratio: u64::MAX, ..Limits::default() };
+        let limits = Limits {
+            expansion: u64::MAX,
+            unpacked_ratio: u64::MAX,
+            unpacked_bytes: u64::MAX,
+            ..Limits::default()
+        };
         let contents = compressed::open(&file, compression, &limits)?;
         if !self.in_archive {
             return Ok(contents);
@@ -265,7 +274,13 @@ impl Target for PackedTarget {
     fn place(&mut self, at: u64, unit: Allocate) -> Result<Option<Slot>> {
         self.fill_zeros(at)?;
         match unit {
-            Allocate::Zero { len } => self.fill_zeros(at + len).map(|()| None),
+            Allocate::Zero { len } => {
+                // The rest of a part, which the end of a smaller source has, is filled with the next
+                // one: the parts do not depend on the source.
+                let end = at + len;
+                let part = if end < self.size { end % self.packing.part_len() } else { 0 };
+                self.fill_zeros(end - part).map(|()| None)
+            }
             Allocate::Backed { .. } => Err(Error::invalid("raw images have no backing file")),
             Allocate::Data { .. } => Err(Error::invalid("the file is compressed")),
             Allocate::Compressed { len } => {

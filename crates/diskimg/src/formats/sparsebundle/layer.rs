@@ -3,7 +3,7 @@
 use super::bands::Bands;
 use super::check;
 use super::info_plist::InfoPlist;
-use super::{INFO_COPY, INFO_PLIST, TOKEN};
+use super::{BANDS, INFO_COPY, INFO_PLIST, TOKEN};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::extent::{Extent, HostOffset, Kind, push};
 use crate::model::format::Format;
@@ -17,6 +17,7 @@ use crate::storage::number::to_u64;
 use crate::storage::source::Source;
 use std::io;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Index of the bands in the layer's files, after the property list.
@@ -166,7 +167,14 @@ fn copy_differs(
     if source.path().is_none_or(|path| path.ends_with(INFO_COPY)) {
         return None;
     }
-    let copy = resolver.open_path("copy of the property list", INFO_COPY).ok()?;
+    let copy = match resolver.open_path("copy of the property list", INFO_COPY) {
+        Ok(copy) => copy,
+        Err(error) => {
+            let is_missing = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
+            let is_missing = error.io_error().is_some_and(is_missing);
+            return (!is_missing).then(|| error.without_remedy().to_string());
+        }
+    };
     match InfoPlist::read(&*copy, context.limits) {
         Ok(copy) if copy == *plist => None,
         Ok(copy) => Some(format!(
@@ -211,6 +219,11 @@ impl Layer for SparseBundle {
         bands.next_stored(range.start).unwrap_or(range.end).min(range.end)
     }
 
+    fn directories(&self) -> Vec<PathBuf> {
+        let bundle = self.files[0].path().and_then(Path::parent).map(Path::to_owned);
+        bundle.iter().map(|bundle| bundle.join(BANDS)).chain(bundle.clone()).collect()
+    }
+
     fn map(&self, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()> {
         if self.encrypted {
             return Err(encrypted());
@@ -220,6 +233,14 @@ impl Layer for SparseBundle {
         for band in bands.within(&range) {
             let guest = bands.guest(band.index);
             let len = bands.len_of(band).map_err(|error| error.losing(guest.clone()))?;
+            if len > self.plist.band_bytes {
+                let message = format!(
+                    "the file of band {:x} has {len} bytes, but a band has only {}: the size of \
+                     bands in the property list is wrong, or the file is damaged",
+                    band.index, self.plist.band_bytes
+                );
+                return Err(Error::corrupt("sparse bundle band", message).losing(guest));
+            }
             let stored_end = guest.start.saturating_add(len).min(guest.end);
             let (start, end) = (guest.start.max(range.start), stored_end.min(range.end));
             if start < end {

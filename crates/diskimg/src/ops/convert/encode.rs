@@ -34,6 +34,8 @@ pub(super) struct Encoding<'a> {
     pub(super) salvaged: &'a SalvageLog,
     /// Whether the target wants a digest of the guest's bytes.
     pub(super) digests: bool,
+    /// Whether clusters of zeros are encoded like others.
+    pub(super) encodes_zeros: bool,
     pub(super) sharing: &'a Sharing,
     /// Whether compressed units are copied as stored where the target accepts them.
     pub(super) passes: bool,
@@ -222,7 +224,7 @@ impl Encoding<'_> {
             let same = self.backing.is_some() && worker.backing[at..at + bytes.len()] == *bytes;
             let run = if same {
                 TaskRun::Same(range)
-            } else if zero {
+            } else if zero && !self.encodes_zeros {
                 TaskRun::Zero(range)
             } else if let Some(encoder) = &mut worker.encoder {
                 let from = encoded.len();

@@ -7,6 +7,7 @@ use crate::model::image::Image;
 use crate::open::external_files::StandIn;
 use crate::storage::source::{HostFileId, IoHints};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 /// One or more images as one range of guest bytes.
@@ -130,6 +131,15 @@ impl Input {
         let tops = self.images.iter().filter_map(|image| image.layers().next());
         let sizes = tops.filter_map(|layer| layer.sector_sizes());
         sizes.map(|[logical, _]| logical).find(|&logical| logical != 512)
+    }
+
+    /// Returns true if a file at `path` would be a part of an image that is a directory.
+    pub(super) fn contains(&self, path: &Path) -> bool {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let Ok(parent) = parent.unwrap_or(Path::new(".")).canonicalize() else { return false };
+        let directories = self.images.iter().flat_map(Image::layers);
+        let directories = directories.flat_map(|layer| layer.directories());
+        directories.filter_map(|own| own.canonicalize().ok()).any(|own| own == parent)
     }
 
     pub(super) fn identities(&self) -> impl Iterator<Item = HostFileId> {

@@ -331,6 +331,10 @@ impl Settings<'_> {
             }
             None => None,
         };
+        if output.path().is_some_and(|path| input.contains(path)) {
+            let message = "the output would be a part of the source, which is a directory";
+            return Err(Error::invalid(message).hint("write it to another directory"));
+        }
         // The main file was checked before; the names of companion files are not known yet.
         output.protect(input.identities(), OWN_FILE);
         output.remove_leftovers();
@@ -438,6 +442,7 @@ impl Settings<'_> {
             encoders: Mutex::new(encoders),
             salvaged,
             digests: spec.wants_digest(),
+            encodes_zeros: spec.encodes_zeros(),
             sharing,
             passes,
             decodes_passed: self.digest.is_some() || !self.trust_source,

@@ -158,11 +158,10 @@ fn what_is_beyond_the_end_of_a_band_is_zeros() {
     assert_eq!(extents[1].guest, BAND + 1000..4 * BAND);
 }
 
-/// Its end is not a part of the disk; a wrong size of bands would move all others.
+/// A wrong size of bands would move all others.
 #[test]
 fn a_band_that_is_too_long_is_a_finding() {
     let (_dir, path) = written(&sample().band_of(0, vec![0x10; BAND as usize + 512]));
-    assert_eq!(our_bytes(&path), sample_disk().bytes());
     let found = findings(&path);
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].contains("the file of band 0 has 66048 bytes"), "{found:?}");
@@ -404,4 +403,33 @@ fn a_property_list_is_not_the_whole_disk_to_the_inspection() {
     let codes: Vec<_> = found.findings.iter().map(|finding| finding.code).collect();
     assert_eq!((codes, found.format), (vec![Code::Extents], "sparsebundle"));
     assert_eq!(found.virtual_size, Some(sample_disk().size));
+}
+
+/// If a band has more bytes than the property list says, the places of all bands may be wrong.
+#[test]
+fn a_band_that_is_too_long_is_an_error_and_not_cut_off() {
+    let (_dir, path) = written(&sample());
+    let band = path.join("bands/10");
+    let longer = std::fs::OpenOptions::new().write(true).open(&band).unwrap();
+    longer.set_len(BAND + 1).unwrap();
+    let error = error(&path);
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(error.to_string().contains("band 10 has 65537 bytes"), "{error}");
+    let mut other = [0; 512];
+    Image::open(&path).unwrap().read_at(&mut other, 0).unwrap();
+    assert_eq!(other, [0x10; 512]);
+}
+
+#[test]
+fn an_output_is_never_a_part_of_the_bundle_that_is_read() {
+    let (dir, path) = written(&sample());
+    for name in ["token", "Info.bckup", "bands/5", "bands/new"] {
+        let output = path.join(name);
+        let before = std::fs::read(&output).ok();
+        let error = Convert::new(Image::open(&path).unwrap()).run(&output).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{name}: {error}");
+        assert_eq!(std::fs::read(&output).ok(), before, "{name}");
+    }
+    assert_eq!(our_bytes(&path), sample_disk().bytes());
+    Convert::new(Image::open(&path).unwrap()).run(dir.path().join("beside")).unwrap();
 }

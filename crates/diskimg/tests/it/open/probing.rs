@@ -1,6 +1,7 @@
 //! Probing: a file in a format that is recognized but not supported is never read as a raw disk.
 
-use diskimg::{Convert, ErrorKind, Format, Image, OpenOptions, Probing, Remedy};
+use diskimg::{Convert, ErrorKind, Format, Image, OpenOptions, Options, Probing, Remedy};
+use diskimg_testkit::dmg::{Chunk, Dmg, RAW, Table, ZLIB};
 use diskimg_testkit::tool::{run, try_run};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -177,4 +178,48 @@ fn a_named_vmdk_in_utf16_is_an_error_that_says_so() {
     let error = OpenOptions::new().format(Format::Vmdk).open(&path).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("UTF-16"), "{error}");
+}
+
+/// An ISO file system is recognized in the disk, not in the file: the trailer decides.
+#[test]
+fn a_dmg_or_a_vhd_that_contains_a_disc_is_not_the_disc() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let mut disc = vec![0; 256 << 10];
+    disc[16 * 2048..16 * 2048 + 6].copy_from_slice(b"\x01CD001");
+    disc[17 * 2048..17 * 2048 + 6].copy_from_slice(b"\xffCD001");
+    std::fs::write(path("disc"), &disc).unwrap();
+    let chunks =
+        vec![Chunk::new(RAW, 0, &disc[..128 << 10]), Chunk::new(ZLIB, 256, &disc[128 << 10..])];
+    let dmg = Dmg::of(vec![Table::new(0, &disc, chunks)]).build();
+    assert_eq!(dmg[..128 << 10], disc[..128 << 10], "the test needs the chunk at the start");
+    std::fs::write(path("disc.dmg"), dmg).unwrap();
+    let raw = OpenOptions::new().format(Format::Raw).open(path("disc")).unwrap();
+    let options = Options::parse("subformat=fixed,force_size=on").unwrap();
+    Convert::new(raw).format(Format::Vhd).options(options).run(path("disc.vhd")).unwrap();
+    for (name, format) in
+        [("disc", Format::Iso), ("disc.dmg", Format::Dmg), ("disc.vhd", Format::Vhd)]
+    {
+        let image = Image::open(path(name)).unwrap();
+        assert_eq!(image.format(), format, "{name}");
+        let mut bytes = vec![1; disc.len()];
+        image.read_at(&mut bytes, 0).unwrap();
+        assert!(bytes == disc, "{name}");
+    }
+}
+
+/// qemu-img refuses it: "Could not locate UDIF trailer".
+#[test]
+fn a_truncated_dmg_is_an_error_or_at_least_a_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.DMG");
+    let bytes: Vec<u8> = (0..20_000u32).map(|i| (i * i / 7) as u8).collect();
+    std::fs::write(&path, &bytes).unwrap();
+    let error = Image::open(&path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert_eq!(error.remedy(), Some(Remedy::NameFormatRaw));
+    assert_eq!(OpenOptions::new().format(Format::Raw).open(&path).unwrap().size(), 20_000);
+    std::fs::write(&path, &bytes[..512 * 39]).unwrap();
+    let warnings: Vec<_> = Image::open(&path).unwrap().warnings().collect();
+    assert!(warnings.iter().any(|warning| warning.contains("no trailer")), "{warnings:?}");
 }

@@ -1,7 +1,7 @@
 //! Hostile and damaged files: an error that names the structure, never other bytes.
 
 use super::{assert_refused_by, check, error, findings, sample, write, write_bytes};
-use diskimg::{Convert, ErrorKind, Image, Limits, OpenOptions};
+use diskimg::{Compare, Comparison, Convert, ErrorKind, Image, Limits, OpenOptions};
 use diskimg_testkit::disk::Fill;
 use diskimg_testkit::dmg::{BZIP2, Chunk, Dmg, LZFSE, LZMA, Place, RAW, Table, ZERO, ZLIB};
 use diskimg_testkit::oracles::Oracle;
@@ -126,6 +126,64 @@ fn a_table_longer_than_the_limit_is_refused() {
     }
 }
 
+/// 65536 resources can refer to one table.
+#[test]
+fn a_table_counts_as_often_as_a_resource_fork_refers_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |references, chunks, limits| {
+        let image = Dmg { place: Place::ResourceFork, references, ..image_of(1000, chunks) };
+        OpenOptions::new().limits(limits).open(write(dir.path(), "disk.dmg", &image))
+    };
+    // Entries without sectors are not kept, but they take time.
+    for sectors in [0, 1] {
+        let chunks = (0..1000).map(|at| Chunk::empty(ZERO, at, sectors)).collect();
+        let error = open(1 << 16, chunks, Limits::default()).unwrap_err();
+        assert_eq!((error.kind(), error.exceeded()), (ErrorKind::Limit, Some("table_bytes")));
+    }
+    // A header, one entry and the end, ten times.
+    let bytes = 10 * (204 + 2 * 40);
+    for (max, is_accepted) in [(bytes, true), (bytes - 1, false)] {
+        let mut limits = Limits::default();
+        limits.table_bytes = max;
+        let opened = open(10, vec![Chunk::empty(ZERO, 0, 0)], limits);
+        assert_eq!(opened.is_ok(), is_accepted, "{opened:?}");
+    }
+}
+
+/// In windows of 16 MiB, this would take years.
+#[test]
+fn exabytes_of_zeros_are_skipped() {
+    let dir = tempfile::tempdir().unwrap();
+    let most = (1 << 54) - 1;
+    let path = write(dir.path(), "disk.dmg", &image_of(most, vec![Chunk::empty(ZERO, 0, most)]));
+    let image = Image::open(&path).unwrap();
+    assert_eq!(image.size(), i64::MAX as u64 - 511);
+    let entries = diskimg::map(&image, 0..u64::MAX).map(Result::unwrap);
+    let entries: Vec<_> = entries.map(|entry| (entry.start, entry.length, entry.zero)).collect();
+    assert_eq!(entries, [(0, most * 512, true)]);
+    let same = Compare::new(&image, &Image::open(&path).unwrap()).run().unwrap();
+    assert_eq!(same, Comparison::Identical { size_mismatch: false });
+    // The checksum is that of no bytes.
+    let found = findings(&path);
+    assert!(found.iter().any(|finding| finding.contains("CRC-32")), "{found:?}");
+    // Chunks that overlap elsewhere, and data at the end.
+    let data = Fill::Words(1).bytes(8 * 512);
+    let chunks = |at| vec![Chunk::empty(ZERO, 0, 1 << 53), Chunk::new(RAW, at, &data)];
+    let path = write(dir.path(), "disk.dmg", &image_of((1 << 53) + 8, chunks(1 << 53)));
+    let image = Image::open(&path).unwrap();
+    let extents: Vec<_> = image.extents(0..image.size()).unwrap().map(Result::unwrap).collect();
+    assert_eq!(extents.len(), 2);
+    assert_eq!(extents[0].guest, 0..1 << 62);
+    let mut overlapping = chunks((1 << 53) + 8);
+    overlapping.push(Chunk::new(RAW, (1 << 53) + 9, &data));
+    let path = write(dir.path(), "disk.dmg", &image_of((1 << 53) + 17, overlapping));
+    let found = findings(&path);
+    assert!(found.iter().any(|finding| finding.contains("several chunks")), "{found:?}");
+    let image = Image::open(&path).unwrap();
+    let extents: Vec<_> = image.extents(0..image.size()).unwrap().collect();
+    assert!(matches!(&extents[..], [Ok(zeros), Err(_)] if zeros.guest.start == 0), "{extents:?}");
+}
+
 /// Each byte of the trailer, of the property list and of the tables, changed: an error, or the same
 /// disk, or a disk of which the checksums say that it is another one.
 #[test]
@@ -194,6 +252,19 @@ fn markup_that_takes_the_parser_long_is_refused() {
             // An element before the root is not well-formed.
             || error.to_string().contains("DMG property list");
         assert!(is_expected, "{error}");
+    }
+}
+
+/// The value of an attribute may contain '>'. The parser reserves memory for each '<' and '='.
+#[test]
+fn attributes_after_one_with_the_end_of_a_tag_are_counted() {
+    for (doctype, text) in [
+        (format!("<a q='>' {}/>", "b='' ".repeat(100)), "a tag has too many attributes"),
+        (format!("<a q=\">\" {}/>", "b='' ".repeat(100)), "a tag has too many attributes"),
+        ("<a b=''/>".repeat(250_001), "too many tags and attributes"),
+    ] {
+        let image = Dmg { doctype, ..Dmg::whole(RAW, &sample().bytes(), 8) };
+        assert_error(&image, ErrorKind::Corrupt, text);
     }
 }
 

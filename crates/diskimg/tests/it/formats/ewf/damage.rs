@@ -2,9 +2,10 @@
 
 use super::{error, findings, our_bytes, sample, write_bytes};
 use diskimg::check::Code;
+use diskimg::info::Value;
 use diskimg::{Check, Convert, ErrorKind, Image, Limits, OpenOptions};
 use diskimg_testkit::ewf::{
-    Chunks, DESCRIPTOR, Ewf, Segment, descriptor, find_section, patch, raw_descriptor,
+    Chunks, DESCRIPTOR, Ewf, Segment, descriptor, find_section, patch, raw_descriptor, zlib,
 };
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -294,4 +295,55 @@ fn a_disk_that_differs_from_its_digests_is_a_finding() {
     assert!(found.iter().all(|finding| finding.code == Code::DigestMismatch), "{found:?}");
     let message = &found[0].message;
     assert!(message.contains("EWF digest section of segment 3: the MD5 of"), "{message}");
+}
+
+/// Each may decompress to a megabyte.
+#[test]
+fn only_the_first_header_of_each_kind_is_decompressed() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = |number: &str| format!("1\nmain\nc\n{number}\n");
+    let header = |number| ("header", zlib(text(number).as_bytes()));
+    let opened = |first_sections, header2: Option<String>| {
+        let image = Ewf { first_sections, header2, ..small(sample(9 * 1024)) };
+        let image = Image::open(write(dir.path(), &image.build_one())).unwrap();
+        let specific = image.layers().next().unwrap().details().specific;
+        let number = specific.into_iter().find(|(name, _)| *name == "case-number");
+        (number.map(|(_, value)| value), image.warnings().count())
+    };
+    let value = |number: &str| Some(Value::from(number));
+    assert_eq!(opened(vec![header(""), header("7")], None), (None, 0));
+    assert_eq!(opened(vec![header("7"), header("8")], None), (value("7"), 0));
+    // A second kind is read, whatever the first one has, and its values have precedence.
+    assert_eq!(opened(vec![header(""), header("7")], Some(text("9"))), (value("9"), 0));
+    assert_eq!(opened(vec![header("7")], Some(text("9"))), (value("9"), 0));
+    assert_eq!(opened(vec![header("7")], Some(text(""))), (value("7"), 0));
+    let damaged = vec![("header", b"not zlib".to_vec()); 100];
+    assert_eq!(opened(damaged.clone(), Some(text("9"))), (value("9"), 1));
+    assert_eq!(opened(damaged, None), (None, 1));
+    // Lines of very many values.
+    let tabs = "\t".repeat(500_000);
+    let long = format!("1\nmain\n{tabs}c\tc\n{tabs}7\t8\n");
+    assert_eq!(opened(vec![("header", zlib(long.as_bytes()))], None), (value("7"), 0));
+}
+
+#[test]
+fn warnings_about_damaged_sections_are_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = sample(9 * 1024);
+    for (name, count, last) in [
+        ("hash", 16, "EWF digest section"),
+        ("hash", 216, "damaged sections: 200 more"),
+        ("digest", 17, "damaged sections: 1 more"),
+        ("error2", 1000, "damaged sections: 984 more"),
+        ("incomplete", 1000, "the acquisition was not finished"),
+    ] {
+        let first_sections = vec![(name, Vec::new()); count];
+        let image = Ewf { first_sections, ..small(bytes.clone()) };
+        let path = write(dir.path(), &image.build_one());
+        let warnings: Vec<_> = Image::open(&path).unwrap().warnings().collect();
+        let expected = if name == "incomplete" { 1 } else { count.min(17) };
+        assert_eq!(warnings.len(), expected, "{name} {count}: {warnings:?}");
+        assert!(warnings[expected - 1].contains(last), "{name} {count}: {warnings:?}");
+        assert!(our_bytes(&path) == bytes);
+    }
 }

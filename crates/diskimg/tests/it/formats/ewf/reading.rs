@@ -95,6 +95,29 @@ fn without_a_number_of_sectors_the_chunks_are_the_disk() {
     }
 }
 
+/// What follows the entries of a table is not its chunks, if a section `sectors` has these.
+#[test]
+fn tables_with_padding_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, bytes) = disk(40 * 32768);
+    for table_padding in [1, 4, 132] {
+        for table2 in [true, false] {
+            let image = Ewf { table_padding, table2, table_chunks: 7, ..Ewf::new(bytes.clone()) };
+            let path = write(dir.path(), "disk", &image.build());
+            assert!(our_bytes(&path) == bytes, "{table_padding}");
+            assert_eq!(findings(&path), [""; 0], "{table_padding}");
+            assert_read_by_libewf(&path, &disk);
+        }
+    }
+    // The first entry is damaged: that of the copy says where the chunks are.
+    let image = Ewf { table_padding: 100, ..Ewf::new(bytes.clone()) };
+    let mut file = image.build_one();
+    let entries = find_section(&file, "table", 0) + 76 + 24;
+    file[entries + 2] ^= 0x7f;
+    let path = write_bytes(dir.path(), "disk.E01", &file);
+    assert!(our_bytes(&path) == bytes);
+}
+
 /// EnCase 6 records a base for tables beyond 2 GiB.
 #[test]
 fn offsets_are_relative_to_the_base_of_the_table() {

@@ -1,11 +1,13 @@
 //! Raw disks written to compressed files.
 
+use diskimg::storage::output::Output;
 use diskimg::{Convert, Create, ErrorKind, Format, Image, OpenOptions, Options};
 use diskimg_testkit::disk::{Disk, Fill, Run};
 use diskimg_testkit::tool::run;
-use std::io::Read;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
 const SUBFORMATS: [&str; 2] = ["gzip", "zstd"];
 
@@ -67,6 +69,69 @@ fn every_program_for_the_compression_reads_what_is_written() {
             }
         }
     }
+}
+
+/// A writer whose bytes can be read later.
+#[derive(Clone, Default)]
+struct Pipe(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Zeros between data must not be written before the data.
+#[test]
+fn a_pipe_gets_the_same_bytes_as_a_file() {
+    for disk in disks() {
+        for subformat in ["gzip", "zstd", "gce"] {
+            let dir = tempfile::tempdir().unwrap();
+            let image = source(&disk, dir.path());
+            // Units of 2 MiB, which are longer than a part.
+            let qcow2 = dir.path().join("source.qcow2");
+            let convert = Convert::new(image.clone()).format(Format::Qcow2).compress(true);
+            convert.options(options("cluster_size=2M")).run(&qcow2).unwrap();
+            let path = dir.path().join("packed");
+            write(&image, subformat, 2, &path);
+            for image in [image, Image::open(&qcow2).unwrap()] {
+                let pipe = Pipe::default();
+                let options = options(&format!("subformat={subformat},size={}", disk.size));
+                let convert = Convert::new(image).options(options).threads(2);
+                // A qcow2 image has whole sectors.
+                if disk.size.is_multiple_of(512) {
+                    convert.run_to(Output::writer(pipe.clone())).unwrap();
+                    let written = pipe.0.lock().unwrap();
+                    assert!(
+                        *written == std::fs::read(&path).unwrap(),
+                        "{subformat}, {}",
+                        disk.size
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The ratio of zeros exceeds any limit for what is decompressed to a temporary file.
+#[test]
+fn a_disk_of_many_zeros_can_be_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.zst");
+    let create = Create::new(Format::Raw).size(8 << 30).options(options("subformat=zstd"));
+    create.run(&path).unwrap();
+    let len = std::fs::metadata(&path).unwrap().len();
+    assert!(len * diskimg::Limits::default().expansion < 8 << 30, "{len}");
+    let image = Image::open(&path).unwrap();
+    assert_eq!(image.size(), 8 << 30);
+    let mut end = [1; 512];
+    image.read_at(&mut end, (8 << 30) - 512).unwrap();
+    assert_eq!(end, [0; 512]);
 }
 
 #[test]
