@@ -153,7 +153,7 @@ limits! {
     descriptor_bytes = 1 << 20,
         "Bytes of a text file that lists files: a VMDK descriptor, a cue sheet";
     extent_files = 32_768,
-        "Files of a VMDK, of a Parallels bundle or of an EWF image, all open at the same time";
+        "Files of a VMDK, a Parallels bundle or an EWF image, which are all open";
     sibling_files = 4096,
         "Files of a directory that are searched for a parent by UUID",
         "Further files are ignored. If no parent is found, the error says so.";
