@@ -17,7 +17,21 @@ pub(crate) fn vdi(input: &[u8]) {
     write_in_place(input);
 }
 
+/// Returns true if the data of the image begin within its first MiB, in blocks of at most as many
+/// bytes: in memory, a file has no holes.
+fn is_small(input: &[u8]) -> bool {
+    /// Offsets in the header of the offset of the data, of the size of a block and of its extra bytes.
+    const FIELDS: [usize; 3] = [0x158, 0x178, 0x17c];
+    FIELDS.into_iter().all(|at| {
+        let field = input.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+        field.is_some_and(|bytes| u32::from_le_bytes(bytes) <= 1 << 20)
+    })
+}
+
 fn write_in_place(input: &[u8]) {
+    if !is_small(input) {
+        return;
+    }
     let options = || OpenOptions::new().format(Format::Vdi);
     let source = |bytes: &[u8]| Arc::new(MemorySource::new(bytes.to_vec()));
     let read = |bytes: &[u8]| {
