@@ -393,10 +393,9 @@ impl Reader<'_> {
                 return Err(Error::unsupported("logical evidence, which has files and no disk")
                     .at(section.contents.start));
             }
-            Kind::Incomplete => {
-                if !std::mem::replace(&mut self.is_incomplete, true) {
-                    self.warnings.push("the acquisition was not finished".to_owned());
-                }
+            Kind::Incomplete if !self.is_incomplete => {
+                self.is_incomplete = true;
+                self.warnings.push("the acquisition was not finished".to_owned());
             }
             _ => {}
         }
