@@ -69,7 +69,7 @@ def test_the_claimed_format_and_the_size_limits_are_checked(make: Callable[..., 
     assert codes(diskimg.inspect(path, max_virtual_size=size - 1)) == ["disk-too-large"]
     assert diskimg.inspect(path, max_virtual_size=size, max_ratio=1 << 40)
     assert codes(diskimg.inspect(path, limits={"table_bytes": 1})) == ["unreadable"]
-    assert codes(diskimg.inspect(b"EVF\x09\x0d\x0a\xff\0" + bytes(600))) == ["format-not-read"]
+    assert codes(diskimg.inspect(b"MSWIM\0\0\0" + bytes(600))) == ["format-not-read"]
 
 
 def test_invalid_arguments_are_errors(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def create_options(format: Format) -> tuple[CreateOption, ...]:
     """Return the create options of ``format`` (``qemu-img create -f FORMAT -o help``).
 
     >>> [option.name for option in diskimg.create_options("raw")]
-    ['size', 'nocow', 'preallocation', 'extent_size_hint']
+    ['size', 'nocow', 'preallocation', 'extent_size_hint', 'subformat', 'compression_level']
 
     Raises:
         InvalidError: The format is unknown.
