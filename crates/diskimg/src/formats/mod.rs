@@ -46,6 +46,7 @@ pub mod qcow2;
 pub mod qed;
 pub mod raw;
 pub(crate) mod signatures;
+pub(crate) mod small_xml;
 #[cfg(feature = "sparsebundle")]
 pub mod sparsebundle;
 #[cfg(feature = "sparseimage")]

@@ -11,6 +11,7 @@
 
 use super::SECTOR;
 use crate::error::{Error, Result};
+use crate::formats::small_xml::{require_bounded, shortened};
 use crate::open::limits::Limits;
 use crate::storage::number::{to_u64, to_usize};
 use crate::storage::source::Source;
@@ -168,7 +169,7 @@ impl Descriptor {
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         let text = std::str::from_utf8(bytes).map_err(|_| corrupt("it is not valid UTF-8"))?;
         let text = text.trim_end_matches('\0');
-        require_bounded(text)?;
+        require_bounded(text, MAX_ATTRIBUTES)?;
         let options = ParsingOptions { nodes_limit: MAX_NODES, ..ParsingOptions::default() };
         let document = Document::parse_with_options(text, options).map_err(|e| match e {
             roxmltree::Error::NodesLimitReached => {
@@ -249,19 +250,6 @@ fn default_top() -> Guid {
     Guid(DEFAULT_TOP.to_owned())
 }
 
-/// Limits what takes the parser quadratic time. It does not accept a DTD, so that there are no
-/// entities to expand.
-fn require_bounded(text: &str) -> Result<()> {
-    // Attribute values cannot contain '<', so that no tag is split.
-    let attributes = |tag: &str| tag.bytes().filter(|&byte| byte == b'=').count();
-    let most = text.split('<').map(attributes).max().unwrap_or(0);
-    if most > MAX_ATTRIBUTES || text.matches("xmlns").count() > MAX_ATTRIBUTES {
-        let message = format!("a tag has more than {MAX_ATTRIBUTES} attributes or namespaces");
-        return Err(Error::limit(message));
-    }
-    Ok(())
-}
-
 fn children<'a>(node: Node<'a, 'a>, name: &'static str) -> impl Iterator<Item = Node<'a, 'a>> {
     node.children().filter(move |child| child.is_element() && child.tag_name().name() == name)
 }
@@ -283,16 +271,6 @@ fn required<'a>(node: Node<'a, 'a>, name: &'static str) -> Result<Node<'a, 'a>> 
 
 fn text<'a>(node: Node<'a, 'a>) -> &'a str {
     node.text().unwrap_or_default().trim()
-}
-
-/// Returns the beginning of a text, for messages.
-fn shortened(text: &str) -> String {
-    /// Maximum number of characters.
-    const MAX: usize = 80;
-    match text.char_indices().nth(MAX) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
 }
 
 fn number(node: Node<'_, '_>) -> Result<u64> {

@@ -12,6 +12,7 @@
 //! Other keys are ignored.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::formats::small_xml::{require_bounded, shortened};
 use crate::open::limits::Limits;
 use crate::storage::number::to_usize;
 use crate::storage::source::Source;
@@ -86,7 +87,7 @@ impl InfoPlist {
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         let text = std::str::from_utf8(bytes).map_err(|_| corrupt("it is not valid UTF-8"))?;
         let text = without_doctype(text.trim_end_matches('\0'))?;
-        require_bounded(&text)?;
+        require_bounded(&text, MAX_ATTRIBUTES)?;
         let options = ParsingOptions { nodes_limit: MAX_NODES, ..ParsingOptions::default() };
         let document = Document::parse_with_options(&text, options).map_err(|e| match e {
             roxmltree::Error::NodesLimitReached => {
@@ -142,18 +143,6 @@ fn without_doctype(text: &str) -> Result<Cow<'_, str>> {
     }
 }
 
-/// Limits what takes the parser quadratic time.
-fn require_bounded(text: &str) -> Result<()> {
-    // Attribute values cannot contain '<', so that no tag is split.
-    let attributes = |tag: &str| tag.bytes().filter(|&byte| byte == b'=').count();
-    let most = text.split('<').map(attributes).max().unwrap_or(0);
-    if most > MAX_ATTRIBUTES || text.matches("xmlns").count() > MAX_ATTRIBUTES {
-        let message = format!("a tag has more than {MAX_ATTRIBUTES} attributes or namespaces");
-        return Err(Error::limit(message));
-    }
-    Ok(())
-}
-
 /// Returns the only value of a key: of two, programs may read either.
 fn value<'a>(dictionary: Node<'a, 'a>, key: &'static str) -> Result<Node<'a, 'a>> {
     let is_key = |node: &Node<'_, '_>| node.has_tag_name("key") && node.text() == Some(key);
@@ -182,16 +171,6 @@ fn text_of<'a>(value: Node<'a, 'a>, tag: &'static str) -> Result<&'a str> {
 fn integer(value: Node<'_, '_>) -> Result<u64> {
     let text = text_of(value, "integer")?;
     text.parse().map_err(|_| corrupt(format!("'{}' is not a size", shortened(text))))
-}
-
-/// Returns the beginning of a text, for messages.
-fn shortened(text: &str) -> String {
-    /// Maximum number of characters.
-    const MAX: usize = 80;
-    match text.char_indices().nth(MAX) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
 }
 
 #[cfg(test)]
