@@ -8,6 +8,7 @@ mod create;
 mod disk;
 #[cfg(feature = "picture")]
 mod draw;
+mod in_place;
 mod info;
 #[cfg(feature = "inspect")]
 mod inspect;

@@ -1,15 +1,13 @@
 //! `resize`: changes the size of a disk in place.
 
+use super::in_place::{LockedImage, modify_file};
 use crate::error::{Error, Result};
 use crate::model::flat::Preallocation;
 use crate::model::mutable::ResizeRequest;
 use crate::model::options::parse_size;
-use crate::open::{OpenOptions, local_path};
+use crate::open::OpenOptions;
 use crate::remedy::Remedy;
-use crate::storage::edit::{FileStorage, Storage};
-use crate::storage::locking::Lock;
-use crate::storage::output::verify_name;
-use crate::storage::source::Source;
+use crate::storage::edit::Storage;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -130,15 +128,7 @@ impl Resize {
     /// After an error of writing, reserving space or flushing, the disk has its old or its new
     /// size; after any other error, its old size.
     pub fn run(&self, path: impl AsRef<Path>) -> Result<Resized> {
-        let name = path.as_ref();
-        let open = || FileStorage::open(local_path(name)?).map_err(|e| Error::io("cannot open", e));
-        let storage = Arc::new(open().map_err(|e| e.in_file(name))?);
-        let resized =
-            self.run_on(Arc::clone(&storage) as Arc<dyn Storage>, name.display().to_string())?;
-        if let (Some((file, _)), Some(path)) = (storage.as_file(), storage.path()) {
-            verify_name(file, path).map_err(|e| Error::output("cannot complete the image", e))?;
-        }
-        Ok(resized)
+        modify_file(path.as_ref(), |storage, name| self.run_on(storage, name))
     }
 
     /// Resizes an image in any storage. Errors refer to the image as `name`.
@@ -151,26 +141,18 @@ impl Resize {
     }
 
     fn resize(&self, storage: Arc<dyn Storage>, name: &str) -> Result<Resized> {
-        storage.lock(Lock::WRITE).map_err(|e| Error::io("cannot lock it", e))?;
-        let options = self.options.clone().snapshot(None).disk(None).metadata_only(false);
-        let source: Arc<dyn Source> = storage.clone();
-        let image = options.open_source(source, name)?;
-        let old_size = image.size();
+        let locked = LockedImage::open(storage, &self.options, name)?;
+        let old_size = locked.image.size();
         let new_size = self
             .size
             .of(old_size)
             .ok_or_else(|| Error::invalid("New image size must be positive"))?;
         self.require(old_size, new_size)?;
-        let format = image.format();
-        let open = format.driver().open_mutable.ok_or_else(|| {
-            Error::unsupported(format!("images of format {} cannot be resized", format.name()))
-        })?;
-        let mut layer = options.open_mutable(storage, open)?;
-        layer.resize(&ResizeRequest {
+        locked.mutable("resized")?.resize(&ResizeRequest {
             size: new_size,
             preallocation: self.preallocation,
-            format_probed: options.is_probed(),
-            backing: image.backing().as_ref(),
+            format_probed: locked.options.is_probed(),
+            backing: locked.image.backing().as_ref(),
         })?;
         Ok(Resized { old_size, new_size })
     }

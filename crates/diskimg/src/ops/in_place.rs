@@ -1,0 +1,75 @@
+//! What the operations have in common that modify an image in place.
+
+use crate::error::{Error, Result};
+use crate::model::image::Image;
+use crate::model::mutable::MutableLayer;
+use crate::open::{OpenOptions, local_path};
+use crate::storage::edit::{FileStorage, Storage};
+use crate::storage::locking::Lock;
+use crate::storage::output::verify_name;
+use crate::storage::source::Source;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Opens the file at `path` for reading and writing, and calls `modify` with it and with its name
+/// for error messages. Verifies afterwards that the path still refers to this file.
+///
+/// # Errors
+/// Returns [`Io`](crate::ErrorKind::Io) if the file cannot be opened, the errors of `modify`, and
+/// [`Output`](crate::ErrorKind::Output) if another file has the name now.
+pub(super) fn modify_file<T>(
+    path: &Path,
+    modify: impl FnOnce(Arc<dyn Storage>, String) -> Result<T>,
+) -> Result<T> {
+    let open = || FileStorage::open(local_path(path)?).map_err(|e| Error::io("cannot open", e));
+    let storage = Arc::new(open().map_err(|e| e.in_file(path))?);
+    let result = modify(Arc::clone(&storage) as Arc<dyn Storage>, path.display().to_string())?;
+    if let (Some((file, _)), Some(path)) = (storage.as_file(), storage.path()) {
+        verify_name(file, path).map_err(|e| Error::output("cannot complete the image", e))?;
+    }
+    Ok(result)
+}
+
+/// An image that no other process uses, and whose file is open for writing.
+#[derive(Debug)]
+pub(super) struct LockedImage {
+    /// The file, which stays locked as long as this exists.
+    storage: Arc<dyn Storage>,
+    /// The image and its backing chain, open for reading.
+    pub(super) image: Image,
+    /// How they were opened.
+    pub(super) options: OpenOptions,
+}
+
+impl LockedImage {
+    /// Locks the file and opens the image. Errors refer to it as `name`.
+    ///
+    /// # Errors
+    /// Returns [`Locked`](crate::ErrorKind::Locked) if another process uses the image, and the
+    /// errors of [`OpenOptions::open`].
+    pub(super) fn open(
+        storage: Arc<dyn Storage>,
+        options: &OpenOptions,
+        name: &str,
+    ) -> Result<Self> {
+        storage.lock(Lock::WRITE).map_err(|e| Error::io("cannot lock it", e))?;
+        let options = options.clone().snapshot(None).disk(None).metadata_only(false);
+        let source: Arc<dyn Source> = storage.clone();
+        let image = options.open_source(source, name)?;
+        Ok(Self { storage, image, options })
+    }
+
+    /// Returns what modifies the image. `done` completes the sentence "images of this format cannot
+    /// be …".
+    ///
+    /// # Errors
+    /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if images of this format cannot be
+    /// modified in place, and the errors of opening the image.
+    pub(super) fn mutable(&self, done: &str) -> Result<Box<dyn MutableLayer>> {
+        let format = self.image.format();
+        let open = format.driver().open_mutable.ok_or_else(|| {
+            Error::unsupported(format!("images of format {} cannot be {done}", format.name()))
+        })?;
+        self.options.open_mutable(Arc::clone(&self.storage), open)
+    }
+}
