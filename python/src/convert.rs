@@ -18,6 +18,8 @@ pub(crate) struct ConvertArgs {
     format: String,
     options: Vec<(String, String)>,
     compress: bool,
+    /// Offset and length in bytes.
+    part: Option<(u64, u64)>,
     backing: Option<String>,
     backing_format: Option<String>,
     external_files: String,
@@ -80,7 +82,7 @@ pub(crate) fn convert(
         .iter()
         .map(|(object, opening)| Ok((Input::new(object)?, opening.options(py)?)))
         .collect::<PyResult<Vec<_>>>()?;
-    let (salvage, in_place) = (how.salvage, how.in_place);
+    let (salvage, in_place, part) = (how.salvage, how.in_place, how.part);
     let configure = how.configure(py)?;
     let destination = match destination.extract::<PathBuf>() {
         Ok(path) if in_place => Destination::Existing(arguments::plain(path)),
@@ -94,7 +96,10 @@ pub(crate) fn convert(
     let raised: Vec<_> = inputs.iter().map(|(input, _)| input.raised()).collect();
     let report = work::run(py, progress.as_ref(), |callback| {
         let images = inputs.into_iter().map(|(input, options)| input.open(&options));
-        let images = images.collect::<diskimg::Result<Vec<_>>>()?;
+        let mut images = images.collect::<diskimg::Result<Vec<_>>>()?;
+        if let (Some((offset, len)), [image]) = (part, images.as_mut_slice()) {
+            *image = image.part(offset..offset.saturating_add(len))?;
+        }
         let converted = |images| Ok(configure(joined(images)?).progress(callback));
         match &destination {
             Destination::New(path) => Ok((converted(images)?.run(path)?, false)),

@@ -499,3 +499,21 @@ def test_a_check_lists_a_limited_number_of_findings(tmp_path: Path) -> None:
     assert (report.leaks, len(report.findings), report.omitted_findings) == (10, 3, 7)
     assert report.to_dict()["omitted-findings"] == 7
     assert diskimg.check(path).omitted_findings == 0
+
+
+def test_a_part_of_a_disk_is_converted(tmp_path: Path) -> None:
+    source, out = tmp_path / "a.raw", tmp_path / "b.qcow2"
+    contents = bytes(range(256)) * 4096
+    source.write_bytes(contents)
+    report = diskimg.convert(source, out, src_format="raw", part=(1000, 5000))
+    assert report.guest_bytes >= 5000
+    with diskimg.open(out) as image:
+        assert bytes(image.read_at(0, 5000)) == contents[1000:6000]
+    with pytest.raises(diskimg.Error, match="part of the disk"):
+        diskimg.convert(source, tmp_path / "c.raw", src_format="raw", part=(1 << 20, 1))
+    for part in [(-1, 5), (5, -1)]:
+        with pytest.raises(diskimg.InvalidError, match="part needs"):
+            diskimg.convert(source, tmp_path / "c.raw", part=part)
+    with pytest.raises(diskimg.InvalidError, match="one source"):
+        diskimg.convert([source, source], tmp_path / "c.raw", part=(0, 5))
+    assert not (tmp_path / "c.raw").exists()

@@ -69,6 +69,7 @@ def convert(
     compress: bool = False,
     snapshot: str | None = None,
     disk: str | int | None = None,
+    part: tuple[int, int] | None = None,
     backing: Path | None = None,
     backing_format: str | None = None,
     sparse: bool | int = True,
@@ -131,6 +132,8 @@ def convert(
         compress: Compress the output's clusters.
         snapshot: Convert this internal snapshot (ID or name).
         disk: The disk of an appliance (OVA): its number (from 1), file name or diskId.
+        part: Convert only this part of the disk: offset and length in bytes. There can be only one
+            source.
         backing: Use this image as the output's backing file and write only the data that differ
             from it. A relative name is relative to the output's directory.
         backing_format: The format of ``backing``.
@@ -215,6 +218,8 @@ def convert(
         raise InvalidError("backing_format without backing")
     if target_is_zero and not in_place:
         raise InvalidError("target_is_zero needs in_place=True")
+    if part is not None and (several and len(sources) != 1 or min(part) < 0):
+        raise InvalidError("part needs one source, an offset and a length")
     if rate_limit == 0:
         raise InvalidError("rate_limit must be at least 1")
     if in_place and not isinstance(dst, str | bytes | os.PathLike):
@@ -224,6 +229,7 @@ def convert(
         "format": chosen,
         "options": option_pairs(options, chosen),
         "compress": compress,
+        "part": part,
         "backing": None if backing is None else name_only(backing),
         "backing_format": backing_format,
         "external_files": how["external_files"],

@@ -40,6 +40,7 @@ class ConvertArgs(TypedDict):
     format: str
     options: list[tuple[str, str]]
     compress: bool
+    part: tuple[int, int] | None
     backing: str | None
     backing_format: str | None
     external_files: str

@@ -7,6 +7,7 @@ pub(crate) mod common;
 pub(crate) mod compare;
 pub(crate) mod convert;
 pub(crate) mod create;
+pub(crate) mod dd;
 pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod iso;
@@ -86,6 +87,7 @@ enum CommandArgs {
     Check(check::Args),
     Measure(measure::Args),
     Resize(resize::Args),
+    Dd(dd::Args),
     Iso(iso::Args),
     /// Create an ISO image; takes the options of mkisofs.
     #[command(aliases = ["genisoimage", "xorrisofs"], disable_help_flag = true)]
@@ -150,6 +152,8 @@ pub(crate) enum Command {
     Measure(measure::Job),
     /// `resize`.
     Resize(resize::Job),
+    /// `dd`.
+    Dd(dd::Job),
     /// `iso info`, `iso boot`.
     IsoShow(iso::show::Job),
     /// `iso ls`.
@@ -248,6 +252,7 @@ fn operands(command: &str) -> &'static str {
         "create" => "FILE [SIZE]",
         "measure" => "{FILE | --size SIZE}",
         "resize" => "FILE [+|-]SIZE",
+        "dd" => "if=FILE of=FILE [bs=SIZE] [skip=N] [count=N]",
         "mkisofs" => "[-o IMAGE] FILE...",
         "xorriso" => "COMMAND...",
         "completions" => "SHELL",
@@ -332,6 +337,7 @@ pub(crate) fn parse(
         CommandArgs::Check(args) => run(args.parse()?, Command::Check),
         CommandArgs::Measure(args) => run(args.parse(program)?, Command::Measure),
         CommandArgs::Resize(args) => run(args.parse()?, Command::Resize),
+        CommandArgs::Dd(args) => run(args.parse(program)?, Command::Dd),
         CommandArgs::Iso(args) => args.parse()?,
         // Reached when run as qemu-img or with options before the command; otherwise mkisofs::parse
         // has handled the line above.

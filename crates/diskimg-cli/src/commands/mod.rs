@@ -5,6 +5,7 @@ mod compare;
 mod config;
 mod convert;
 mod create;
+mod dd;
 mod info;
 mod inspect;
 mod iso;
@@ -34,6 +35,7 @@ pub(crate) fn calls(command: &Command) -> Calls {
         },
         Command::Create(job) if job.dry_run => Calls::modify(),
         Command::Create(job) => Calls::create(&job.path).and_options(&job.options),
+        Command::Dd(job) => Calls::create(&job.output).and_options(&job.options).and_spool(),
         Command::Resize(_) => Calls::modify(),
         Command::IsoExtract(job) => Calls::extract(Extract {
             owners: job.options.owners,
@@ -85,6 +87,7 @@ pub(crate) fn run(command: Command, console: &Console) -> Result<u8, Failure> {
         Command::Check(job) => check::run(&job, console),
         Command::Measure(job) => measure::run(&job, console),
         Command::Resize(job) => resize::run(&job, console),
+        Command::Dd(job) => dd::run(job, console),
         Command::IsoShow(job) => iso::show::run(&job, console),
         Command::IsoLs(job) => iso::ls::run(&job, console),
         Command::IsoCat(job) => iso::cat::run(&job, console),

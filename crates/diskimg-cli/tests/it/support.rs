@@ -75,6 +75,14 @@ impl Lab {
         self.run(line.split_whitespace())
     }
 
+    /// Runs diskimg through a link named `qemu-img`.
+    pub(crate) fn as_qemu_img(&self, line: &str) -> Ran {
+        let links = tempfile::tempdir().expect("a directory");
+        let link = links.path().join("qemu-img");
+        std::os::unix::fs::symlink(diskimg(), &link).expect("links");
+        Ran::new(self.command(link).args(line.split_whitespace()).output().expect("runs"))
+    }
+
     /// Runs diskimg and asserts that it ends within `seconds`.
     #[track_caller]
     pub(crate) fn within_seconds(&self, seconds: u64, line: &str) -> Ran {

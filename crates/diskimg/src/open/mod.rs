@@ -8,6 +8,7 @@ pub mod external_files;
 pub(crate) mod limits;
 mod location;
 mod node;
+mod part;
 pub(crate) mod probe;
 mod protocol;
 pub(crate) mod secrets;

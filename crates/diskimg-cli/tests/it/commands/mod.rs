@@ -5,6 +5,7 @@ mod check;
 mod compare;
 mod convert;
 mod create;
+mod dd;
 #[cfg(unix)]
 mod dry_run;
 #[cfg(unix)]
