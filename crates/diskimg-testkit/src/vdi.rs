@@ -156,6 +156,18 @@ impl Vdi {
         bytes
     }
 
+    /// Returns the guest's bytes of an image without a parent.
+    pub fn bytes(&self) -> Vec<u8> {
+        let len = self.block_bytes as usize;
+        let mut bytes = vec![0; self.entries() as usize * len];
+        for (block, index) in self.map.iter().filter(|(_, index)| **index < ZERO) {
+            let at = *block as usize * len;
+            bytes[at..at + len].copy_from_slice(&self.blocks[index]);
+        }
+        bytes.truncate(self.size as usize);
+        bytes
+    }
+
     /// Returns the file.
     pub fn build(&self) -> Vec<u8> {
         let mut file = self.header();

@@ -28,10 +28,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     if program == Program::QemuImg {
         set_rounded_size(&mut options, range.end - range.start);
     }
-    Convert::new(part(image, range)?)
-        .format(job.format)
-        .options(options)
-        .run(&job.output)?;
+    Convert::new(part(image, range)?).format(job.format).options(options).run(&job.output)?;
     Ok(0)
 }
 

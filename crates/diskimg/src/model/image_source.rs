@@ -20,7 +20,9 @@ impl Image {
         let mut layers = self.layers();
         let layer = layers.next()?;
         let is_raw = layers.len() == 0 && is_verbatim(layer.format());
-        (is_raw && layer.files().len() == 1).then(|| self.file(0, 0))
+        let file = (is_raw && layer.files().len() == 1).then(|| self.file(0, 0));
+        // A disk of whole sectors may be longer than its file.
+        file.filter(|file| file.len() >= self.size())
     }
 }
 

@@ -49,3 +49,30 @@ fn a_range_beyond_the_end_gives_valid_json() {
     let json = lab.line("map --output=json -s 2M a.raw").ok();
     serde_json::from_str::<Vec<serde_json::Value>>(&json).expect("JSON");
 }
+
+#[test]
+fn under_the_name_qemu_img_a_raw_disk_consists_of_whole_sectors() {
+    let lab = Lab::new();
+    std::fs::write(lab.path("data.raw"), vec![1; 65_537]).expect("written");
+    let file = std::fs::File::create(lab.path("hole.raw")).expect("created");
+    file.set_len(65_537).expect("set");
+    for name in ["data.raw", "hole.raw"] {
+        let map = format!("map --output=json -f raw {name}");
+        assert_eq!(lab.as_qemu_img(&map).ok(), lab.qemu(&map).ok(), "{name}");
+        let size = |ran: crate::support::Ran| {
+            let info: serde_json::Value = serde_json::from_str(&ran.ok()).expect("JSON");
+            info["virtual-size"].clone()
+        };
+        let info = format!("info --output=json -f raw {name}");
+        assert_eq!(size(lab.as_qemu_img(&info)), size(lab.qemu(&info)), "{name}");
+        assert_eq!(size(lab.line(&info)), 65_537, "{name}");
+        for format in ["raw", "qcow2"] {
+            lab.as_qemu_img(&format!("convert -f raw -O {format} {name} ours")).ok();
+            lab.qemu(&format!("convert -f raw -O {format} {name} theirs")).ok();
+            lab.qemu(&format!("compare -f {format} -F {format} ours theirs")).ok();
+            assert_eq!(size(lab.qemu(&format!("info --output=json -f {format} ours"))), 66_048);
+        }
+        lab.line(&format!("convert -f raw -O raw {name} exact")).ok();
+        assert!(lab.read("exact") == lab.read(name), "{name}");
+    }
+}

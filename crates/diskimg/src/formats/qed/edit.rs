@@ -49,8 +49,8 @@ impl QedMut {
 }
 
 impl MutableLayer for QedMut {
-    fn resize(&mut self, _: &ResizeRequest<'_>) -> Result<()> {
-        Err(Error::unsupported("images of format qed cannot be resized"))
+    fn resize(&mut self, request: &ResizeRequest<'_>) -> Result<()> {
+        super::resize::resize(&self.image, &*self.storage, request, &self.limits)
     }
 
     fn into_target(self: Box<Self>, request: &WriteRequest) -> Result<Option<Box<dyn TargetSpec>>> {

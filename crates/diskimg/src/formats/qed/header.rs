@@ -37,6 +37,9 @@ pub(super) const MAX_BACKING_NAME: u32 = 1023;
 /// Host offset of the fields for features.
 pub(super) const FEATURES_AT: u64 = 16;
 
+/// Host offset of the size of the disk.
+pub(super) const SIZE_AT: u64 = 48;
+
 bitflags! {
     /// Features that a program must support to open the image.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -23,6 +23,7 @@ mod header;
 #[cfg(feature = "inspect")]
 mod inspect;
 mod layer;
+mod resize;
 mod target;
 
 use crate::formats::two_level::TableFormat;

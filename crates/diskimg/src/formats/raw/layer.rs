@@ -11,12 +11,17 @@ use crate::storage::source::Source;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// Size of a sector in bytes.
+const SECTOR: u64 = 512;
+
 /// A raw image: the source is the disk.
 #[derive(Debug)]
 pub(crate) struct Raw {
     files: [Arc<dyn Source>; 1],
-    /// Length of the source when it was opened. Shrinking later is an error.
+    /// Size of the disk in bytes.
     size: u64,
+    /// Length of the source when it was opened. Shrinking later is an error.
+    stored: u64,
     /// Name of the VMDK descriptor of which the file may be an extent, by its own name.
     extent_of: Option<String>,
     /// True if the name is that of a DMG.
@@ -25,7 +30,14 @@ pub(crate) struct Raw {
 
 impl Raw {
     pub(crate) fn new(source: Arc<dyn Source>) -> Self {
-        Self { size: source.len(), files: [source], extent_of: None, named_dmg: false }
+        let stored = source.len();
+        Self { size: stored, stored, files: [source], extent_of: None, named_dmg: false }
+    }
+
+    /// Makes the disk consist of whole sectors, as QEMU does. Zeros follow the file.
+    pub(super) fn with_whole_sectors(mut self) -> Self {
+        self.size = self.stored.checked_next_multiple_of(SECTOR).unwrap_or(self.stored);
+        self
     }
 
     /// Has [`Layer::warnings`] mention what the name of the file says against a raw disk: that it may
@@ -59,6 +71,9 @@ impl Layer for Raw {
     }
 
     fn next_allocated_hint(&self, range: Range<u64>) -> u64 {
+        if range.start >= self.stored {
+            return range.end;
+        }
         match self.files[0].segment_at(range.start) {
             Ok(segment) if segment.hole => segment.end.clamp(range.start, range.end),
             _ => range.start,
@@ -68,6 +83,11 @@ impl Layer for Raw {
     fn map(&self, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()> {
         let mut at = range.start;
         while at < range.end {
+            let host = HostOffset { file: 0, offset: at };
+            if at >= self.stored {
+                push(out, at..range.end, Kind::Zero(Some(host)));
+                break;
+            }
             let segment = self.files[0]
                 .segment_at(at)
                 .map_err(|e| Error::io("cannot find the holes of the file", e).at(at))?;
@@ -77,7 +97,6 @@ impl Layer for Raw {
                     .at(at)
                     .losing(at..self.size));
             }
-            let host = HostOffset { file: 0, offset: at };
             let kind = if segment.hole { Kind::Zero(Some(host)) } else { Kind::Data(host) };
             push(out, at..end, kind);
             at = end;
@@ -88,8 +107,8 @@ impl Layer for Raw {
     fn details(&self) -> Details {
         let size = self.size;
         let mut notes = self.warnings();
-        if !size.is_multiple_of(512) {
-            let padded = size.next_multiple_of(512);
+        if !size.is_multiple_of(SECTOR) {
+            let padded = size.next_multiple_of(SECTOR);
             notes.push(format!(
                 "the length is not a multiple of 512; conversion to a format other than raw pads \
                  it with zeros to {padded} bytes"

@@ -33,7 +33,10 @@ pub(crate) static DRIVER: Driver = Driver {
     sector: 1,
     open: |source, context| {
         context.refuse_snapshot(crate::Format::Raw)?;
-        let raw = Raw::new(source);
+        let mut raw = Raw::new(source);
+        if context.like_qemu {
+            raw = raw.with_whole_sectors();
+        }
         // If the caller names the format, this is what is wanted.
         Ok(std::sync::Arc::new(if context.probed { raw.with_name_checked() } else { raw }))
     },

@@ -63,6 +63,22 @@ pub(crate) fn specify(
     compress: bool,
     limits: &Limits,
 ) -> Result<Box<dyn TargetSpec>> {
+    let end = require_consistent(tables, limits)?;
+    let writer = TableWriter::new(image, tables, end);
+    Ok(Box::new(ExistingSpec {
+        size: tables.size(),
+        quantum: tables.layout().cluster_size(),
+        compress,
+        writer: Mutex::new(Some(writer)),
+    }))
+}
+
+/// Verifies that an image with these tables can be modified. Returns the host offset of the end of
+/// what is in use.
+///
+/// # Errors
+/// As [`specify`].
+pub(crate) fn require_consistent(tables: &Tables, limits: &Limits) -> Result<u64> {
     let layout = tables.layout();
     let table_bytes = layout.used_entries(0, tables.size()) * 8;
     if table_bytes > limits.table_bytes {
@@ -88,14 +104,7 @@ pub(crate) fn specify(
         return Err(Error::unsupported(message));
     }
     // The last cluster may extend beyond the end of the file.
-    let end = end.unwrap_or(0).max(tables.end);
-    let writer = TableWriter::new(image, tables, end);
-    Ok(Box::new(ExistingSpec {
-        size: tables.size(),
-        quantum: layout.cluster_size(),
-        compress,
-        writer: Mutex::new(Some(writer)),
-    }))
+    Ok(end.unwrap_or(0).max(tables.end))
 }
 
 /// An existing image as the target of a conversion, before anything is written.

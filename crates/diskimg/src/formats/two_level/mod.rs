@@ -178,6 +178,23 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
+    /// Returns host offset and length of the parts of tables that describe what is behind the end of
+    /// the disk.
+    #[cfg(feature = "qed")]
+    pub(crate) fn behind_end(&self) -> Vec<(u64, u64)> {
+        let Location { layout, size, l1_at, l1_bytes, .. } = self.location;
+        let used = to_u64(self.l1.len()) * 8;
+        let mut parts = vec![(l1_at + used, l1_bytes.saturating_sub(used))];
+        if let Some(last) = to_u64(self.l1.len()).checked_sub(1)
+            && let Some(&table) = self.l1.last().filter(|&&table| table != 0)
+        {
+            let used = layout.used_entries(last, size) * 8;
+            parts.push((table + used, layout.table_bytes() - used));
+        }
+        parts.retain(|&(_, len)| len > 0);
+        parts
+    }
+
     /// Reads the L1 table.
     ///
     /// # Errors

@@ -355,6 +355,17 @@ impl Header {
         self.block_extra + self.block_bytes
     }
 
+    /// Stores the size, the locations and the number of blocks, of which `allocated` are in use, in
+    /// the first sector of a file of version 1.1.
+    pub(super) fn store_layout(&self, sector: &mut [u8], allocated: u32) {
+        let Ok((raw, _)) = RawHeader1::mut_from_prefix(sector) else { return };
+        raw.size = self.size.into();
+        raw.map_at = to_u32(self.map_at).into();
+        raw.data_at = to_u32(self.data_at).into();
+        raw.blocks = self.blocks.into();
+        raw.allocated = allocated.into();
+    }
+
     /// Returns the header's bytes as version 1.1, from the start of the file.
     pub(super) fn encode(&self) -> Vec<u8> {
         // Programs calculate the geometry. They require the size of a sector.

@@ -85,6 +85,11 @@ impl Vhd {
         self.dynamic.as_ref().map(|dynamic| &dynamic.blocks)
     }
 
+    /// Returns the dynamic header and the blocks; `None` for a fixed disk.
+    pub(super) fn dynamic(&self) -> Option<(&Header, &Blocks)> {
+        self.dynamic.as_ref().map(|dynamic| (&dynamic.header, &dynamic.blocks))
+    }
+
     /// Returns what is wrong with one of the copies of the footer.
     pub(super) fn damage(&self) -> Option<&str> {
         self.damage.as_deref()

@@ -46,6 +46,9 @@ use crate::storage::source::Source;
 
 pub(crate) use layer::Vhd;
 
+/// Maximum size of a disk in bytes: 2040 GiB, the most that sector numbers of 32 bits leave room for.
+const MAX_SIZE: u64 = 0xff00_0000 * SECTOR;
+
 /// The unit of offsets in tables, and of the bitmaps.
 const SECTOR: u64 = 512;
 

@@ -28,23 +28,23 @@ const MAX_FURTHER_BYTES: u64 = 1 << 20;
 /// The blocks, and what changes in their map.
 #[derive(Debug)]
 pub(super) struct BlockWriter {
-    storage: Arc<dyn Storage>,
-    header: Header,
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) header: Header,
     /// Size of the disk in bytes.
-    size: u64,
+    pub(super) size: u64,
     /// Entries that are free are the parent's.
-    is_child: bool,
-    map: Vec<u32>,
+    pub(super) is_child: bool,
+    pub(super) map: Vec<u32>,
     /// Chunks of the map that differ from what is stored.
-    changed: BTreeSet<usize>,
+    pub(super) changed: BTreeSet<usize>,
     /// The indices that no entry used when writing began, up to the largest one that is used.
-    free: VecDeque<Range<u32>>,
+    pub(super) free: VecDeque<Range<u32>>,
     /// The first index that is beyond all that are in use.
-    end: u32,
+    pub(super) end: u32,
     /// Blocks that were allocated by this writer: they read as zeros until they are written.
     new: BTreeSet<u64>,
     /// Number of allocated blocks, as stored.
-    counter: u32,
+    pub(super) counter: u32,
 }
 
 impl BlockWriter {
@@ -92,12 +92,12 @@ impl BlockWriter {
         self.apply(&edits, HEADER)
     }
 
-    fn apply(&self, edits: &Edits, structure: &'static str) -> Result<()> {
+    pub(super) fn apply(&self, edits: &Edits, structure: &'static str) -> Result<()> {
         let applied = edits.apply(&*self.storage);
         applied.map_err(|e| Error::io("cannot modify the image", e).in_structure(structure))
     }
 
-    fn block_of(&self, at: u64) -> u64 {
+    pub(super) fn block_of(&self, at: u64) -> u64 {
         at / self.header.block_bytes
     }
 
@@ -107,7 +107,7 @@ impl BlockWriter {
         range.start..range.end.min(end)
     }
 
-    fn entry(&self, block: u64) -> u32 {
+    pub(super) fn entry(&self, block: u64) -> u32 {
         self.map.get(to_usize(block)).copied().unwrap_or(FREE)
     }
 
@@ -120,7 +120,7 @@ impl BlockWriter {
     }
 
     /// Returns the host offset of the block with this index, with its extra bytes.
-    fn start_of(&self, index: u32) -> u64 {
+    pub(super) fn start_of(&self, index: u32) -> u64 {
         self.header.data_at + u64::from(index) * self.header.stride()
     }
 
@@ -142,7 +142,7 @@ impl BlockWriter {
     }
 
     /// Allocates a block that reads as zeros: the first one that is not in use, or one at the end.
-    fn add_block(&mut self, block: u64) -> Result<u32> {
+    pub(super) fn add_block(&mut self, block: u64) -> Result<u32> {
         let index = match self.free.front_mut() {
             Some(gap) => {
                 let index = gap.start;
@@ -278,7 +278,7 @@ impl BlockWriter {
     }
 
     /// Copies a block, with its extra bytes.
-    fn copy_block(&self, from: u32, to: u32) -> Result<()> {
+    pub(super) fn copy_block(&self, from: u32, to: u32) -> Result<()> {
         let (from, to) = (self.start_of(from), self.start_of(to));
         let (mut at, len) = (0, self.header.stride());
         let mut buf = vec![0; to_usize(len.min(COPY_BYTES))];

@@ -1,4 +1,5 @@
-//! Writing guest data into an existing VDI.
+//! Modifying a VDI in place. [`resize`] has the order of writes when its size changes; when guest data
+//! is written, it is:
 //!
 //! ```text
 //!   written                                   then
@@ -16,14 +17,17 @@
 //! the gaps that blocks of a child leave which became the parent's again.
 
 mod blocks;
+mod resize;
 
 use super::SECTOR;
 use super::layer::Vdi;
 use crate::error::{Error, Result};
-use crate::model::flat::FlatFile;
+use crate::model::flat::{FlatFile, Preallocation};
+use crate::model::image::Image;
 use crate::model::mutable::{MutableLayer, ResizeRequest, WriteRequest};
 use crate::model::target::{Allocate, Slot, Target, TargetSpec};
 use crate::open::OpenContext;
+use crate::open::limits::Limits;
 use crate::storage::edit::Storage;
 use crate::storage::lock;
 use crate::storage::output::Output;
@@ -41,6 +45,7 @@ const MAX_CHILD_BLOCK: u64 = 8 << 20;
 struct VdiMut {
     storage: Arc<dyn Storage>,
     image: Vdi,
+    limits: Limits,
 }
 
 /// Opens an image for modification.
@@ -49,12 +54,22 @@ pub(super) fn open(
     context: &OpenContext<'_>,
 ) -> Result<Box<dyn MutableLayer>> {
     let source: Arc<dyn Source> = storage.clone();
-    Ok(Box::new(VdiMut { image: Vdi::open(source, context)?, storage }))
+    Ok(Box::new(VdiMut {
+        image: Vdi::open(source, context)?,
+        storage,
+        limits: context.limits.clone(),
+    }))
 }
 
 impl MutableLayer for VdiMut {
-    fn resize(&mut self, _: &ResizeRequest<'_>) -> Result<()> {
-        Err(Error::unsupported("images of format vdi cannot be resized"))
+    fn resize(&mut self, request: &ResizeRequest<'_>) -> Result<()> {
+        if request.preallocation != Preallocation::Off {
+            let message = "images of format vdi cannot be resized with preallocation";
+            return Err(Error::unsupported(message));
+        }
+        let mut writer = BlockWriter::new(&self.image, Arc::clone(&self.storage))?;
+        let parent_size = request.backing.map_or(0, Image::size);
+        writer.resize(request.size, parent_size, &self.limits)
     }
 
     fn into_target(self: Box<Self>, _: &WriteRequest) -> Result<Option<Box<dyn TargetSpec>>> {

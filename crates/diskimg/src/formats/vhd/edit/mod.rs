@@ -1,4 +1,5 @@
-//! Writing guest data into an existing VHD.
+//! Modifying a VHD in place. [`resize`] has the order of writes when its size changes; when guest data
+//! is written, it is as follows.
 //!
 //! A fixed disk is overwritten. In a dynamic or differencing disk, new blocks are appended after the
 //! footer, which is written again behind them:
@@ -15,6 +16,7 @@
 //! the next modification writes the footer at the end again.
 
 mod blocks;
+mod resize;
 
 use super::SECTOR;
 use super::layer::Vhd;
@@ -23,6 +25,7 @@ use crate::model::layer::Layer;
 use crate::model::mutable::{MutableLayer, ResizeRequest, WriteRequest};
 use crate::model::target::{Allocate, Slot, Target, TargetSpec};
 use crate::open::OpenContext;
+use crate::open::limits::Limits;
 use crate::storage::edit::Storage;
 use crate::storage::lock;
 use crate::storage::output::Output;
@@ -42,6 +45,7 @@ const MAX_BITMAP_BYTES: u64 = 16 << 20;
 struct VhdMut {
     storage: Arc<dyn Storage>,
     image: Vhd,
+    limits: Limits,
 }
 
 /// Opens an image for modification.
@@ -50,12 +54,16 @@ pub(super) fn open(
     context: &OpenContext<'_>,
 ) -> Result<Box<dyn MutableLayer>> {
     let source: Arc<dyn Source> = storage.clone();
-    Ok(Box::new(VhdMut { image: Vhd::open(source, context)?, storage }))
+    Ok(Box::new(VhdMut {
+        image: Vhd::open(source, context)?,
+        storage,
+        limits: context.limits.clone(),
+    }))
 }
 
 impl MutableLayer for VhdMut {
-    fn resize(&mut self, _: &ResizeRequest<'_>) -> Result<()> {
-        Err(Error::unsupported("images of format vpc cannot be resized"))
+    fn resize(&mut self, request: &ResizeRequest<'_>) -> Result<()> {
+        resize::resize(&self.image, &*self.storage, request, &self.limits)
     }
 
     fn into_target(self: Box<Self>, _: &WriteRequest) -> Result<Option<Box<dyn TargetSpec>>> {

@@ -9,9 +9,9 @@
 mod dynamic;
 mod fixed;
 
-use super::SECTOR;
 use super::footer::{DiskType, FOOTER_BYTES, Footer};
 use super::geometry::Geometry;
+use super::{MAX_SIZE, SECTOR};
 use crate::error::{Error, Result};
 use crate::formats::uuid::Uuid;
 use crate::model::backing::Backing;
@@ -24,9 +24,6 @@ use crate::storage::output::Output;
 use dynamic::{BLOCK, DynamicTarget, Layout};
 use fixed::FixedTarget;
 use std::path::Path;
-
-/// Maximum size of a disk in bytes: 2040 GiB, the most that sector numbers of 32 bits leave room for.
-const MAX_SIZE: u64 = 0xff00_0000 * SECTOR;
 
 /// A new image.
 #[derive(Debug, Clone)]

@@ -4,6 +4,7 @@ mod chains;
 mod in_place;
 mod matrix;
 mod reading;
+mod resizing;
 
 use diskimg::Image;
 use diskimg::check::Finding;

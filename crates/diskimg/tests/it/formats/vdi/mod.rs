@@ -4,6 +4,7 @@ mod differencing;
 mod in_place;
 mod matrix;
 mod reading;
+mod resizing;
 
 use diskimg_testkit::vdi::Vdi;
 use std::path::{Path, PathBuf};
