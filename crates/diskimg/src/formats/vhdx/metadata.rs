@@ -182,6 +182,21 @@ impl Metadata {
         })
     }
 
+    /// Returns the host offset of the size of the disk.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), and [`Unsupported`](crate::ErrorKind::Unsupported) if it is in two
+    /// sectors, so that it cannot be changed as a whole.
+    pub(super) fn size_at(source: &dyn Source, region: &Range<u64>) -> Result<u64> {
+        let items = items(source, region)?;
+        let at = field::<8>(source, region, &items, item::SIZE, "size of the disk")?.at;
+        if at % 512 > 504 {
+            let message = "the size of the disk is in two sectors";
+            return Err(Error::unsupported(message).in_structure(STRUCTURE).at(at));
+        }
+        Ok(at)
+    }
+
     /// Returns the bytes of the region up to the end of the last item: the table, and at 64 KiB the
     /// items.
     pub(super) fn encode(&self) -> Vec<u8> {

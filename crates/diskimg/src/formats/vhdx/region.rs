@@ -40,6 +40,9 @@ const MAX_BAT: u64 = 513 * MIB;
 /// Maximum length in bytes of the metadata region.
 const MAX_METADATA: u64 = 128 * MIB;
 
+/// Number of entries that are in the first sector of a region table, with its checksum.
+pub(super) const ENTRIES_IN_SECTOR: usize = 15;
+
 const SIGNATURE: [u8; 4] = *b"regi";
 
 /// Offset of the checksum in the table.

@@ -1,4 +1,4 @@
-//! Writing guest data into an existing VHDX.
+//! Modifying a VHDX in place. [`resize`] has the order of writes when its size changes.
 //!
 //! Before anything else is written, the changes in the log are made in their places, and the header
 //! gets new GUIDs (`start.rs`). Guest data is written to the blocks that are stored, and to new
@@ -16,6 +16,7 @@
 //! only, so that no two of them need to be written as a whole.
 
 mod blocks;
+mod resize;
 mod start;
 mod table;
 
@@ -67,8 +68,8 @@ pub(super) fn open(
 }
 
 impl MutableLayer for VhdxMut {
-    fn resize(&mut self, _: &ResizeRequest<'_>) -> Result<()> {
-        Err(Error::unsupported("images of format vhdx cannot be resized"))
+    fn resize(&mut self, request: &ResizeRequest<'_>) -> Result<()> {
+        self.change_size(request)
     }
 
     fn into_target(self: Box<Self>, _: &WriteRequest) -> Result<Option<Box<dyn TargetSpec>>> {

@@ -6,6 +6,7 @@ mod in_place;
 mod log;
 mod matrix;
 mod reading;
+mod resizing;
 mod writing;
 
 use diskimg::{Image, OpenOptions};
