@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::model::image::Image;
 use crate::model::mutable::MutableLayer;
-use crate::open::{OpenOptions, local_path};
+use crate::open::{OpenOptions, local_path, lock_error};
 use crate::storage::edit::{FileStorage, Storage};
 use crate::storage::locking::Lock;
 use crate::storage::output::verify_name;
@@ -28,6 +28,20 @@ pub(super) fn modify_file<T>(
         verify_name(file, path).map_err(|e| Error::output("cannot complete the image", e))?;
     }
     Ok(result)
+}
+
+/// Locks the files of a layer for reading.
+///
+/// # Errors
+/// Returns [`Locked`](crate::ErrorKind::Locked) if another process writes one of them.
+pub(super) fn lock_to_read(image: &Image, depth: usize) -> Result<()> {
+    let Some(layer) = image.layers().nth(depth) else { return Ok(()) };
+    layer.files().iter().try_for_each(|file| {
+        file.lock(Lock::READ).map_err(|e| match file.path() {
+            Some(path) => lock_error(e).in_file(path),
+            None => image.in_layer(lock_error(e), depth),
+        })
+    })
 }
 
 /// An image that no other process uses, and whose file is open for writing.

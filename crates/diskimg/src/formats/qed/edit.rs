@@ -59,7 +59,7 @@ impl MutableLayer for QedMut {
         }
         let features = self.image.header.features;
         let existing = ExistingImage {
-            has_backing: self.image.parent().is_some(),
+            has_backing: self.image.parent().is_some() || request.hides_backing,
             before: Some(self.set_features(features | Features::NEED_CHECK)?),
             after: Some(self.set_features(features)?),
             storage: Arc::clone(&self.storage),
