@@ -3,6 +3,7 @@
 
 pub(crate) mod advice;
 pub(crate) mod check;
+pub(crate) mod commit;
 pub(crate) mod common;
 pub(crate) mod compare;
 pub(crate) mod convert;
@@ -16,6 +17,7 @@ pub(crate) mod measure;
 pub(crate) mod mkisofs;
 pub(crate) mod names;
 mod objects;
+pub(crate) mod rebase;
 pub(crate) mod recipe;
 pub(crate) mod resize;
 mod usage;
@@ -86,6 +88,8 @@ enum CommandArgs {
     Check(check::Args),
     Measure(measure::Args),
     Resize(resize::Args),
+    Rebase(rebase::Args),
+    Commit(commit::Args),
     Iso(iso::Args),
     /// Create an ISO image; takes the options of mkisofs.
     #[command(aliases = ["genisoimage", "xorrisofs"], disable_help_flag = true)]
@@ -150,6 +154,10 @@ pub(crate) enum Command {
     Measure(measure::Job),
     /// `resize`.
     Resize(resize::Job),
+    /// `rebase`.
+    Rebase(rebase::Job),
+    /// `commit`.
+    Commit(commit::Job),
     /// `iso info`, `iso boot`.
     IsoShow(iso::show::Job),
     /// `iso ls`.
@@ -332,6 +340,8 @@ pub(crate) fn parse(
         CommandArgs::Check(args) => run(args.parse()?, Command::Check),
         CommandArgs::Measure(args) => run(args.parse(program)?, Command::Measure),
         CommandArgs::Resize(args) => run(args.parse()?, Command::Resize),
+        CommandArgs::Rebase(args) => run(args.parse()?, Command::Rebase),
+        CommandArgs::Commit(args) => run(args.parse()?, Command::Commit),
         CommandArgs::Iso(args) => args.parse()?,
         // Reached when run as qemu-img or with options before the command; otherwise mkisofs::parse
         // has handled the line above.

@@ -272,10 +272,7 @@ impl<'a> Commit<'a> {
         base_name: String,
     ) -> Result<Committed> {
         let in_base = |e: Error| e.in_file(&base.path);
-        storage
-            .lock(Lock::WRITE)
-            .map_err(|e| Error::io("cannot lock it", e))
-            .map_err(in_base)?;
+        storage.lock(Lock::WRITE).map_err(|e| Error::io("cannot lock it", e)).map_err(in_base)?;
         let (source, file): (Arc<dyn Source>, Arc<dyn Source>) = (top.clone(), storage.clone());
         let options = self.options().metadata_only(false);
         let stand_ins = vec![(base.path.clone(), file)];
@@ -312,7 +309,8 @@ impl<'a> Commit<'a> {
                 continue;
             }
             if written.shares_data_with(disk.only(depth).identities()) {
-                let message = "a file of the backing file is also one of another image of the chain";
+                let message =
+                    "a file of the backing file is also one of another image of the chain";
                 return Err(Error::refused(message));
             }
             if depth > 0 && !self.options.ignores_locks() {

@@ -166,12 +166,12 @@ impl<'a> Rebase<'a> {
             let error = Error::invalid("backing format must be specified");
             return Err(self.cannot_change(error).with_remedy(Remedy::NameBackingFormat));
         }
+        let options = self.options.clone().snapshot(None).disk(None);
+        let header = Opened::open(&options.metadata_only(true).alone(), storage, name)?;
         let stored_bytes = match self.header_only {
             true => 0,
             false => self.write(storage, name, &mut backing)?,
         };
-        let options = self.options.clone().snapshot(None).disk(None);
-        let header = Opened::open(&options.metadata_only(true).alone(), storage, name)?;
         self.edit(&*header.layer, backing.as_ref(), |edits| {
             edits.apply(&**storage).map_err(|e| Error::io("cannot modify the image", e))
         })?;
@@ -187,8 +187,7 @@ impl<'a> Rebase<'a> {
     ) -> Result<u64> {
         // The image is locked; what it names is locked below, or when it is opened to write.
         let options = self.options.clone().snapshot(None).disk(None).metadata_only(false);
-        let Opened { image, layer } =
-            Opened::open(&options.force_share(true), storage, name)?;
+        let Opened { image, layer } = Opened::open(&options.force_share(true), storage, name)?;
         let new = match backing {
             Some(backing) => {
                 let options = self.backing_options.clone().force_share(true);

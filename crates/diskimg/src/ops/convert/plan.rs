@@ -236,6 +236,7 @@ impl<'a> Plan<'a> {
                 }
                 Part::Data(range) => {
                     self.planned = range.start;
+                    self.charge_backing(&range)?;
                     let input_runs = self.input_runs(range.clone())?;
                     self.input.charge(&input_runs, &mut self.budgets)?;
                     self.push_tasks(vec![range], &input_runs)?;
@@ -243,6 +244,15 @@ impl<'a> Plan<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Charges what a range takes in the backing file to its budget.
+    fn charge_backing(&mut self, range: &Range<u64>) -> Result<()> {
+        let (Some(backing), Some(budget)) = (self.backing, &mut self.backing_budget) else {
+            return Ok(());
+        };
+        let end = range.end.min(backing.size());
+        budget.spend(backing, &backing.extents_in(range.start.min(end)..end)?)
     }
 
     /// Divides a window into tasks.

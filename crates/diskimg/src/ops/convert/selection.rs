@@ -97,13 +97,14 @@ fn stored_in(image: &Image, range: Range<u64>) -> Result<Vec<Part>> {
         Kind::Unallocated | Kind::Zero(_) => Some(Part::Zero(extent.guest)),
         Kind::Data(_) | Kind::Encoded(_) => Some(Part::Data(extent.guest)),
     };
-    Ok(image.extents_in(range)?.into_iter().filter_map(part).collect())
+    Ok(image.extents_and_holes(range)?.into_iter().filter_map(part).collect())
 }
 
 /// Returns what may differ between two images with the same top layer.
 fn differing(old: &Image, new: &Image, range: Range<u64>) -> Result<Vec<Part>> {
     let common = CommonLayers::of(old, new);
-    let (old, new) = (old.extents_in(range.clone())?, new.extents_in(range.clone())?);
+    let old = old.extents_and_holes(range.clone())?;
+    let new = new.extents_and_holes(range.clone())?;
     let (mut olds, mut news) = (old.iter().peekable(), new.iter().peekable());
     let mut parts = Vec::new();
     let mut at = range.start;
@@ -245,6 +246,9 @@ impl Write<'_> {
                     .with_remedy(Remedy::WriteNewImage)
             })?,
         };
+        if self.request.compress && spec.encoder().is_none() {
+            return Err(Error::invalid("Compression not supported for this file format"));
+        }
         let input = input(self.disk, &self.target, spec.quantum())?;
         let files = self.target.layers().take(1).flat_map(|layer| layer.files()).cloned().collect();
         let output = Output::to_place(Box::new(ModifiedImage {

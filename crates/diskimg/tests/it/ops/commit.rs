@@ -63,7 +63,9 @@ fn the_backing_file_gets_the_content_of_the_disk() {
         let found = padded(qemu_bytes(&base.path, base.format), expected.len());
         assert!(found == expected, "{}", context());
         assert!(padded(ours(base), expected.len()) == expected, "{}", context());
-        if base.format != "raw" && !(base.format == "vmdk" || base.format == "qcow" || base.format == "vpc") {
+        if base.format != "raw"
+            && !(base.format == "vmdk" || base.format == "qcow" || base.format == "vpc")
+        {
             assert_qemu_check(&base.path, base.format);
         }
         assert_qemu_check(&top.path, "qcow2");
@@ -95,7 +97,12 @@ fn the_emptied_image_is_not_longer_than_that_of_qemu_img() {
         run("qemu-img", ["commit", "-q", "-f", "qcow2", theirs.file()]);
         Commit::new().run(&top.path).unwrap();
         let len = |path: &Path| std::fs::metadata(path).unwrap().len();
-        assert!(len(&top.path) <= len(&theirs.path), "{options}: {} {}", len(&top.path), len(&theirs.path));
+        assert!(
+            len(&top.path) <= len(&theirs.path),
+            "{options}: {} {}",
+            len(&top.path),
+            len(&theirs.path)
+        );
         assert_qemu_check(&top.path, "qcow2");
         // QEMU allocates again.
         run("qemu-io", ["-f", "qcow2", "-c", "write -q -P 9 0 300k", top.file()]);
@@ -104,9 +111,15 @@ fn the_emptied_image_is_not_longer_than_that_of_qemu_img() {
 }
 
 /// Creates a full base of 1 MiB and an overlay of it with some data.
-fn overlay(dir: &Path, options: &str, base_format: &'static str, base_options: &str) -> (Member, Member) {
+fn overlay(
+    dir: &Path,
+    options: &str,
+    base_format: &'static str,
+    base_options: &str,
+) -> (Member, Member) {
     let path = dir.join(format!("base.{base_format}"));
-    let base = Member { path, format: base_format, size: 1 << 20, options: base_options.to_owned() };
+    let base =
+        Member { path, format: base_format, size: 1 << 20, options: base_options.to_owned() };
     create(&base, None);
     run("qemu-io", ["-f", base_format, "-c", "write -q -P 7 0 700k", base.file()]);
     let options = options.to_owned();
@@ -154,7 +167,8 @@ fn after_a_crash_the_disk_has_the_same_content() {
         let mut check_state = |written: &Member, state: &[u8]| {
             number += 1;
             std::fs::write(&written.path, state).unwrap();
-            let context = || format!("{options}, {base_format}, {}, state {number}", written.name());
+            let context =
+                || format!("{options}, {base_format}, {}, state {number}", written.name());
             let image = top.options().open(&top.path).unwrap();
             let mut now = vec![0; before.len()];
             image.read_at(&mut now, 0).unwrap();
@@ -181,7 +195,8 @@ fn after_a_crash_the_disk_has_the_same_content() {
             }
         };
         // The image is not changed before the backing file is durable.
-        let of_base = recorded_base.crash_states(seed as u64, step, |state| check_state(&base, state));
+        let of_base =
+            recorded_base.crash_states(seed as u64, step, |state| check_state(&base, state));
         std::fs::write(&base.path, recorded_base.to_vec()).unwrap();
         assert!(qemu_bytes(&base.path, base.format) == before);
         let of_top = recorded.crash_states(seed as u64, step, |state| check_state(&top, state));
@@ -230,4 +245,25 @@ fn the_base_is_found_by_its_recorded_name_and_by_its_path() {
         let done = Commit::new().base(name).run(&top.path).unwrap();
         assert!(!done.emptied && done.stored_bytes > 0, "{done:?}");
     }
+}
+
+/// A VMDK over a VMDK records the identifier of the contents of its parent.
+#[test]
+fn a_vmdk_can_be_opened_after_its_parent_was_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let member = |name: &str| {
+        let path = dir.path().join(name);
+        Member { path, format: "vmdk", size: 1 << 20, options: String::new() }
+    };
+    let (base, top) = (member("base.vmdk"), member("top.vmdk"));
+    create(&base, None);
+    run("qemu-io", ["-f", "vmdk", "-c", "write -q -P 7 0 700k", base.file()]);
+    create(&top, Some(&base));
+    run("qemu-io", ["-f", "vmdk", "-c", "write -q -P 3 100k 130k", top.file()]);
+    let before = qemu_bytes(&top.path, "vmdk");
+    let done = Commit::new().run(&top.path).unwrap();
+    assert!(!done.emptied && done.stored_bytes > 0);
+    assert!(qemu_bytes(&base.path, "vmdk") == before);
+    assert!(qemu_bytes(&top.path, "vmdk") == before);
+    Commit::new().keep(true).run(&top.path).unwrap();
 }
