@@ -11,7 +11,7 @@ use crate::output::report::{self, ReportFormat};
 use crate::output::{self, Console, Program};
 use diskimg::{Convert, DigestAlgorithm, Format, Plan, Report, printable};
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Layouts of a VMDK for which qemu-img accepts `-c` but stores data uncompressed.

@@ -8,7 +8,7 @@ use crate::model::mutable::{MutableLayer, WriteRequest};
 use crate::open::OpenOptions;
 use crate::open::external_files::{ExternalFiles, Resolver};
 use crate::ops::convert::{Selection, Write};
-use crate::ops::in_place::{lock_to_read, modify_file};
+use crate::ops::in_place::{lock_to_read, modify_file, refuse_further_files};
 use crate::ops::progress::Callback;
 use crate::ops::resize::{NewSize, Resize};
 use crate::storage::caching::Caching;
@@ -245,8 +245,7 @@ impl<'a> Commit<'a> {
         })?;
         // Writing gives the backing file a new identifier.
         let is_kept = depth == 1 && !self.keep && self.base.is_none();
-        if is_kept && child.parent_content_id().is_some() && !can_update_content_id(child.format())
-        {
+        if is_kept && child.parent_content_id().is_some() && !survives_new_content(child.format()) {
             return Err(Error::unsupported(format!(
                 "it records an identifier of the contents of its backing file, which changes when \
                  these are written: {} images could not be opened any more",
@@ -277,8 +276,18 @@ impl<'a> Commit<'a> {
         let options = self.options().metadata_only(false);
         let stand_ins = vec![(base.path.clone(), file)];
         let disk = options.clone().stand_ins(stand_ins).open_source(source, name)?;
+        if base.is_probed {
+            let error = "the image does not record the format of its backing file";
+            refuse_further_files(&disk, base.depth, error).map_err(in_base)?;
+        }
         self.require_separate(&disk, base)?;
-        let base_options = options.clone().format(base.format);
+        // Whether the image can be modified is known before anything is written.
+        let own = open_mutable(&options, disk.format(), top, "emptied")?;
+        let linked = linked_parent(&disk, base);
+        if let Some(parent) = &linked {
+            own.backing_edits(Some(parent))?;
+        }
+        let base_options = options.format(base.format);
         let layer = open_mutable(&base_options, base.format, &storage, "written");
         let write = Write {
             selection: Selection::StoredIn(disk.top_layers(base.depth)),
@@ -294,10 +303,15 @@ impl<'a> Commit<'a> {
             disk: disk.clone(),
         };
         let stored_bytes = write.run()?;
-        let emptied = match self.keep || self.base.is_some() {
-            true => false,
-            false => self.empty(top, &disk, &base_options, &storage)?,
-        };
+        if let Some(parent) = linked {
+            let source: Arc<dyn Source> = storage;
+            let written = base_options.metadata_only(true).alone().open_source(source, "")?;
+            let content_id = written.layer(0).content_ids().into_iter().next();
+            let edits = own.backing_edits(Some(&Backing { content_id, ..parent }))?;
+            edits.apply(&**top).map_err(|e| Error::io("cannot modify the image", e))?;
+        }
+        let is_kept = self.keep || self.base.is_some();
+        let emptied = if is_kept { false } else { own.make_empty()? };
         Ok(Committed { base: base_name, stored_bytes, emptied })
     }
 
@@ -319,46 +333,21 @@ impl<'a> Commit<'a> {
         }
         Ok(())
     }
-
-    /// Makes all clusters of the image unallocated. Returns false if its format cannot.
-    fn empty(
-        &self,
-        top: &Arc<dyn Storage>,
-        disk: &Image,
-        base_options: &OpenOptions,
-        base: &Arc<dyn Storage>,
-    ) -> Result<bool> {
-        let options = self.options().metadata_only(false);
-        let layer = disk.layer(0);
-        if layer.parent_content_id().is_some() {
-            let source: Arc<dyn Source> = base.clone();
-            let written = base_options.clone().metadata_only(true).alone();
-            let written = written.open_source(source, "")?;
-            update_content_id(&options, disk, &written, top)?;
-        }
-        open_mutable(&options, disk.format(), top, "emptied")?.make_empty()
-    }
 }
 
-/// Returns true if the identifier of the backing file's contents can be changed in images of this
-/// format.
-fn can_update_content_id(format: Format) -> bool {
-    format.name() == "vmdk"
+/// Returns true if images of this format can be opened after their backing file was written: its
+/// identifier is changed in a VMDK, and a VHD keeps its own.
+fn survives_new_content(format: Format) -> bool {
+    matches!(format.name(), "vmdk" | "vpc")
 }
 
-/// Makes the image refer to the contents that its backing file has now.
-fn update_content_id(
-    options: &OpenOptions,
-    disk: &Image,
-    base: &Image,
-    top: &Arc<dyn Storage>,
-) -> Result<()> {
-    let Some(parent) = disk.layer(0).parent() else { return Ok(()) };
-    let mut backing = Backing::new(parent.name.clone());
-    backing.content_id = base.layer(0).content_ids().into_iter().next();
-    let layer = open_mutable(options, disk.format(), top, "modified")?;
-    let edits = layer.backing_edits(Some(&backing))?;
-    edits.apply(&**top).map_err(|e| Error::io("cannot modify the image", e))
+/// Returns what a VMDK records of its parent, if that is written and gets another identifier of its
+/// contents.
+fn linked_parent(disk: &Image, base: &Base) -> Option<Backing> {
+    let layer = disk.layer(0);
+    let id = layer.parent_content_id().filter(|_| base.depth == 1)?;
+    let parent = layer.parent().filter(|_| disk.format().name() == "vmdk")?;
+    Some(Backing { content_id: Some(id), ..Backing::new(parent.name.clone()) })
 }
 
 fn open_mutable(

@@ -44,6 +44,23 @@ pub(super) fn lock_to_read(image: &Image, depth: usize) -> Result<()> {
     })
 }
 
+/// Verifies that a layer whose format is not known for certain, because of `why`, has no further
+/// files that would be written: it may be a raw disk into which a guest wrote a header that names
+/// files of the host.
+///
+/// # Errors
+/// Returns [`Refused`](crate::ErrorKind::Refused) if it has.
+pub(super) fn refuse_further_files(image: &Image, depth: usize, why: &str) -> Result<()> {
+    match image.layers().nth(depth) {
+        Some(layer) if layer.files().len() > 1 => {
+            let message = format!("it names further files, which would be written, and {why}");
+            let hint = "a guest can write the header of any format into a raw disk";
+            Err(Error::refused(message).hint(hint))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// An image that no other process uses, and whose file is open for writing.
 #[derive(Debug)]
 pub(super) struct LockedImage {

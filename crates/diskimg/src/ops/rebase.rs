@@ -2,11 +2,12 @@
 
 use crate::error::{Error, Result};
 use crate::model::backing::Backing;
+use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::model::mutable::{MutableLayer, WriteRequest};
 use crate::open::OpenOptions;
 use crate::ops::convert::{Selection, Write};
-use crate::ops::in_place::{lock_to_read, modify_file};
+use crate::ops::in_place::{lock_to_read, modify_file, refuse_further_files};
 use crate::ops::new_image::open_backing;
 use crate::ops::progress::Callback;
 use crate::remedy::Remedy;
@@ -63,11 +64,11 @@ impl fmt::Debug for Rebase<'_> {
 }
 
 impl<'a> Rebase<'a> {
-    /// Creates a builder for this backing file, with a format, or for none. A relative name is
-    /// resolved from the directory of the image.
+    /// Creates a builder for this backing file, with a format, or for none, which an empty name
+    /// stands for, too. A relative name is resolved from the directory of the image.
     pub fn new(backing: impl Into<Option<Backing>>) -> Self {
         Self {
-            backing: backing.into(),
+            backing: backing.into().filter(|backing| !backing.name.is_empty()),
             header_only: false,
             options: OpenOptions::new(),
             backing_options: OpenOptions::new(),
@@ -162,9 +163,15 @@ impl<'a> Rebase<'a> {
 
     fn rebase(&self, storage: &Arc<dyn Storage>, name: &str) -> Result<Rebased> {
         let mut backing = self.backing.clone();
-        if backing.as_ref().is_some_and(|backing| backing.format.is_none()) {
-            let error = Error::invalid("backing format must be specified");
-            return Err(self.cannot_change(error).with_remedy(Remedy::NameBackingFormat));
+        match backing.as_ref().map(|backing| backing.format.as_deref()) {
+            Some(None) => {
+                let error = Error::invalid("backing format must be specified");
+                return Err(self.cannot_change(error).with_remedy(Remedy::NameBackingFormat));
+            }
+            Some(Some(format)) => {
+                Format::of_backing(format)?;
+            }
+            None => {}
         }
         let options = self.options.clone().snapshot(None).disk(None);
         let header = Opened::open(&options.metadata_only(true).alone(), storage, name)?;
@@ -188,6 +195,10 @@ impl<'a> Rebase<'a> {
         // The image is locked; what it names is locked below, or when it is opened to write.
         let options = self.options.clone().snapshot(None).disk(None).metadata_only(false);
         let Opened { image, layer } = Opened::open(&options.force_share(true), storage, name)?;
+        if self.options.is_probed() {
+            refuse_further_files(&image, 0, "its format is not named")
+                .map_err(|e| e.with_remedy(Remedy::NameFormat))?;
+        }
         let new = match backing {
             Some(backing) => {
                 let options = self.backing_options.clone().force_share(true);

@@ -235,6 +235,32 @@ fn the_errors_are_those_of_qemu_img() {
     Image::open(&top.path).unwrap();
 }
 
+/// A raw disk into which a guest wrote a header that names a file of the host.
+#[test]
+fn no_file_is_written_that_an_image_of_unknown_format_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("a file of the host");
+    let options = format!("data_file={}", data.display());
+    let (top, base) = overlay(dir.path(), "cluster_size=64k", "qcow2", &options);
+    let before = std::fs::read(&data).unwrap();
+    run("qemu-img", ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base.file(), top.file()]);
+    let bytes = std::fs::read(&top.path).unwrap();
+    // Without the extension with the format: its type is unknown.
+    let at = bytes.windows(4).position(|w| w == [0xe2, 0x79, 0x2a, 0xca]).unwrap();
+    let mut changed = bytes.clone();
+    changed[at] = 0x11;
+    std::fs::write(&top.path, &changed).unwrap();
+    run("qemu-io", ["-f", "qcow2", "-c", "write -q -P 3 0 64k", top.file()]);
+    let error = Commit::new().run(&top.path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    assert!(std::fs::read(&data).unwrap() == before);
+    std::fs::write(&top.path, &bytes).unwrap();
+    Commit::new().run(&top.path).unwrap();
+    let probed = diskimg::Rebase::new(None);
+    assert_eq!(probed.run(&base.path).unwrap_err().kind(), ErrorKind::Refused);
+    probed.open_options(base.options()).run(&base.path).unwrap();
+}
+
 #[test]
 fn the_base_is_found_by_its_recorded_name_and_by_its_path() {
     let dir = tempfile::tempdir().unwrap();
@@ -245,6 +271,30 @@ fn the_base_is_found_by_its_recorded_name_and_by_its_path() {
         let done = Commit::new().base(name).run(&top.path).unwrap();
         assert!(!done.emptied && done.stored_bytes > 0, "{done:?}");
     }
+}
+
+/// A VHDX over a VHDX records an identifier of the contents of its parent.
+#[test]
+fn an_image_that_could_not_be_opened_afterwards_is_not_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = OpenOptions::new().external_files(diskimg::ExternalFiles::Any);
+    let (base, top) = (dir.path().join("base.vhdx"), dir.path().join("top.vhdx"));
+    let file = base.to_str().unwrap();
+    run("qemu-img", ["create", "-q", "-f", "vhdx", "-o", "block_size=1M", file, "4M"]);
+    run("qemu-io", ["-f", "vhdx", "-c", "write -q -P 7 0 2M", file]);
+    let raw = dir.path().join("a.raw");
+    std::fs::write(&raw, vec![5; 4 << 20]).unwrap();
+    let image = OpenOptions::new().format(diskimg::Format::Raw).open(&raw).unwrap();
+    let backing = diskimg::Backing::new("base.vhdx").with_format("vhdx");
+    let convert = diskimg::Convert::new(image).format(diskimg::Format::Vhdx).backing(backing);
+    convert.run(&top).unwrap();
+    let before = std::fs::read(&base).unwrap();
+    let commit = || Commit::new().open_options(options.clone());
+    let error = commit().run(&top).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(std::fs::read(&base).unwrap() == before);
+    commit().keep(true).run(&top).unwrap();
+    assert!(qemu_bytes(&base, "vhdx") == vec![5; 4 << 20]);
 }
 
 /// A VMDK over a VMDK records the identifier of the contents of its parent.
@@ -266,4 +316,22 @@ fn a_vmdk_can_be_opened_after_its_parent_was_written() {
     assert!(qemu_bytes(&base.path, "vmdk") == before);
     assert!(qemu_bytes(&top.path, "vmdk") == before);
     Commit::new().keep(true).run(&top.path).unwrap();
+    assert!(qemu_bytes(&top.path, "vmdk") == before);
+}
+
+#[test]
+fn bitmaps_of_both_images_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let (top, base) = overlay(dir.path(), "cluster_size=4k", "qcow2", "");
+    for member in [&top, &base] {
+        run("qemu-img", ["bitmap", "--add", member.file(), "b"]);
+    }
+    let before = qemu_bytes(&top.path, "qcow2");
+    Commit::new().run(&top.path).unwrap();
+    for member in [&top, &base] {
+        let info = run("qemu-img", ["info", member.file()]);
+        assert!(info.contains("name: b") && !info.contains("in-use"), "{info}");
+        assert_qemu_check(&member.path, "qcow2");
+        assert!(qemu_bytes(&member.path, "qcow2") == before);
+    }
 }

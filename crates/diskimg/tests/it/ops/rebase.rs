@@ -228,6 +228,8 @@ fn the_errors_are_those_of_qemu_img() {
             "Could not change the backing file to 'new.raw': backing format must be specified";
         refused(rebase, ErrorKind::Invalid, text);
     }
+    let unknown = Backing::new("new.raw").with_format("a format");
+    refused(Rebase::new(unknown).header_only(true), ErrorKind::Invalid, "a format");
     let long = "n".repeat(400);
     let text = format!("Could not change the backing file to '{long}': No space left in the file");
     refused(Rebase::new(raw(&long)).header_only(true), ErrorKind::Limit, &text);
