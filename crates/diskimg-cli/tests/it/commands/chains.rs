@@ -74,7 +74,9 @@ fn output_exit_codes_and_contents_are_those_of_qemu_img() {
                 (of("backing-filename"), of("backing-filename-format"))
             };
             assert_eq!(info(&ours), info(&theirs), "{line}: {name}");
-            ours.qemu(&format!("check -q {name}")).ok();
+            if !line.contains("-u") {
+                ours.qemu(&format!("check -q {name}")).ok();
+            }
         }
         assert!(ours.read("base.raw") == theirs.read("base.raw"), "{line}");
         // Without their backing files, images cannot be read.
