@@ -49,7 +49,7 @@ mod _native {
     };
     #[pymodule_export]
     use crate::operations::{
-        compare, create, detect, formats, inspect, limits, measure_size, resize,
+        commit, compare, create, detect, formats, inspect, limits, measure_size, rebase, resize,
     };
     #[pymodule_export]
     use crate::picture::{map_html, map_summary};

@@ -5,7 +5,8 @@ use crate::errors::{Raise, exception};
 use crate::image::{Image, json};
 use crate::work;
 use diskimg::{
-    Compare, Comparison, Create, Error, Format, InspectOptions, Limits, OpenOptions, Resize,
+    Caching, Commit, Compare, Comparison, Create, Error, Format, InspectOptions, Limits,
+    OpenOptions, Rebase, Resize,
 };
 use pyo3::prelude::*;
 use std::path::PathBuf;
@@ -66,6 +67,77 @@ pub(crate) fn resize(
         .preallocation(preallocation.parse().or_raise(py)?);
     let done = work::run(py, None, |_| resize.run(arguments::plain(path)))?;
     Ok((done.old_size, done.new_size))
+}
+
+fn caching(direct: bool) -> Caching {
+    if direct { Caching::Direct } else { Caching::Buffered }
+}
+
+/// Changes the backing file of an image. Returns the number of bytes that were written.
+#[pyfunction]
+#[allow(clippy::too_many_arguments, reason = "they are keyword arguments in Python")]
+pub(crate) fn rebase(
+    py: Python<'_>,
+    path: PathBuf,
+    backing: Option<(String, Option<String>)>,
+    how: OpenArgs,
+    header_only: bool,
+    compress: bool,
+    threads: Option<usize>,
+    direct: bool,
+    progress: Option<Bound<'_, PyAny>>,
+) -> PyResult<u64> {
+    let options = how.options(py)?;
+    let backing = backing.map(|(name, format)| arguments::backing(name, format));
+    let done = work::run(py, progress.as_ref(), |callback| {
+        let mut rebase = Rebase::new(backing)
+            .backing_options(options.clone().format(None))
+            .open_options(options)
+            .header_only(header_only)
+            .compress(compress)
+            .caching(caching(direct))
+            .progress(callback);
+        if let Some(threads) = threads {
+            rebase = rebase.threads(threads);
+        }
+        rebase.run(arguments::plain(path))
+    })?;
+    Ok(done.stored_bytes)
+}
+
+/// Writes what an image stores into a backing file. Returns the fields of `Committed`.
+#[pyfunction]
+#[allow(clippy::too_many_arguments, reason = "they are keyword arguments in Python")]
+pub(crate) fn commit(
+    py: Python<'_>,
+    path: PathBuf,
+    base: Option<String>,
+    how: OpenArgs,
+    keep: bool,
+    threads: Option<usize>,
+    rate_limit: Option<u64>,
+    direct: bool,
+    progress: Option<Bound<'_, PyAny>>,
+) -> PyResult<(String, u64, bool)> {
+    let options = how.options(py)?;
+    let done = work::run(py, progress.as_ref(), |callback| {
+        let mut commit = Commit::new()
+            .open_options(options)
+            .keep(keep)
+            .caching(caching(direct))
+            .progress(callback);
+        if let Some(base) = base {
+            commit = commit.base(base);
+        }
+        if let Some(threads) = threads {
+            commit = commit.threads(threads);
+        }
+        if let Some(rate) = rate_limit {
+            commit = commit.rate_limit(rate);
+        }
+        commit.run(arguments::plain(path))
+    })?;
+    Ok((done.base, done.stored_bytes, done.emptied))
 }
 
 /// Compares two images. Returns the result and the offset of the first difference.

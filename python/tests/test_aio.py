@@ -39,6 +39,7 @@ def slowly(raw: Path, out: Path, **more: Any) -> Coroutine[Any, Any, diskimg.Rep
 def test_the_functions_are_those_of_the_package() -> None:
     for name in (
         "check",
+        "commit",
         "compare",
         "convert",
         "create",
@@ -47,6 +48,7 @@ def test_the_functions_are_those_of_the_package() -> None:
         "inspect",
         "map",
         "measure",
+        "rebase",
         "resize",
         "open",
     ):

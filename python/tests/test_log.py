@@ -28,6 +28,9 @@ def test_operations_are_logged_with_their_names_and_results(
     for what, call in {
         "create": lambda: diskimg.create(tmp_path / "new.qcow2", "1M"),
         "resize": lambda: diskimg.resize(tmp_path / "new.qcow2", "2M"),
+        "rebase": lambda: diskimg.rebase(
+            tmp_path / "new.qcow2", "out.qcow2", "qcow2", header_only=True
+        ),
         "compare": lambda: diskimg.compare(raw, out, a_format="raw"),
         "check": lambda: diskimg.check(out),
         "iso.create": lambda: diskimg.iso.create(tmp_path / "a.iso", {"a": "b"}),

@@ -256,6 +256,13 @@ impl Error {
         }
     }
 
+    /// Adds text before the message.
+    #[must_use]
+    pub(crate) fn prefixed(mut self, text: &str) -> Self {
+        self.0.message = format!("{text}: {}", self.0.message).into();
+        self
+    }
+
     /// Removes the lost range, where its offsets do not apply.
     pub(crate) fn clear_lost(mut self) -> Self {
         self.0.lost = None;

@@ -119,9 +119,10 @@ pub use open::{OpenOptions, SnapshotSelector};
 #[cfg(feature = "picture")]
 pub use ops::Draw;
 pub use ops::{
-    Callback, Check, Compare, CompareError, CompareStage, Comparison, Convert, Create, Created,
-    DigestAlgorithm, Digests, FileDigest, MapEntries, MapEntry, NewSize, Plan, Progress, Reflink,
-    Report, Resize, Resized, Salvaged, Sparse, map, measure, measure_size,
+    Callback, Check, Commit, Committed, Compare, CompareError, CompareStage, Comparison, Convert,
+    Create, Created, DigestAlgorithm, Digests, FileDigest, MapEntries, MapEntry, NewSize, Plan,
+    Progress, Rebase, Rebased, Reflink, Report, Resize, Resized, Salvaged, Sparse, map, measure,
+    measure_size,
 };
 #[cfg(feature = "inspect")]
 pub use ops::{InspectOptions, inspect, inspect_source};

@@ -34,6 +34,7 @@ from diskimg._errors import (
 from diskimg._file import ImageFile
 from diskimg._formats import FORMATS, LIMITS, CreateOption, create_options
 from diskimg._image import Image, open
+from diskimg._in_place import commit, rebase
 from diskimg._native import VERSION as __version__
 from diskimg._operations import (
     check,
@@ -51,6 +52,7 @@ from diskimg._partitions import FileSystem, Partition, PartitionTable
 from diskimg._results import (
     CheckReport,
     Child,
+    Committed,
     Comparison,
     Created,
     Detection,
@@ -62,6 +64,7 @@ from diskimg._results import (
     Inspection,
     InspectionFinding,
     Measure,
+    Rebased,
     Reference,
     Report,
     Resized,
@@ -75,6 +78,7 @@ __all__ = [
     "LIMITS",
     "CheckReport",
     "Child",
+    "Committed",
     "Comparison",
     "CorruptError",
     "CreateOption",
@@ -98,6 +102,7 @@ __all__ = [
     "Measure",
     "Partition",
     "PartitionTable",
+    "Rebased",
     "Reference",
     "RefusedError",
     "Report",
@@ -109,6 +114,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "check",
+    "commit",
     "compare",
     "convert",
     "create",
@@ -119,6 +125,7 @@ __all__ = [
     "map",
     "measure",
     "open",
+    "rebase",
     "resize",
     "sandboxed",
 ]

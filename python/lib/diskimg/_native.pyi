@@ -17,6 +17,7 @@ __all__ = [
     "IsoContents",
     "IsoWalk",
     "Stop",
+    "commit",
     "compare",
     "confine",
     "convert",
@@ -33,6 +34,7 @@ __all__ = [
     "map_html",
     "map_summary",
     "measure_size",
+    "rebase",
     "release",
     "resize",
     "run_command",
@@ -189,6 +191,26 @@ def resize(
     shrink: bool,
     preallocation: str,
 ) -> tuple[int, int]: ...
+def rebase(
+    path: str,
+    backing: tuple[str, str | None] | None,
+    how: OpenArgs,
+    header_only: bool,
+    compress: bool,
+    threads: int | None,
+    direct: bool,
+    progress: Callable[[int, int], object] | None,
+) -> int: ...
+def commit(
+    path: str,
+    base: str | None,
+    how: OpenArgs,
+    keep: bool,
+    threads: int | None,
+    rate_limit: int | None,
+    direct: bool,
+    progress: Callable[[int, int], object] | None,
+) -> tuple[str, int, bool]: ...
 def compare(
     a: Image,
     b: Image,

@@ -575,6 +575,34 @@ class Resized:
 
 
 @dataclass(frozen=True, slots=True)
+class Rebased:
+    """The result of `rebase`."""
+
+    stored_bytes: int
+    """Bytes of guest data written to the image."""
+
+    def to_dict(self) -> Json:
+        """The fields."""
+        return {"stored-bytes": self.stored_bytes}
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The result of `commit`."""
+
+    base: str
+    """The file that was written."""
+    stored_bytes: int
+    """Bytes of guest data written to it."""
+    emptied: bool
+    """Whether the image was emptied."""
+
+    def to_dict(self) -> Json:
+        """The fields."""
+        return {"base": self.base, "stored-bytes": self.stored_bytes, "emptied": self.emptied}
+
+
+@dataclass(frozen=True, slots=True)
 class Created:
     """Description of a newly created image.
 

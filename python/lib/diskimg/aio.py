@@ -38,7 +38,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from diskimg import _image, _native, _operations
+from diskimg import _image, _in_place, _native, _operations
 from diskimg._errors import StoppedError
 from diskimg._image import Image
 from diskimg._results import CheckReport, Extent, Info, Measure
@@ -50,6 +50,7 @@ __all__ = [
     "AsyncImage",
     "Opening",
     "check",
+    "commit",
     "compare",
     "convert",
     "create",
@@ -59,6 +60,7 @@ __all__ = [
     "map",
     "measure",
     "open",
+    "rebase",
     "resize",
     "run",
 ]
@@ -244,6 +246,7 @@ def _asynchronous(function: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R
 
 
 check = _asynchronous(_operations.check)
+commit = _asynchronous(_in_place.commit)
 compare = _asynchronous(_operations.compare)
 convert = _asynchronous(_operations.convert)
 create = _asynchronous(_operations.create)
@@ -252,6 +255,7 @@ info = _asynchronous(_operations.info)
 inspect = _asynchronous(_operations.inspect)
 map = _asynchronous(_operations.map)
 measure = _asynchronous(_operations.measure)
+rebase = _asynchronous(_in_place.rebase)
 resize = _asynchronous(_operations.resize)
 
 

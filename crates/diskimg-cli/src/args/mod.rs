@@ -3,6 +3,7 @@
 
 pub(crate) mod advice;
 pub(crate) mod check;
+pub(crate) mod commit;
 pub(crate) mod common;
 pub(crate) mod compare;
 pub(crate) mod convert;
@@ -17,6 +18,7 @@ pub(crate) mod measure;
 pub(crate) mod mkisofs;
 pub(crate) mod names;
 mod objects;
+pub(crate) mod rebase;
 pub(crate) mod recipe;
 pub(crate) mod resize;
 mod usage;
@@ -88,6 +90,8 @@ enum CommandArgs {
     Measure(measure::Args),
     Resize(resize::Args),
     Dd(dd::Args),
+    Rebase(rebase::Args),
+    Commit(commit::Args),
     Iso(iso::Args),
     /// Create an ISO image; takes the options of mkisofs.
     #[command(aliases = ["genisoimage", "xorrisofs"], disable_help_flag = true)]
@@ -154,6 +158,10 @@ pub(crate) enum Command {
     Resize(resize::Job),
     /// `dd`.
     Dd(dd::Job),
+    /// `rebase`.
+    Rebase(rebase::Job),
+    /// `commit`.
+    Commit(commit::Job),
     /// `iso info`, `iso boot`.
     IsoShow(iso::show::Job),
     /// `iso ls`.
@@ -338,6 +346,8 @@ pub(crate) fn parse(
         CommandArgs::Measure(args) => run(args.parse(program)?, Command::Measure),
         CommandArgs::Resize(args) => run(args.parse()?, Command::Resize),
         CommandArgs::Dd(args) => run(args.parse(program)?, Command::Dd),
+        CommandArgs::Rebase(args) => run(args.parse()?, Command::Rebase),
+        CommandArgs::Commit(args) => run(args.parse()?, Command::Commit),
         CommandArgs::Iso(args) => args.parse()?,
         // Reached when run as qemu-img or with options before the command; otherwise mkisofs::parse
         // has handled the line above.

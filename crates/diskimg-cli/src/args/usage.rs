@@ -7,11 +7,11 @@ use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Commands of qemu-img that are not supported.
-const UNSUPPORTED: [&str; 7] = ["amend", "bench", "bitmap", "commit", "dd", "rebase", "snapshot"];
+const UNSUPPORTED: [&str; 5] = ["amend", "bench", "bitmap", "dd", "snapshot"];
 
 /// Options that `-h` leaves out, so that its help fits on a screen, by command; those of an empty
 /// name are left out everywhere.
-const RARELY_USED: [(&str, &[&str]); 7] = [
+const RARELY_USED: [(&str, &[&str]); 8] = [
     ("", &["color", "ignore_cid", "image_opts", "limits", "no_config", "parents", "sandbox"]),
     (
         "convert",
@@ -35,6 +35,7 @@ const RARELY_USED: [(&str, &[&str]); 7] = [
             "trust_source",
         ],
     ),
+    ("rebase", &["backing_cache", "cache"]),
     ("create", &["backing_unsafe", "force_share", "max_size"]),
     (
         "iso create",

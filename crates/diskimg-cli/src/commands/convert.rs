@@ -2,16 +2,16 @@
 
 use crate::args::common::Input;
 use crate::args::convert::{Destination, Job};
+use crate::commands::files_of_chain;
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::plan;
 use crate::output::progress::{Meter, ProgressMode};
 use crate::output::report::{self, ReportFormat};
 use crate::output::{self, Console, Program};
-use diskimg::storage::output::Destination as Found;
 use diskimg::{Convert, DigestAlgorithm, Format, Plan, Report, printable};
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Layouts of a VMDK for which qemu-img accepts `-c` but stores data uncompressed.
@@ -175,23 +175,12 @@ fn rules(job: &Job) -> Rules {
         Destination::Existing(path) if job.format == Format::Raw => rules.allow_overwrite(path),
         Destination::Existing(path) => {
             let rules = rules.allow_overwrite(path).allow_references(path, job.external_files);
-            existing_files(job, path).iter().fold(rules, |rules, file| rules.allow_overwrite(file))
+            files_of_chain(&job.backing_options.clone().format(job.format), path, 1)
+                .iter()
+                .fold(rules, |rules, file| rules.allow_overwrite(file))
         }
         Destination::Stdout => rules,
     }
-}
-
-/// Returns the files of an existing image, as far as it can be opened: the conversion reports any
-/// error.
-fn existing_files(job: &Job, path: &Path) -> Vec<PathBuf> {
-    if Found::of(path).is_err() {
-        return Vec::new();
-    }
-    let options = job.backing_options.clone().format(job.format).force_share(true);
-    let Ok(image) = options.open(path) else { return Vec::new() };
-    let top = image.layers().next();
-    let files = top.iter().flat_map(|layer| layer.files());
-    files.filter_map(|file| file.path()).map(Path::to_owned).collect()
 }
 
 /// Says what the conversion has done.

@@ -1,6 +1,7 @@
 //! The commands: each runs its job and returns the exit code.
 
 mod check;
+mod commit;
 mod compare;
 mod config;
 mod convert;
@@ -13,30 +14,36 @@ mod ls;
 mod manual;
 mod map;
 mod measure;
+mod rebase;
 mod resize;
 mod xorriso;
 
 use crate::args::Command;
-use crate::args::convert::Destination;
+use crate::args::convert as convert_args;
 use crate::args::map::Job as Map;
 use crate::args::recipe;
 use crate::confine::{Calls, Extract};
 use crate::failure::Failure;
 use crate::output::Console;
+use diskimg::OpenOptions;
+use diskimg::storage::output::Destination;
+use std::path::{Path, PathBuf};
 
 /// Returns the system calls of a command.
 pub(crate) fn calls(command: &Command) -> Calls {
     match command {
         Command::Convert(job) if job.dry_run => Calls::modify().and_spool(),
         Command::Convert(job) => match &job.output {
-            Destination::New(path) => Calls::create(path).and_options(&job.options).and_spool(),
-            Destination::Existing(_) => Calls::modify().and_spool(),
-            Destination::Stdout => Calls::write_stdout().and_spool(),
+            convert_args::Destination::New(path) => {
+                Calls::create(path).and_options(&job.options).and_spool()
+            }
+            convert_args::Destination::Existing(_) => Calls::modify().and_spool(),
+            convert_args::Destination::Stdout => Calls::write_stdout().and_spool(),
         },
         Command::Create(job) if job.dry_run => Calls::modify(),
         Command::Create(job) => Calls::create(&job.path).and_options(&job.options),
         Command::Dd(job) => Calls::create(&job.output).and_options(&job.options).and_spool(),
-        Command::Resize(_) => Calls::modify(),
+        Command::Resize(_) | Command::Rebase(_) | Command::Commit(_) => Calls::modify(),
         Command::IsoExtract(job) => Calls::extract(Extract {
             owners: job.options.owners,
             special_modes: job.options.special_modes,
@@ -74,6 +81,18 @@ fn image_calls(output: &recipe::Destination) -> Calls {
     }
 }
 
+/// Returns the files of the first `depth` layers of an image, as far as it can be opened: the
+/// operation reports any error.
+fn files_of_chain(options: &OpenOptions, path: &Path, depth: usize) -> Vec<PathBuf> {
+    if Destination::of(path).is_err() {
+        return Vec::new();
+    }
+    let Ok(image) = options.clone().force_share(true).open(path) else { return Vec::new() };
+    let layers = image.layers().take(depth);
+    let files = layers.flat_map(|layer| layer.files());
+    files.filter_map(|file| file.path()).map(Path::to_owned).collect()
+}
+
 /// Runs a command.
 pub(crate) fn run(command: Command, console: &Console) -> Result<u8, Failure> {
     match command {
@@ -88,6 +107,8 @@ pub(crate) fn run(command: Command, console: &Console) -> Result<u8, Failure> {
         Command::Measure(job) => measure::run(&job, console),
         Command::Resize(job) => resize::run(&job, console),
         Command::Dd(job) => dd::run(job, console),
+        Command::Rebase(job) => rebase::run(&job, console),
+        Command::Commit(job) => commit::run(&job, console),
         Command::IsoShow(job) => iso::show::run(&job, console),
         Command::IsoLs(job) => iso::ls::run(&job, console),
         Command::IsoCat(job) => iso::cat::run(&job, console),

@@ -83,6 +83,16 @@ impl Image {
         Some(Self::from_links(links.to_vec()))
     }
 
+    /// Returns the image whose chain is the first `count` layers, at least one.
+    pub(crate) fn top_layers(&self, count: usize) -> Self {
+        Self::from_links(self.links[..count].to_vec())
+    }
+
+    /// Returns the image whose chain begins with the layer at `depth`.
+    pub(crate) fn from_depth(&self, depth: usize) -> Self {
+        Self::from_links(self.links[depth..].to_vec())
+    }
+
     /// Returns the image whose chain is the layer at `depth` alone.
     pub(crate) fn only(&self, depth: usize) -> Self {
         Self::from_links(vec![self.links[depth].clone()])

@@ -1,9 +1,11 @@
 //! The interface for modifying an image in place.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::model::backing::Backing;
 use crate::model::flat::Preallocation;
 use crate::model::image::Image;
 use crate::model::target::TargetSpec;
+use crate::storage::edit::Edits;
 use std::fmt::Debug;
 
 /// An image that is open for modification.
@@ -34,6 +36,32 @@ pub(crate) trait MutableLayer: Send + Debug {
         let _ = request;
         Ok(None)
     }
+
+    /// Returns the modifications of the image's main file that change its reference to the backing
+    /// file, or remove it. They are those of the header as it is stored when this is called. At
+    /// every point, the image refers to the old or to the new backing file.
+    ///
+    /// # Errors
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported) if the reference cannot be changed in images
+    ///   of this format, or in this image;
+    /// - [`Limit`](crate::ErrorKind::Limit) if the image has no room for the name;
+    /// - [`Corrupt`](crate::ErrorKind::Corrupt) if the header is damaged;
+    /// - [`Io`](crate::ErrorKind::Io) if it cannot be read.
+    fn backing_edits(&self, backing: Option<&Backing>) -> Result<Edits> {
+        let _ = backing;
+        Err(Error::unsupported("Operation not supported"))
+    }
+
+    /// Makes every cluster unallocated, so that the disk reads as its backing file. The backing file
+    /// must have the same content: while this runs, and after a crash, some clusters are unallocated
+    /// and others are not. Snapshots and bitmaps are kept. Returns false if nothing was changed,
+    /// because this is not possible in images of this format.
+    ///
+    /// # Errors
+    /// As [`resize`](Self::resize).
+    fn make_empty(self: Box<Self>) -> Result<bool> {
+        Ok(false)
+    }
 }
 
 /// How guest data is written into an existing image.
@@ -41,6 +69,9 @@ pub(crate) trait MutableLayer: Send + Debug {
 pub(crate) struct WriteRequest {
     /// Whether clusters are compressed.
     pub(crate) compress: bool,
+    /// Whether the image is about to get a backing file that it does not have yet, so that zeros
+    /// must be recorded that would read as zeros without one.
+    pub(crate) hides_backing: bool,
 }
 
 /// A new virtual size.

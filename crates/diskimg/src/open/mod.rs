@@ -344,6 +344,11 @@ impl OpenOptions {
         self
     }
 
+    /// Returns true if files are not locked.
+    pub(crate) fn ignores_locks(&self) -> bool {
+        self.force_share
+    }
+
     /// Returns the lock for the files that are opened.
     fn lock(&self) -> Option<Lock> {
         let lock = if self.metadata_only { Lock::READ_METADATA } else { Lock::READ };

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::model::image::Image;
 use crate::model::mutable::MutableLayer;
-use crate::open::{OpenOptions, local_path};
+use crate::open::{OpenOptions, local_path, lock_error};
 use crate::storage::edit::{FileStorage, Storage};
 use crate::storage::locking::Lock;
 use crate::storage::output::verify_name;
@@ -28,6 +28,37 @@ pub(super) fn modify_file<T>(
         verify_name(file, path).map_err(|e| Error::output("cannot complete the image", e))?;
     }
     Ok(result)
+}
+
+/// Locks the files of a layer for reading.
+///
+/// # Errors
+/// Returns [`Locked`](crate::ErrorKind::Locked) if another process writes one of them.
+pub(super) fn lock_to_read(image: &Image, depth: usize) -> Result<()> {
+    let Some(layer) = image.layers().nth(depth) else { return Ok(()) };
+    layer.files().iter().try_for_each(|file| {
+        file.lock(Lock::READ).map_err(|e| match file.path() {
+            Some(path) => lock_error(e).in_file(path),
+            None => image.in_layer(lock_error(e), depth),
+        })
+    })
+}
+
+/// Verifies that a layer whose format is not known for certain, because of `why`, has no further
+/// files that would be written: it may be a raw disk into which a guest wrote a header that names
+/// files of the host.
+///
+/// # Errors
+/// Returns [`Refused`](crate::ErrorKind::Refused) if it has.
+pub(super) fn refuse_further_files(image: &Image, depth: usize, why: &str) -> Result<()> {
+    match image.layers().nth(depth) {
+        Some(layer) if layer.files().len() > 1 => {
+            let message = format!("it names further files, which would be written, and {why}");
+            let hint = "a guest can write the header of any format into a raw disk";
+            Err(Error::refused(message).hint(hint))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// An image that no other process uses, and whose file is open for writing.

@@ -2,6 +2,7 @@
 //! name no format.
 
 mod check;
+mod commit;
 mod compare;
 mod convert;
 mod create;
@@ -18,9 +19,11 @@ mod new_image;
 mod pipeline;
 mod plan;
 mod progress;
+mod rebase;
 mod resize;
 
 pub use check::Check;
+pub use commit::{Commit, Committed};
 pub use compare::{Compare, CompareError, CompareStage, Comparison};
 pub use convert::{
     Convert, DigestAlgorithm, Digests, FileDigest, Reflink, Report, Salvaged, Sparse,
@@ -34,4 +37,5 @@ pub use map::{MapEntries, MapEntry, map};
 pub use measure::{measure, measure_size};
 pub use plan::Plan;
 pub use progress::{Callback, Progress};
+pub use rebase::{Rebase, Rebased};
 pub use resize::{NewSize, Resize, Resized};

@@ -41,7 +41,7 @@ impl MutableLayer for QcowMut {
 
     fn into_target(self: Box<Self>, request: &WriteRequest) -> Result<Option<Box<dyn TargetSpec>>> {
         let existing = ExistingImage {
-            has_backing: self.image.parent().is_some(),
+            has_backing: self.image.parent().is_some() || request.hides_backing,
             before: None,
             after: None,
             storage: Arc::clone(&self.storage),

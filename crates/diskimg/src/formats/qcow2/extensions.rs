@@ -17,8 +17,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Extension types.
 const END: u32 = 0;
-const BACKING_FORMAT: u32 = 0xe279_2aca;
-const FEATURE_NAMES: u32 = 0x6803_f857;
+pub(crate) const BACKING_FORMAT: u32 = 0xe279_2aca;
+pub(crate) const FEATURE_NAMES: u32 = 0x6803_f857;
 const BITMAPS: u32 = 0x2385_2875;
 const ENCRYPTION: u32 = 0x0537_be77;
 const DATA_FILE: u32 = 0x4441_5441;
@@ -106,27 +106,9 @@ impl Extensions {
         limits: &Limits,
     ) -> Result<Self> {
         let mut extensions = Self::default();
-        let mut at = to_usize(start);
-        let end = to_usize(end);
-        while at < end {
-            // Bytes beyond the end of the file are zeros, which end the extensions.
-            let rest = first_cluster.get(at..).unwrap_or_default();
-            let Ok((raw, data)) = RawExtension::read_from_prefix(rest) else { break };
-            let (kind, length) = (raw.kind.get(), to_index(raw.length.get()));
-            if kind == END {
-                break;
-            }
-            let room = end.saturating_sub(at + size_of::<RawExtension>()).min(data.len());
-            if length > room {
-                return Err(Error::corrupt(
-                    "header extension",
-                    format!("type {kind:#010x} has {length} bytes, but only {room} are left"),
-                )
-                .at(to_u64(at)));
-            }
-            extensions.set(kind, &data[..length], limits).map_err(|e| e.at(to_u64(at)))?;
-            at += size_of::<RawExtension>() + length.next_multiple_of(8);
-        }
+        walk(first_cluster, start, end, |at, kind, data| {
+            extensions.set(kind, data, limits).map_err(|e| e.at(at))
+        })?;
         Ok(extensions)
     }
 
@@ -172,6 +154,45 @@ impl Extensions {
     }
 }
 
+/// Calls `each` with the offset, the type and the content of every extension between offsets `start`
+/// and `end` of the first cluster. Returns the offset of their end, which includes the end marker if
+/// there is one.
+///
+/// # Errors
+/// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if an extension is longer than the space for it,
+/// and the errors of `each`.
+pub(crate) fn walk<'a>(
+    first_cluster: &'a [u8],
+    start: u64,
+    end: u64,
+    mut each: impl FnMut(u64, u32, &'a [u8]) -> Result<()>,
+) -> Result<u64> {
+    let mut at = to_usize(start);
+    let end = to_usize(end);
+    while at < end {
+        // Bytes beyond the end of the file are zeros, which end the extensions.
+        let rest = first_cluster.get(at..).unwrap_or_default();
+        let Ok((raw, _)) = RawExtension::read_from_prefix(rest) else { break };
+        let (kind, length) = (raw.kind.get(), to_index(raw.length.get()));
+        let data = &rest[size_of::<RawExtension>()..];
+        if kind == END {
+            at += size_of::<RawExtension>();
+            break;
+        }
+        let room = end.saturating_sub(at + size_of::<RawExtension>()).min(data.len());
+        if length > room {
+            return Err(Error::corrupt(
+                "header extension",
+                format!("type {kind:#010x} has {length} bytes, but only {room} are left"),
+            )
+            .at(to_u64(at)));
+        }
+        each(to_u64(at), kind, &data[..length])?;
+        at += size_of::<RawExtension>() + length.next_multiple_of(8);
+    }
+    Ok(to_u64(at))
+}
+
 fn bitmaps(data: &[u8], limits: &Limits) -> Result<BitmapDirectory> {
     const NAME: &str = "bitmaps extension";
     let corrupt = |what: String| Error::corrupt(NAME, what);
@@ -199,7 +220,7 @@ fn bitmaps(data: &[u8], limits: &Limits) -> Result<BitmapDirectory> {
 }
 
 /// Appends an extension: type, length, data, padding.
-fn encode(out: &mut Vec<u8>, kind: u32, data: &[u8]) {
+pub(crate) fn encode(out: &mut Vec<u8>, kind: u32, data: &[u8]) {
     let raw = RawExtension { kind: kind.into(), length: to_u32(data.len()).into() };
     out.extend_from_slice(raw.as_bytes());
     out.extend_from_slice(data);

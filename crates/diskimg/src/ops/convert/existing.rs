@@ -170,7 +170,7 @@ impl Existing {
             }
             refuse_own_chain(&storage, &name, &image, &options)?;
             let layer = options.open_mutable(storage.clone(), open)?;
-            let request = WriteRequest { compress: settings.compress };
+            let request = WriteRequest { compress: settings.compress, hides_backing: false };
             let Some(spec) = layer.into_target(&request)? else { return Ok(None) };
             Ok(Some(Self { storage, name, options, image, spec }))
         };
@@ -254,7 +254,7 @@ fn modify(settings: Settings<'_>, input: Input, existing: Existing) -> Result<Re
         let len = input.size();
         existing.append_rest(input)?;
         let backing = open_common_backing(settings, output.path(), &existing)?;
-        Ok(Prepared { spec: existing.spec, backing, existing: Some(len) })
+        Ok(Prepared { spec: existing.spec, backing, existing: Some(len), selection: None })
     })
 }
 
@@ -326,11 +326,11 @@ impl TargetSpec for Started {
 
 /// An image that is modified in place.
 #[derive(Debug)]
-struct ModifiedImage {
-    storage: Arc<dyn Storage>,
-    path: Option<PathBuf>,
+pub(super) struct ModifiedImage {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) path: Option<PathBuf>,
     /// All files of the image, the main one first.
-    files: Vec<Arc<dyn Source>>,
+    pub(super) files: Vec<Arc<dyn Source>>,
 }
 
 impl Publish for ModifiedImage {

@@ -23,6 +23,7 @@ mod plan;
 mod read_back;
 mod run;
 mod salvage;
+mod selection;
 mod share;
 mod task;
 #[cfg(test)]
@@ -46,6 +47,8 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+
+pub(in crate::ops) use selection::{Selection, Write};
 
 pub use hash::{DigestAlgorithm, Digests, FileDigest};
 pub use share::Reflink;
@@ -130,6 +133,35 @@ struct Settings<'a> {
     progress: Option<Callback<'a>>,
 }
 
+impl Settings<'_> {
+    fn new() -> Self {
+        Self {
+            format: Format::default(),
+            options: Options::default(),
+            compress: false,
+            backing: None,
+            backing_options: OpenOptions::new(),
+            sparse: Sparse::default(),
+            threads: None,
+            rate_limit: None,
+            max_size: None,
+            salvage: false,
+            reflink: Reflink::default(),
+            offload: false,
+            recompress: false,
+            trust_source: false,
+            verify: false,
+            digest: None,
+            durability: Durability::default(),
+            caching: Caching::default(),
+            target_is_zero: false,
+            verify_manifest: true,
+            source_digest: None,
+            progress: None,
+        }
+    }
+}
+
 /// The result of a conversion.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -185,33 +217,7 @@ impl<'a> Convert<'a> {
     /// Creates a conversion of `image` with default settings. The output format is raw unless
     /// [`format`](Self::format) is called.
     pub fn new(image: Image) -> Self {
-        Self {
-            images: vec![image],
-            settings: Settings {
-                format: Format::default(),
-                options: Options::default(),
-                compress: false,
-                backing: None,
-                backing_options: OpenOptions::new(),
-                sparse: Sparse::default(),
-                threads: None,
-                rate_limit: None,
-                max_size: None,
-                salvage: false,
-                reflink: Reflink::default(),
-                offload: false,
-                recompress: false,
-                trust_source: false,
-                verify: false,
-                digest: None,
-                durability: Durability::default(),
-                caching: Caching::default(),
-                target_is_zero: false,
-                verify_manifest: true,
-                source_digest: None,
-                progress: None,
-            },
-        }
+        Self { images: vec![image], settings: Settings::new() }
     }
 
     /// Appends an image, whose guest bytes follow those of the previous one at the next sector

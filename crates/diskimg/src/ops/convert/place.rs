@@ -29,6 +29,8 @@ pub(super) struct Placer<'a> {
     pub(super) overlay: bool,
     /// Whether the target is an existing image.
     pub(super) existing: bool,
+    /// Whether what is the same in the backing file is left as it is in the target.
+    pub(super) keeps_same: bool,
     /// Whether the target is known to read as zeros, so that zeros are not placed.
     pub(super) is_zero: bool,
     /// The tasks that are placed and not yet written.
@@ -50,8 +52,12 @@ pub(super) struct Placer<'a> {
 pub(super) struct InFlight(Mutex<BTreeSet<u64>>);
 
 impl InFlight {
-    fn add(&self, start: u64) {
-        lock(&self.0).insert(start);
+    /// Adds the task of a range. One without data has nothing that is written, and the next task may
+    /// start where it does.
+    fn add(&self, range: &Range<u64>) {
+        if !range.is_empty() {
+            lock(&self.0).insert(range.start);
+        }
     }
 
     /// Returns the guest offset before which everything is written of what was placed before `at`.
@@ -60,8 +66,10 @@ impl InFlight {
     }
 
     /// Removes a task that is written.
-    pub(super) fn remove(&self, start: u64) {
-        lock(&self.0).remove(&start);
+    pub(super) fn remove(&self, range: &Range<u64>) {
+        if !range.is_empty() {
+            lock(&self.0).remove(&range.start);
+        }
     }
 }
 
@@ -81,14 +89,15 @@ impl Placer<'_> {
             let (progress, done, total) = (self.progress, task.zeros.start, self.total);
             hash.update(&task, &|| report(progress, done, total))?;
         }
-        self.in_flight.add(task.range.start);
-        if self.overlay {
+        self.in_flight.add(&task.range);
+        if self.overlay && !self.keeps_same {
             self.place_backed(task.zeros.clone())?;
         } else {
             self.place_zeros(task.zeros.clone())?;
         }
         for run in &task.runs {
             match run {
+                TaskRun::Same(_) if self.keeps_same => {}
                 TaskRun::Same(range) => self.place_backed(range.clone())?,
                 TaskRun::Zero(range) => self.place_zeros(range.clone())?,
                 TaskRun::Stored(range) => self.place_data(range.clone(), None, &mut writes)?,

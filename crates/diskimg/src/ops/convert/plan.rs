@@ -5,6 +5,7 @@ use super::input::{Input, InputRun};
 use super::load::Loaded;
 use super::pass;
 use super::salvage::{SALVAGE_BLOCK, SalvageLog};
+use super::selection::{Part, Selection};
 use super::share::{Origin, Sharing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::budget::{Budget, Budgets};
@@ -31,7 +32,8 @@ pub(super) struct Task {
     /// Known zeros before `range`. The target is informed of them; nothing is read.
     pub(super) zeros: Range<u64>,
     /// Guest bytes to transfer. Empty after a long run of zeros, and in the last task of a disk
-    /// that ends with zeros.
+    /// that ends with zeros. If a part of the disk is [selected](Selection), tasks do not cover the
+    /// rest of it.
     pub(super) range: Range<u64>,
     /// Runs of the input that cover `range` exactly.
     pub(super) input_runs: Vec<InputRun>,
@@ -55,6 +57,8 @@ pub(super) struct Plan<'a> {
     /// Guest bytes that are mapped at a time.
     step: u64,
     sharing: &'a Sharing,
+    /// The part of the disk that is transferred, if it is not the whole one.
+    selection: Option<&'a Selection>,
     /// Compressed units may be copied as stored.
     passes: bool,
     /// Tasks end at multiples of this many bytes: of the target's quantum, and of the blocks of zero
@@ -110,6 +114,7 @@ impl<'a> Plan<'a> {
             chunk,
             step,
             sharing,
+            selection: None,
             passes: false,
             grain,
             window: 0,
@@ -127,6 +132,12 @@ impl<'a> Plan<'a> {
     /// Sets whether compressed units may be copied as stored.
     pub(super) fn passes(mut self, yes: bool) -> Self {
         self.passes = yes;
+        self
+    }
+
+    /// Restricts the plan to a part of the disk.
+    pub(super) fn select(mut self, selection: Option<&'a Selection>) -> Self {
+        self.selection = selection;
         self
     }
 
@@ -158,7 +169,10 @@ impl<'a> Plan<'a> {
             self.plan_window(self.window..end)?;
             self.window = end;
             if self.ready.is_empty() && end - self.planned >= MAX_ZERO_WINDOWS * WINDOW {
-                return Ok(self.zero_task(end));
+                return Ok(Some(match self.selection {
+                    None => self.empty_task(end),
+                    Some(_) => self.skip_to(end),
+                }));
             }
         }
         if let Some(task) = self.ready.pop_front() {
@@ -168,13 +182,17 @@ impl<'a> Plan<'a> {
             return Ok(None);
         }
         self.ended = true;
-        Ok(self.zero_task(self.end))
+        let has_rest = self.planned < self.end && self.selection.is_none();
+        Ok(has_rest.then(|| self.empty_task(self.end)))
     }
 
     /// Returns the end of the next window. Windows are larger where nothing is allocated.
     fn next_window(&self) -> u64 {
         let (start, end) = (self.window, self.end);
         let one_step = end.min(start.saturating_add(self.step));
+        if let Some(selection) = self.selection {
+            return selection.next_window(start, end, self.step).max(one_step);
+        }
         if self.sparse == Sparse::Off {
             return one_step;
         }
@@ -188,28 +206,71 @@ impl<'a> Plan<'a> {
         if next < end { one_step.max(start + (next - start) / self.step * self.step) } else { end }
     }
 
-    /// Returns a task without data for the zeros from the end of the last task to `end`, if there
-    /// are any.
-    fn zero_task(&mut self, end: u64) -> Option<Task> {
+    /// Returns a task without data for the zeros from the end of the last task to `end`.
+    fn empty_task(&mut self, end: u64) -> Task {
         let zeros = self.planned..end;
         self.planned = end;
-        (!zeros.is_empty()).then(|| Task {
+        Task {
             zeros,
             range: end..end,
             input_runs: Vec::new(),
             origin: None,
             loaded: Loaded::default(),
-        })
+        }
+    }
+
+    /// Returns a task that neither has data nor zeros, for what is not selected before `end`.
+    fn skip_to(&mut self, end: u64) -> Task {
+        self.planned = end;
+        self.empty_task(end)
+    }
+
+    /// Divides the selected parts of a window into tasks.
+    fn plan_selected(&mut self, selection: &Selection, window: Range<u64>) -> Result<()> {
+        for part in selection.parts(self.input, window, self.quantum)? {
+            match part {
+                Part::Zero(range) => {
+                    self.planned = range.start;
+                    let task = self.empty_task(range.end);
+                    self.ready.push_back(task);
+                }
+                Part::Data(range) => {
+                    self.planned = range.start;
+                    self.charge_backing(&range)?;
+                    let input_runs = self.input_runs(range.clone())?;
+                    self.input.charge(&input_runs, &mut self.budgets)?;
+                    self.push_tasks(vec![range], &input_runs)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Charges what a range takes in the backing file to its budget.
+    fn charge_backing(&mut self, range: &Range<u64>) -> Result<()> {
+        let (Some(backing), Some(budget)) = (self.backing, &mut self.backing_budget) else {
+            return Ok(());
+        };
+        let end = range.end.min(backing.size());
+        budget.spend(backing, &backing.extents_in(range.start.min(end)..end)?)
     }
 
     /// Divides a window into tasks.
     fn plan_window(&mut self, window: Range<u64>) -> Result<()> {
+        if let Some(selection) = self.selection {
+            return self.plan_selected(selection, window);
+        }
         let mut input_runs = self.input_runs(window.clone())?;
         self.input.charge(&input_runs, &mut self.budgets)?;
         if self.passes {
             pass::trim_lengths(&mut input_runs);
         }
         let allocated = self.allocated_runs(&input_runs, &window)?;
+        self.push_tasks(allocated, &input_runs)
+    }
+
+    /// Divides the ranges `allocated`, which `input_runs` cover, into tasks.
+    fn push_tasks(&mut self, allocated: Vec<Range<u64>>, input_runs: &[InputRun]) -> Result<()> {
         let mut first = 0;
         for run in allocated {
             let mut at = run.start;

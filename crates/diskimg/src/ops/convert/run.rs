@@ -1,6 +1,7 @@
 //! Runs a conversion: from the settings to the completed output.
 
 use super::input::Input;
+use super::selection::Selection;
 use super::share::{Reflink, Sharing};
 use super::{
     Digests, Report, SECTOR, Settings, Sparse, encode, hash, lookahead, place, plan, read_back,
@@ -38,6 +39,8 @@ pub(super) struct Prepared {
     /// For an existing image: the length of the source in bytes. The rest of the input is the data
     /// that follows it in the image.
     pub(super) existing: Option<u64>,
+    /// The part of the disk that is written, if it is not the whole one.
+    pub(super) selection: Option<Selection>,
 }
 
 impl Settings<'_> {
@@ -124,7 +127,7 @@ impl Settings<'_> {
     ) -> Result<Prepared> {
         let (spec, backing) = self.prepare(input, output, size)?;
         self.expect_len(input, &*spec, output)?;
-        Ok(Prepared { spec, backing, existing: None })
+        Ok(Prepared { spec, backing, existing: None, selection: None })
     }
 
     /// Runs the conversion into what `prepare` returns.
@@ -463,7 +466,9 @@ impl Settings<'_> {
         output: &Output,
         cap: Option<&Arc<Cap>>,
     ) -> Result<(Report, Vec<Range<u64>>)> {
-        let (spec, backing) = (&*prepared.spec, prepared.backing.as_ref());
+        let selection = prepared.selection.as_ref();
+        let compared = selection.and_then(Selection::compared);
+        let (spec, backing) = (&*prepared.spec, compared.or(prepared.backing.as_ref()));
         let source_len = prepared.existing.unwrap_or(input.size());
         let salvaged = salvage::SalvageLog::new(self.salvage, self.verify);
         let workers = self.threads.unwrap_or_else(pipeline::default_threads);
@@ -471,10 +476,11 @@ impl Settings<'_> {
             io: pipeline::IoStage::of(input.io()),
             ..pipeline::Threads::of_workers(workers)
         };
-        let verbatim = self.is_verbatim(spec, backing.is_some());
+        let verbatim = self.is_verbatim(spec, backing.is_some()) && selection.is_none();
         let sharing = self.sharing(verbatim, input, spec, &*target)?;
-        let (mut plan, encoding) =
+        let (plan, encoding) =
             self.encoding(input, backing, spec, &salvaged, &sharing, threads.workers);
+        let mut plan = plan.select(selection);
         let in_flight = place::InFlight::default();
         let named = |sink: &Arc<dyn Sink>| transfer::OutputFile {
             sink: match cap.filter(|_| prepared.existing.is_some()) {
@@ -493,6 +499,7 @@ impl Settings<'_> {
         };
         let mut placer = self.placer(input, &mut *target, backing.is_some(), &in_flight);
         placer.existing = prepared.existing.is_some();
+        placer.keeps_same = selection.is_some();
         placer.is_zero = prepared.existing.is_some() && self.target_is_zero;
         placer.hash =
             self.digest.map(|algorithm| hash::GuestHash::new(algorithm, input, source_len));
@@ -553,6 +560,7 @@ impl Settings<'_> {
             target,
             overlay,
             existing: false,
+            keeps_same: false,
             is_zero: false,
             in_flight,
             total: input.size(),

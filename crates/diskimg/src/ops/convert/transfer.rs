@@ -68,7 +68,7 @@ impl Job for Transfer<'_> {
         for write in &writes {
             self.write_slot(&task, write)?;
         }
-        self.in_flight.remove(task.range.start);
+        self.in_flight.remove(&task.range);
         if !task.buffers.guest.is_empty() {
             lock(&self.encoding.spare).push(task.buffers);
         }

@@ -1,5 +1,7 @@
 //! Tests of the operations.
 
+mod chains;
+mod commit;
 mod convert;
 mod inspect;
 mod lengths;
@@ -7,4 +9,5 @@ mod map;
 mod measure;
 mod picture;
 mod plan;
+mod rebase;
 mod resize;

@@ -24,6 +24,8 @@ pub(super) struct Metadata {
     l2_uses: Vec<L2Use>,
     /// Refcount blocks and the clusters of bitmaps.
     clusters: Vec<u64>,
+    /// The last cluster of bitmaps.
+    last_bitmap_cluster: Option<u64>,
     /// Other structures in ascending order, with their names.
     others: Vec<(Range<u64>, &'static str)>,
 }
@@ -54,6 +56,7 @@ impl Metadata {
             l2_tables: Vec::new(),
             l2_uses: Vec::new(),
             clusters: offsets(refcount_blocks, u64::MAX).collect(),
+            last_bitmap_cluster: None,
             others: Vec::new(),
         };
         let mut l1_entries: Vec<_> = l2_offsets(&image.old.l1).collect();
@@ -111,7 +114,9 @@ impl Metadata {
         for bitmap in image.bitmaps()? {
             self.add_table("bitmap table", bitmap.table)?;
             let table = budget.read("bitmap table", bitmap.table)?;
-            self.clusters.extend(offsets(&table, bitmaps::OFFSET_MASK));
+            let clusters = offsets(&table, bitmaps::OFFSET_MASK);
+            self.last_bitmap_cluster = clusters.clone().max().max(self.last_bitmap_cluster);
+            self.clusters.extend(clusters);
         }
         Ok(())
     }
@@ -247,6 +252,14 @@ impl Metadata {
         Ok(Some(offset))
     }
 
+    /// Returns the host offset of the end of all structures except L2 tables and refcount blocks:
+    /// bitmaps, for example.
+    pub(super) fn end_of_others(&self) -> u64 {
+        let clusters = self.last_bitmap_cluster.iter().map(|offset| offset + self.cluster_size);
+        let others = self.others.iter().map(|(range, _)| range.end);
+        clusters.chain(others).max().unwrap_or(0)
+    }
+
     /// Returns the host offsets of all L2 tables.
     pub(super) fn l2_tables(&self) -> &[u64] {
         &self.l2_tables
@@ -266,7 +279,7 @@ const SNAPSHOT_L1: &str = "snapshot's L1 table";
 const CLUSTER: &str = "refcount block or bitmap";
 
 /// The offsets in the entries of a table that are not zero.
-fn offsets(entries: &[u64], mask: u64) -> impl Iterator<Item = u64> {
+fn offsets(entries: &[u64], mask: u64) -> impl Iterator<Item = u64> + Clone {
     entries.iter().map(move |entry| entry & mask).filter(|&offset| offset != 0)
 }
 

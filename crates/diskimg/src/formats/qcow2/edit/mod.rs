@@ -19,8 +19,10 @@
 //! modified; nor is one whose guest data is used more often than its refcounts say
 //! ([`references::verify`]).
 
+mod backing;
 mod bitmaps;
 mod compressed;
+mod empty;
 mod metadata;
 mod pages;
 mod references;
@@ -36,6 +38,7 @@ use super::header::{Autoclear, Header, Incompatible, RawHeader};
 use super::layer::Qcow2;
 use super::snapshot::Snapshots;
 use crate::error::{Error, Result};
+use crate::model::backing::Backing;
 use crate::model::layer::Layer;
 use crate::model::mutable::{MutableLayer, ResizeRequest, WriteRequest};
 use crate::model::target::TargetSpec;
@@ -70,7 +73,11 @@ pub(super) fn open(
         let message = "its data file has bytes of the image file itself, which would be changed";
         return Err(Error::refused(message));
     }
-    image.require_mutable()?;
+    // The reference to the backing file can be changed whatever the state of the refcounts is.
+    match context.metadata_only {
+        true => image.require_not_corrupt()?,
+        false => image.require_mutable()?,
+    }
     Ok(Box::new(image))
 }
 
@@ -82,6 +89,14 @@ impl MutableLayer for Qcow2Mut {
     fn into_target(self: Box<Self>, request: &WriteRequest) -> Result<Option<Box<dyn TargetSpec>>> {
         spec::specify(*self, request).map(Some)
     }
+
+    fn backing_edits(&self, backing: Option<&Backing>) -> Result<Edits> {
+        backing::edits(&*self.storage, self.header().cluster_size(), backing)
+    }
+
+    fn make_empty(self: Box<Self>) -> Result<bool> {
+        empty::make_empty(&self).map(|()| true)
+    }
 }
 
 impl Qcow2Mut {
@@ -91,11 +106,7 @@ impl Qcow2Mut {
         let header = &self.old.header;
         let refuse =
             |what: &str| Err(Error::unsupported(format!("{what} cannot be modified in place yet")));
-        if header.incompatible.contains(Incompatible::CORRUPT) {
-            return Err(Error::corrupt("header", "the image is marked as corrupt")
-                .at(72)
-                .hint("repair it first, for example with qemu-img"));
-        }
+        self.require_not_corrupt()?;
         if header.incompatible.contains(Incompatible::DIRTY) {
             return Err(Error::corrupt(
                 "header",
@@ -106,6 +117,17 @@ impl Qcow2Mut {
         }
         if header.encryption.is_some() {
             return refuse("an encrypted image");
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the image is marked as corrupt.
+    fn require_not_corrupt(&self) -> Result<()> {
+        if self.header().incompatible.contains(Incompatible::CORRUPT) {
+            return Err(Error::corrupt("header", "the image is marked as corrupt")
+                .at(72)
+                .hint("repair it first, for example with qemu-img"));
         }
         Ok(())
     }

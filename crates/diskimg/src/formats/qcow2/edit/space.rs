@@ -9,6 +9,8 @@
 //! Refcounts take at most 9 MiB of memory, 1 MiB of them for those that are unchanged, if the caller
 //! stores them whenever they [should be](Space::should_be_stored).
 
+mod trim;
+
 use super::Qcow2Mut;
 use super::metadata::Metadata;
 use super::pages::Pages;

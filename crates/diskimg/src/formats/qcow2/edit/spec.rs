@@ -25,6 +25,7 @@ pub(super) fn specify(mut image: Qcow2Mut, request: &WriteRequest) -> Result<Box
         size: header.size,
         quantum: header.cluster_size(),
         codec: request.compress.then_some(header.codec),
+        hides_backing: request.hides_backing,
         image: Mutex::default(),
     };
     if let Some(file) = image.old.files().get(1) {
@@ -50,6 +51,8 @@ struct ExistingSpec {
     quantum: u64,
     /// The codec, if clusters are compressed.
     codec: Option<Codec>,
+    /// The image is about to get a backing file.
+    hides_backing: bool,
     /// Taken when writing starts.
     image: Mutex<Option<Qcow2Mut>>,
 }
@@ -70,6 +73,6 @@ impl TargetSpec for ExistingSpec {
     fn start(&self, _: &mut Output) -> Result<Box<dyn Target>> {
         let image = lock(&self.image).take();
         let image = image.ok_or_else(|| Error::invalid("the image is being written already"))?;
-        Ok(Box::new(Writer::start(image)?))
+        Ok(Box::new(Writer::start(image, self.hides_backing)?))
     }
 }

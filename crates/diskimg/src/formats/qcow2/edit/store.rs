@@ -188,7 +188,11 @@ impl Writer {
 
 /// Decrements the refcounts of ranges that nothing refers to any more, and deallocates the clusters
 /// that are not used by anything else. Stores that part by part.
-fn release(space: &mut Space, storage: &dyn Storage, unused: &[Range<u64>]) -> Result<()> {
+pub(super) fn release(
+    space: &mut Space,
+    storage: &dyn Storage,
+    unused: &[Range<u64>],
+) -> Result<()> {
     let mut freed = Freed { ranges: Vec::new(), cluster_size: space.cluster_size() };
     let mut rest = unused.iter().peekable();
     while let Some(range) = rest.next() {

@@ -52,6 +52,8 @@ pub(super) struct Writer {
     pub(super) settled: u64,
     /// Host offset of the end of what may be in use.
     pub(super) end: u64,
+    /// Zeros must be recorded, because the image has or gets a backing file.
+    hides_backing: bool,
     /// Everything is stored.
     is_finished: bool,
 }
@@ -68,7 +70,7 @@ enum Place {
 impl Writer {
     /// Prepares an image: features that would become wrong are cleared, and bitmaps are marked as
     /// in use.
-    pub(super) fn start(image: Qcow2Mut) -> Result<Self> {
+    pub(super) fn start(image: Qcow2Mut, hides_backing: bool) -> Result<Self> {
         let mut space = Space::open(&image)?;
         references::verify(&image, &mut space)?;
         let bitmaps = TrackedBitmaps::find(&image, &mut space)?;
@@ -86,6 +88,7 @@ impl Writer {
             bitmaps,
             settled: 0,
             end: image.storage.current_len(),
+            hides_backing: hides_backing || image.header().backing.is_some(),
             is_finished: false,
             image,
         };
@@ -294,7 +297,7 @@ impl Writer {
 
     /// Makes a range of clusters read as zeros.
     fn place_zeros(&mut self, at: u64, len: u64) -> Result<()> {
-        let hides_backing = self.header().backing.is_some();
+        let hides_backing = self.hides_backing;
         if let Some(data_file) = self.files.get(1) {
             // Where the entry says so, the guest reads zeros already, but a raw data file is read
             // by others too.

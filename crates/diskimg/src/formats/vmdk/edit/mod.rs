@@ -24,6 +24,7 @@
 //! as out of date. Streams, COWD and seSparse extents can only be written as a whole.
 
 mod content_id;
+mod parent;
 mod sparse;
 mod verify;
 mod write;
@@ -34,11 +35,12 @@ use super::header::MAGIC;
 use super::layer::Vmdk;
 use super::read;
 use crate::error::{Error, Result};
+use crate::model::backing::Backing;
 use crate::model::layer::Layer;
 use crate::model::mutable::{MutableLayer, ResizeRequest, WriteRequest};
 use crate::model::target::{Target, TargetSpec};
 use crate::open::OpenContext;
-use crate::storage::edit::{FileStorage, Storage};
+use crate::storage::edit::{Edits, FileStorage, Storage};
 use crate::storage::lock;
 use crate::storage::output::Output;
 use crate::storage::source::{HostFileId, Source};
@@ -75,7 +77,17 @@ impl MutableLayer for VmdkMut {
         Err(Error::unsupported("images of format vmdk cannot be resized"))
     }
 
-    fn into_target(self: Box<Self>, _: &WriteRequest) -> Result<Option<Box<dyn TargetSpec>>> {
+    fn backing_edits(&self, backing: Option<&Backing>) -> Result<Edits> {
+        let descriptor = self.image.descriptor_range(self.storage.current_len())?;
+        let is_whole_file = descriptor == (0..self.storage.current_len());
+        parent::edits(&*self.storage, descriptor, is_whole_file, backing)
+    }
+
+    fn into_target(self: Box<Self>, request: &WriteRequest) -> Result<Option<Box<dyn TargetSpec>>> {
+        if request.hides_backing && !self.image.has_parent() {
+            let message = "a VMDK without a parent cannot get one in place";
+            return Err(Error::unsupported(message));
+        }
         for extent in self.image.extents() {
             if !can_be_written(extent)? {
                 return Ok(None);
