@@ -121,7 +121,7 @@ pub use ops::Draw;
 pub use ops::{
     Callback, Check, Compare, CompareError, CompareStage, Comparison, Convert, Create, Created,
     DigestAlgorithm, Digests, FileDigest, MapEntries, MapEntry, NewSize, Plan, Progress, Reflink,
-    Report, Resize, Resized, Salvaged, Sparse, map, measure, measure_size,
+    Repair, Repaired, Report, Resize, Resized, Salvaged, Sparse, map, measure, measure_size,
 };
 #[cfg(feature = "inspect")]
 pub use ops::{InspectOptions, inspect, inspect_source};

@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::model::flat::Preallocation;
 use crate::model::image::Image;
 use crate::model::target::TargetSpec;
+use crate::report::check::{Finding, RepairScope};
 use std::fmt::Debug;
 
 /// An image that is open for modification.
@@ -41,6 +42,13 @@ pub(crate) trait MutableLayer: Send + Debug {
 pub(crate) struct WriteRequest {
     /// Whether clusters are compressed.
     pub(crate) compress: bool,
+}
+
+/// What is repaired in a damaged image.
+pub(crate) struct RepairRequest<'a> {
+    pub(crate) scope: RepairScope,
+    /// Called with damage that is left although the check of the format does not find it.
+    pub(crate) report: &'a mut dyn FnMut(Finding),
 }
 
 /// A new virtual size.

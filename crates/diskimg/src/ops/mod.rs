@@ -18,6 +18,7 @@ mod new_image;
 mod pipeline;
 mod plan;
 mod progress;
+mod repair;
 mod resize;
 
 pub use check::Check;
@@ -34,4 +35,5 @@ pub use map::{MapEntries, MapEntry, map};
 pub use measure::{measure, measure_size};
 pub use plan::Plan;
 pub use progress::{Callback, Progress};
+pub use repair::{Repair, Repaired};
 pub use resize::{NewSize, Resize, Resized};

@@ -23,6 +23,7 @@ mod header;
 #[cfg(feature = "inspect")]
 mod inspect;
 mod layer;
+mod repair;
 mod target;
 
 use crate::formats::two_level::TableFormat;
@@ -58,6 +59,7 @@ pub(crate) static DRIVER: Driver = Driver {
     require: None,
     create: Some(target::create),
     open_mutable: Some(edit::open),
+    repair: Some(repair::repair),
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
         OptionSpec::new("backing_file", OptionKind::Text, "File name of a base image"),

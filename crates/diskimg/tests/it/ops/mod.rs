@@ -7,4 +7,5 @@ mod map;
 mod measure;
 mod picture;
 mod plan;
+mod repair;
 mod resize;
