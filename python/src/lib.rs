@@ -49,7 +49,7 @@ mod _native {
     };
     #[pymodule_export]
     use crate::operations::{
-        compare, create, detect, formats, inspect, limits, measure_size, resize,
+        compare, create, detect, formats, inspect, limits, measure_size, repair, resize,
     };
     #[pymodule_export]
     use crate::picture::{map_html, map_summary};
