@@ -41,7 +41,12 @@ struct TableWithContents {
 type Entry = (u64, u64, usize, bool, bool, bool, bool, Option<u64>, Option<String>);
 
 /// A finding of a check: its code, severity and message.
-type CheckFinding = (&'static str, String, String);
+pub(crate) type CheckFinding = (&'static str, String, String);
+
+/// Returns the fields of a finding of a check.
+pub(crate) fn fields(finding: diskimg::check::Finding) -> CheckFinding {
+    (word_of(finding.code), finding.severity.to_string(), finding.message)
+}
 
 impl Image {
     /// Returns the slot for exceptions that the image's file object raises.
@@ -201,7 +206,7 @@ impl Image {
         let mut findings = Vec::new();
         let report = work::run(py, None, |callback| {
             Check::new(&image).progress(callback).run(&mut |finding| {
-                findings.push((code(finding.code), finding.severity.to_string(), finding.message))
+                findings.push(fields(finding));
             })
         });
         let report = self.raised.or(report)?;
@@ -286,7 +291,7 @@ fn fields(entry: MapEntry) -> Entry {
     (e.start, e.length, e.depth, e.present, e.zero, e.data, e.compressed, e.offset, e.filename)
 }
 
-fn code(code: Code) -> &'static str {
+fn word_of(code: Code) -> &'static str {
     match code {
         Code::Leak => "leak",
         Code::CheckError => "check-error",

@@ -49,7 +49,8 @@ mod _native {
     };
     #[pymodule_export]
     use crate::operations::{
-        commit, compare, create, detect, formats, inspect, limits, measure_size, rebase, resize,
+        commit, compare, create, detect, formats, inspect, limits, measure_size, rebase, repair,
+        resize,
     };
     #[pymodule_export]
     use crate::picture::{map_html, map_summary};

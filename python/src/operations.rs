@@ -2,11 +2,12 @@
 
 use crate::arguments::{self, Input, OpenArgs};
 use crate::errors::{Raise, exception};
-use crate::image::{Image, json};
+use crate::image::{CheckFinding, Image, fields, json};
 use crate::work;
+use diskimg::check::RepairStage;
 use diskimg::{
     Caching, Commit, Compare, Comparison, Create, Error, Format, InspectOptions, Limits,
-    OpenOptions, Rebase, Resize,
+    OpenOptions, Rebase, Repair, Resize,
 };
 use pyo3::prelude::*;
 use std::path::PathBuf;
@@ -138,6 +139,34 @@ pub(crate) fn commit(
         commit.run(arguments::plain(path))
     })?;
     Ok((done.base, done.stored_bytes, done.emptied))
+}
+
+/// Checks and repairs an image. Returns the format, what was found before, what is left, and the
+/// counts of the check after the repair as JSON; `None` if images of the format cannot be repaired.
+#[pyfunction]
+#[allow(clippy::type_complexity, reason = "the Python code names the parts")]
+pub(crate) fn repair(
+    py: Python<'_>,
+    path: PathBuf,
+    scope: &str,
+    how: OpenArgs,
+    backup: Option<PathBuf>,
+) -> PyResult<Option<(&'static str, Vec<CheckFinding>, Vec<CheckFinding>, String)>> {
+    let mut repair = Repair::new(scope.parse().or_raise(py)?).open_options(how.options(py)?);
+    if let Some(path) = backup {
+        let created = std::fs::File::create_new(&path);
+        let failed = |e| Error::io("cannot create the file of the backup", e).in_file(&path);
+        repair = repair.backup(created.map_err(failed).or_raise(py)?);
+    }
+    let (mut found, mut left) = (Vec::new(), Vec::new());
+    let repaired = work::run(py, None, |_| {
+        repair.run(arguments::plain(path), &mut |stage, finding| match stage {
+            RepairStage::Left => left.push(fields(finding)),
+            _ => found.push(fields(finding)),
+        })
+    })?;
+    let Some(repaired) = repaired else { return Ok(None) };
+    Ok(Some((repaired.format.name(), found, left, json(&repaired.after)?)))
 }
 
 /// Compares two images. Returns the result and the offset of the first difference.

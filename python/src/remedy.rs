@@ -28,6 +28,7 @@ pub(crate) fn argument(remedy: Remedy) -> Option<String> {
         Remedy::SkipManifest => "verify_manifest=False skips the verification",
         Remedy::ForceShare => "force_share=True reads it anyway",
         Remedy::AllowShrinking => "shrink=True allows it",
+        Remedy::Repair => "check(…, repair=\"all\") repairs it",
         Remedy::GiveSize => "give size=, or backing= to take it from",
         Remedy::ListOptions => "diskimg.create_options() lists the options",
         Remedy::Compress => "compress=True compresses the output",

@@ -2,6 +2,7 @@
 //! several words. `_types.py` lists the words for type checkers; a test compares the two.
 
 use crate::errors::exception;
+use diskimg::check::RepairScope;
 use diskimg::inspection::Code;
 use diskimg::iso::write::{CylinderAlignment, Emulation, Hide, Joliet, RockRidge};
 use diskimg::iso::{Droppable, Namespace};
@@ -38,6 +39,7 @@ const ENUMERATIONS: &[Enumeration] = enumerations! {
     "Reflink" = Reflink,
     "DigestAlgorithm" = DigestAlgorithm,
     "Preallocation" = Preallocation,
+    "RepairScope" = RepairScope,
     "Severity" = Severity,
     "CylinderAlignment" = CylinderAlignment,
     "Droppable" = Droppable,

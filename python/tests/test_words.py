@@ -75,6 +75,12 @@ def calls(raw: Path, out: Path) -> Iterator[tuple[str, tuple[str, ...], Callable
         diskimg.resize(out, "2M", format="raw", preallocation=word)
 
     yield "preallocation", LITERALS["Preallocation"], resize
+
+    def repair(word: Any) -> None:
+        diskimg.create(out, "1M", format="qcow2")
+        diskimg.check(out, "qcow2", repair=word)
+
+    yield "repair", LITERALS["RepairScope"], repair
     iso, tree = diskimg.iso, {"a": b""}
     yield "profile", ("openstack",), lambda w: iso.create(out, tree, profile=w)
     modes = LITERALS["RockRidgeMode"]

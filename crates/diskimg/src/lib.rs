@@ -121,8 +121,8 @@ pub use ops::Draw;
 pub use ops::{
     Callback, Check, Commit, Committed, Compare, CompareError, CompareStage, Comparison, Convert,
     Create, Created, DigestAlgorithm, Digests, FileDigest, MapEntries, MapEntry, NewSize, Plan,
-    Progress, Rebase, Rebased, Reflink, Report, Resize, Resized, Salvaged, Sparse, map, measure,
-    measure_size,
+    Progress, Rebase, Rebased, Reflink, Repair, Repaired, Report, Resize, Resized, Salvaged,
+    Sparse, map, measure, measure_size,
 };
 #[cfg(feature = "inspect")]
 pub use ops::{InspectOptions, inspect, inspect_source};

@@ -53,6 +53,9 @@ pub enum Remedy {
     ForceShare,
     /// Allow the disk to become smaller: [`Resize::shrink`](crate::Resize::shrink).
     AllowShrinking,
+    /// Repair the image first: [`Repair`](crate::Repair) with
+    /// [`RepairScope::All`](crate::check::RepairScope::All).
+    Repair,
     /// Give the size of the new disk: [`Create::size`](crate::Create::size).
     GiveSize,
     /// Look up the options of the format:
@@ -125,6 +128,7 @@ impl fmt::Display for Remedy {
             Self::SkipManifest => "Convert::verify_manifest(false) skips the verification",
             Self::ForceShare => "OpenOptions::force_share opens it without a lock",
             Self::AllowShrinking => "Resize::shrink allows it",
+            Self::Repair => "Repair with RepairScope::All repairs it",
             Self::GiveSize => "set Create::size, or name a backing file to take it from",
             Self::ListOptions => "Format::options lists the options",
             Self::Compress => "Convert::compress compresses the output",

@@ -9,6 +9,7 @@ use crate::iso::{
 use crate::model::flat::Preallocation;
 use crate::open::external_files::ExternalFiles;
 use crate::ops::{NewSize, Reflink};
+use crate::report::check::RepairScope;
 use crate::report::finding::Severity;
 use crate::storage::caching::Caching;
 use crate::storage::output::{Durability, FileAction};
@@ -61,6 +62,7 @@ words!(
     Partitions = "partitions",
     SystemArea = "system-area"
 );
+words!(RepairScope, "scope of a repair", Leaks = "leaks", All = "all");
 words!(Preallocation, "preallocation mode", Off = "off", Falloc = "falloc", Full = "full");
 words!(
     ExternalFiles,
@@ -162,6 +164,7 @@ mod tests {
         let unknown = "unknown reflink mode 'no such word' (one of auto, always, never)";
         assert_eq!(round_trip(Reflink::ALL), unknown);
         for (error, words) in [
+            (round_trip(RepairScope::ALL), "leaks, all"),
             (round_trip(Preallocation::ALL), "off, falloc, full"),
             (round_trip(ExternalFiles::ALL), "none, same-dir, any"),
             (round_trip(Caching::ALL), "buffered, direct"),

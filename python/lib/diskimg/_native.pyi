@@ -36,6 +36,7 @@ __all__ = [
     "measure_size",
     "rebase",
     "release",
+    "repair",
     "resize",
     "run_command",
     "word",
@@ -184,6 +185,9 @@ def create(
     max_size: int | None,
     progress: Callable[[int, int], object] | None,
 ) -> tuple[int, list[tuple[str, str]], list[str]]: ...
+def repair(
+    path: str, scope: str, how: OpenArgs, backup: str | None
+) -> tuple[Format, list[tuple[Any, Any, str]], list[tuple[Any, Any, str]], str] | None: ...
 def resize(
     path: str,
     size: str,

@@ -474,6 +474,10 @@ class CheckReport:
     """Number of inconsistencies: data are wrong or may become wrong."""
     leaks: int = 0
     """Number of allocated clusters that nothing refers to."""
+    corruptions_fixed: int = 0
+    """Number of inconsistencies that a repair has removed."""
+    leaks_fixed: int = 0
+    """Number of clusters that nothing refers to and that a repair has made free."""
     warnings: int = 0
     """Number of defects that may prevent some programs from reading the image, but do not affect
     its data."""
@@ -515,6 +519,8 @@ class CheckReport:
                 image_end_offset=self.image_end_offset or None,
                 corruptions=self.corruptions or None,
                 leaks=self.leaks or None,
+                corruptions_fixed=self.corruptions_fixed or None,
+                leaks_fixed=self.leaks_fixed or None,
                 warnings=self.warnings or None,
                 omitted_findings=self.omitted_findings or None,
                 total_clusters=self.total_clusters or None,

@@ -104,6 +104,10 @@ DigestAlgorithm: TypeAlias = Literal["sha256", "blake3"]
 Preallocation: TypeAlias = Literal["off", "falloc", "full"]
 """How space is allocated: not at all, reserved, written with zeros."""
 
+RepairScope: TypeAlias = Literal["leaks", "all"]
+"""What a repair may change: only space that is allocated without being used, or all damage that can
+be repaired without a choice between guest data."""
+
 Severity: TypeAlias = Literal["note", "warning", "error"]
 """The severity of a finding."""
 

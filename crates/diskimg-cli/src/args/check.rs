@@ -3,14 +3,21 @@
 use crate::args::Parsed;
 use crate::args::common::{self, ImageArgs, Input, OutputFormat};
 use crate::failure::Failure;
+use diskimg::check::RepairScope;
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
 Exit code: 0 consistent, 1 check not completed, 2 corrupt, 3 leaked clusters or warnings
-only, 63 the format does not support checks.
+only, 63 the format does not support checks, or repairs with -r. With -r, it is that of a second
+check, after the repair.
 
-Example:
-  diskimg check disk.qcow2";
+Examples:
+  diskimg check disk.qcow2
+  diskimg check -r all disk.qcow2
+
+A repair changes no guest data. Damage that it could repair only by a choice between guest data is
+left.";
 
 /// Check an image for consistency.
 #[derive(Debug, clap::Args)]
@@ -32,8 +39,12 @@ pub(crate) struct Args {
     /// Accepted for compatibility; has no effect
     #[arg(short = 'T', long, value_name = "MODE")]
     cache: Option<String>,
-    #[arg(short, long, value_name = "WHAT", hide = true)]
+    /// Repair a qcow2, VDI, QED or Parallels image in place: leaks only, or all damage
+    #[arg(short, long, value_name = "leaks|all")]
     repair: Option<String>,
+    /// With -r: save what is overwritten to this new file
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    backup: Option<OsString>,
     #[command(flatten)]
     image_args: ImageArgs,
 }
@@ -47,23 +58,42 @@ pub(crate) struct Job {
     pub(crate) output: OutputFormat,
     /// `-q`.
     pub(crate) quiet: bool,
+    /// `-r`.
+    pub(crate) repair: Option<RepairScope>,
+    /// `--backup`.
+    pub(crate) backup: Option<PathBuf>,
 }
 
 impl Args {
     /// Validates the arguments.
     pub(crate) fn parse(self) -> Result<Parsed<Job>, Failure> {
         let policy = self.image_args.policy()?;
-        if self.repair.is_some() {
-            return Err(Failure::error(
-                "repair (-r) is not supported (convert the image to a new one instead)",
-            ));
-        }
+        let repair = self.repair.as_deref().map(scope).transpose()?;
         common::check_cache_mode("source cache", self.cache.as_deref())?;
         let file = common::single_file("check", self.files)?;
         let mut input = Input::new(&file, self.format.as_deref(), &policy)?;
         // A backing file is not needed, but a description may contain one, as for qemu-img.
         let described = input.is_described();
         input.options = input.options.metadata_only(true).with_extents(true).with_chain(described);
-        Ok(Parsed::Job(Job { input, output: self.output, quiet: self.quiet }))
+        if repair.is_some() {
+            input.require_file()?;
+        } else if self.backup.is_some() {
+            return Err(Failure::usage("check", "--backup needs -r"));
+        }
+        Ok(Parsed::Job(Job {
+            input,
+            output: self.output,
+            quiet: self.quiet,
+            repair,
+            backup: self.backup.map(PathBuf::from),
+        }))
     }
+}
+
+/// Parses the argument of `-r`.
+fn scope(word: &str) -> Result<RepairScope, Failure> {
+    word.parse().map_err(|_| {
+        let message = format!("--repair (-r) expects 'leaks' or 'all' not '{word}'");
+        Failure::usage("check", message)
+    })
 }

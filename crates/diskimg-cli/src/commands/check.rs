@@ -1,13 +1,14 @@
-//! `check`: checks an image for consistency.
+//! `check`: checks an image for consistency, and repairs it.
 
 use crate::args::check::Job;
 use crate::args::common::OutputFormat;
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
-use crate::output::{Console, human, json};
-use diskimg::check::CheckReport;
-use diskimg::{Check, Error};
+use crate::output::{self, Console, human, json};
+use diskimg::check::{CheckReport, RepairScope, RepairStage};
+use diskimg::{Check, Error, Format, Repair};
 use serde::Serialize;
+use std::fs::File;
 
 /// Exit code if the check could not be completed.
 const INCOMPLETE: u8 = 1;
@@ -20,13 +21,56 @@ const UNSUPPORTED: u8 = 63;
 
 /// Runs the check.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
+    if let Some(scope) = job.repair {
+        return repair(scope, job, console);
+    }
     let open = || job.input.open(console.program());
     let image = confine::open(&Rules::new().allow_cpu_count(), &[&job.input], open)?;
     let report = Check::new(&image)
         .run(&mut |finding| console.stderr(&finding.message))
         .map_err(|e| Failure::from(e).with_code(INCOMPLETE))?;
+    print((image.name(0), image.format()), report.as_ref(), job, console)
+}
+
+/// Repairs the image. The result is that of a second check.
+fn repair(scope: RepairScope, job: &Job, console: &Console) -> Result<u8, Failure> {
+    output::require_streams(Some(&job.input.path), !job.quiet)?;
+    let mut repair = Repair::new(scope).open_options(job.input.options_for(console.program()));
+    if let Some(path) = &job.backup {
+        let created = File::create_new(path)
+            .map_err(|e| Error::io("cannot create the file of the backup", e).in_file(path))?;
+        repair = repair.backup(created);
+    }
+    let rules = Rules::new().allow_input(&job.input).allow_overwrite(&job.input.path);
+    confine::restrict_files(&rules)?;
+    let name = job.input.path.display().to_string();
+    let mut last = RepairStage::Found;
+    let repaired = repair.run(&job.input.path, &mut |stage, finding| {
+        if std::mem::replace(&mut last, stage) != stage {
+            console.stderr("After the repair:");
+        }
+        console.stderr(&finding.message);
+    });
+    let repaired = repaired.map_err(|e| Failure::from(e).with_code(INCOMPLETE))?;
+    if let (Some(repaired), OutputFormat::Human, false) = (&repaired, job.output, job.quiet) {
+        console.print(&human::repaired(&repaired.after))?;
+    }
+    let format = repaired.as_ref().map_or(Format::Raw, |repaired| repaired.format);
+    print((&name, format), repaired.as_ref().map(|repaired| &repaired.after), job, console)
+}
+
+/// Prints the result of a check, if the format supports it. Returns the exit code.
+fn print(
+    (filename, format): (&str, Format),
+    report: Option<&CheckReport>,
+    job: &Job,
+    console: &Console,
+) -> Result<u8, Failure> {
     let Some(report) = report else {
-        let message = "This image format does not support checks";
+        let message = match job.repair {
+            None => "This image format does not support checks",
+            Some(_) => "This image format does not support checks that repair it",
+        };
         return Err(Failure::from(Error::unsupported(message)).with_code(UNSUPPORTED));
     };
     if report.omitted_findings > 0 {
@@ -37,14 +81,13 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     }
     if !job.quiet {
         match job.output {
-            OutputFormat::Human => console.print(&human::check(&report))?,
+            OutputFormat::Human => console.print(&human::check(report))?,
             OutputFormat::Json => {
-                let (filename, format) = (image.name(0), image.format().name());
-                json::print(console, &Json::new(filename, format, &report))?;
+                json::print(console, &Json::new(filename, format.name(), report))?;
             }
         }
     }
-    Ok(match report {
+    Ok(match *report {
         CheckReport { check_errors: 1.., .. } => INCOMPLETE,
         CheckReport { corruptions: 1.., .. } => CORRUPT,
         CheckReport { leaks: 1.., .. } | CheckReport { warnings: 1.., .. } => LEAKS,
@@ -64,7 +107,11 @@ struct Json<'a> {
     total_clusters: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     corruptions: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    corruptions_fixed: Option<u64>,
     check_errors: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leaks_fixed: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     leaks: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,7 +142,9 @@ impl<'a> Json<'a> {
             compressed_clusters: nonzero(report.compressed_clusters),
             total_clusters: nonzero(report.total_clusters),
             corruptions: nonzero(report.corruptions),
+            corruptions_fixed: nonzero(report.corruptions_fixed),
             check_errors: report.check_errors,
+            leaks_fixed: nonzero(report.leaks_fixed),
             leaks: nonzero(report.leaks),
             allocated_clusters: nonzero(report.allocated_clusters),
             filename,

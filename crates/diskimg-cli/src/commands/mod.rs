@@ -55,6 +55,8 @@ pub(crate) fn calls(command: &Command) -> Calls {
         Command::IsoCreate(recipe) => image_calls(&recipe.output),
         Command::Map(Map { html: Some(page), .. }) => image_calls(page).and_spool(),
         Command::Xorriso(job) => xorriso::calls(job).and_spool(),
+        Command::Check(job) if job.backup.is_some() => Calls::create_files(),
+        Command::Check(job) if job.repair.is_some() => Calls::modify(),
         Command::IsoCat(_) => Calls::write_stdout().and_spool(),
         // Files in a directory, which is made.
         Command::Man(Some(_)) => Calls { create: true, ..Calls::extract(Extract::default()) },

@@ -191,6 +191,17 @@ fn local_date(seconds: u64) -> String {
     }
 }
 
+/// Formats what a repair has done, before the result of the second check.
+pub(crate) fn repaired(report: &CheckReport) -> String {
+    match (report.leaks_fixed, report.corruptions_fixed) {
+        (0, 0) => String::new(),
+        (leaks, corruptions) => format!(
+            "The following inconsistencies were found and repaired:\n\n    {leaks} leaked \
+             clusters\n    {corruptions} corruptions\n\nDouble checking the fixed image now...\n"
+        ),
+    }
+}
+
 /// Formats the output of `check`.
 pub(crate) fn check(report: &CheckReport) -> String {
     let mut text = String::new();

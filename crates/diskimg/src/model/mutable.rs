@@ -5,6 +5,7 @@ use crate::model::backing::Backing;
 use crate::model::flat::Preallocation;
 use crate::model::image::Image;
 use crate::model::target::TargetSpec;
+use crate::report::check::{Finding, RepairScope};
 use crate::storage::edit::Edits;
 use std::fmt::Debug;
 
@@ -72,6 +73,13 @@ pub(crate) struct WriteRequest {
     /// Whether the image is about to get a backing file that it does not have yet, so that zeros
     /// must be recorded that would read as zeros without one.
     pub(crate) hides_backing: bool,
+}
+
+/// What is repaired in a damaged image.
+pub(crate) struct RepairRequest<'a> {
+    pub(crate) scope: RepairScope,
+    /// Called with damage that is left although the check of the format does not find it.
+    pub(crate) report: &'a mut dyn FnMut(Finding),
 }
 
 /// A new virtual size.

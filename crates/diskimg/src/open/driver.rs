@@ -11,7 +11,7 @@ pub(crate) use crate::formats::signatures::{Kind as SignatureKind, SIGNATURES, S
 use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::model::layer::Layer;
-use crate::model::mutable::MutableLayer;
+use crate::model::mutable::{MutableLayer, RepairRequest};
 use crate::model::options::OptionSpec;
 use crate::model::target::{CreateRequest, Measure, MeasureRequest, TargetSpec};
 use crate::open::OpenContext;
@@ -30,6 +30,11 @@ type Open = fn(Arc<dyn Source>, &OpenContext<'_>) -> Result<Arc<dyn Layer>>;
 /// Opens an image for modification.
 pub(crate) type OpenMutable =
     fn(Arc<dyn Storage>, &OpenContext<'_>) -> Result<Box<dyn MutableLayer>>;
+
+/// Repairs a damaged image in place. Guest data is not changed, and after a crash at any point the
+/// image is not worse than before.
+pub(crate) type Repair =
+    fn(&Arc<dyn Storage>, &OpenContext<'_>, &mut RepairRequest<'_>) -> Result<()>;
 
 /// Specifies a new image.
 type Create = fn(CreateRequest<'_>) -> Result<Box<dyn TargetSpec>>;
@@ -55,6 +60,8 @@ pub(crate) struct Driver {
     pub(crate) create: Option<Create>,
     /// Opens an image for modification; `None` if the format does not support it.
     pub(crate) open_mutable: Option<OpenMutable>,
+    /// Repairs an image; `None` if the format does not support it.
+    pub(crate) repair: Option<Repair>,
     /// Create options, including `size`, `backing_file` and `backing_fmt` where they apply.
     pub(crate) options: &'static [OptionSpec],
     /// Computes the size of a new image, if the layout of the format allows it.
@@ -80,6 +87,7 @@ impl Driver {
         require: None,
         create: None,
         open_mutable: None,
+        repair: None,
         options: &[],
         measure: None,
         #[cfg(feature = "inspect")]

@@ -24,9 +24,9 @@ pub use protocol::{OpenMode, Protocol, Protocols};
 use crate::error::{Error, Result};
 use crate::model::format::Format;
 use crate::model::image::Image;
-use crate::model::mutable::MutableLayer;
+use crate::model::mutable::{MutableLayer, RepairRequest};
 use crate::open::chain::{Opening, Place};
-use crate::open::driver::OpenMutable;
+use crate::open::driver::{OpenMutable, Repair};
 use crate::open::external_files::{ExternalFiles, Resolver, StandIn, real_path};
 use crate::open::limits::Limits;
 use crate::open::node::NodeSettings;
@@ -391,6 +391,21 @@ impl OpenOptions {
         let real = real_path(&*source);
         let resolver = self.resolver(source.path(), real.as_deref(), self.policy(false));
         open(storage, &self.context(resolver))
+    }
+
+    /// Repairs an image with its format's `repair`.
+    ///
+    /// # Errors
+    /// The errors of `repair`.
+    pub(crate) fn repair(
+        &self,
+        storage: &Arc<dyn Storage>,
+        repair: Repair,
+        request: &mut RepairRequest<'_>,
+    ) -> Result<()> {
+        let real = real_path(&**storage);
+        let resolver = self.resolver(storage.path(), real.as_deref(), self.policy(false));
+        repair(storage, &self.context(resolver), request)
     }
 
     /// Returns what opens the files that an image references, by `policy`. `image` is the path of

@@ -20,6 +20,7 @@ mod pipeline;
 mod plan;
 mod progress;
 mod rebase;
+mod repair;
 mod resize;
 
 pub use check::Check;
@@ -38,4 +39,5 @@ pub use measure::{measure, measure_size};
 pub use plan::Plan;
 pub use progress::{Callback, Progress};
 pub use rebase::{Rebase, Rebased};
+pub use repair::{Repair, Repaired};
 pub use resize::{NewSize, Resize, Resized};

@@ -35,6 +35,26 @@ impl Code {
     }
 }
 
+/// What a [`Repair`](crate::Repair) may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RepairScope {
+    /// Space that is allocated without being used becomes free.
+    Leaks,
+    /// All damage is repaired that can be without a choice between guest data.
+    All,
+}
+
+/// When a [`Repair`](crate::Repair) has found something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RepairStage {
+    /// Before the repair.
+    Found,
+    /// After it: it is left.
+    Left,
+}
+
 /// A finding of a consistency check.
 pub type Finding = crate::Finding<Code>;
 
@@ -63,6 +83,12 @@ pub struct CheckReport {
     /// Number of allocated clusters without references.
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_zero"))]
     pub leaks: u64,
+    /// Number of inconsistencies that a repair has removed.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_zero"))]
+    pub corruptions_fixed: u64,
+    /// Number of allocated clusters without references that a repair has made free.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_zero"))]
+    pub leaks_fixed: u64,
     /// Number of defects that may prevent some programs from reading the image, but do not affect
     /// its data.
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_zero"))]

@@ -93,7 +93,6 @@ fn unsupported_options_are_errors_and_not_ignored() {
     for (line, what) in [
         ("convert --target-image-opts -n a.raw b.raw", "--target-image-opts"),
         ("convert --bitmaps a.raw b.raw", "--bitmaps"),
-        ("check -r all a.raw", "repair (-r)"),
         ("rebase -u -b b.raw a.raw", "'rebase'"),
         ("snapshot -l a.raw", "'snapshot'"),
     ] {

@@ -81,3 +81,96 @@ fn the_first_thousand_findings_are_listed_and_all_are_counted() {
     let ran = lab.line("check --limit check_findings=1M a.qcow2");
     assert_eq!(ran.err.lines().count() as u64, total);
 }
+
+/// Writes an image with a leaked cluster and a copied flag that is not set.
+fn damaged(lab: &Lab, name: &str) {
+    lab.qemu(&format!("create -q -f qcow2 {name} 1M")).ok();
+    let path = lab.path(name);
+    // Cluster 9 is the last of the file; 2 is the refcount block.
+    write_at(&path, 9 * 65536, &[7; 65536]);
+    write_at(&path, 2 * 65536 + 9 * 2, &[0, 1]);
+}
+
+#[test]
+fn a_repair_has_the_output_and_the_exit_code_of_qemu_img() {
+    for (scope, output) in [("leaks", "human"), ("all", "human"), ("all", "json")] {
+        let (ours, qemus) = (Lab::new(), Lab::new());
+        let line = format!("check -r {scope} --output={output} a.qcow2");
+        for lab in [&ours, &qemus] {
+            damaged(lab, "a.qcow2");
+        }
+        assert_eq!(ours.line("check a.qcow2").code, Some(3));
+        let (our, qemu) = (ours.line(&line), qemus.qemu(&line));
+        assert_eq!((our.code, qemu.code), (Some(0), Some(0)), "{our:?}");
+        assert!(our.err.contains("Leaked cluster 9 refcount=1 reference=0"), "{our:?}");
+        let (our, qemu) = (our.out, qemu.out);
+        match output {
+            "json" => {
+                let json = |text: &str| {
+                    serde_json::from_str::<serde_json::Value>(text).expect(line.as_str())
+                };
+                assert_eq!(json(&our), json(&qemu), "{line}");
+            }
+            _ => assert_eq!(our, qemu, "{line}"),
+        }
+        assert!(our.contains("leaks-fixed") || our.contains("    1 leaked clusters"), "{our}");
+        assert!(ours.read("a.qcow2") == qemus.read("a.qcow2"), "{line}");
+        ours.same("check a.qcow2");
+        // There is nothing left to repair.
+        ours.same(&line);
+    }
+}
+
+#[test]
+fn an_image_that_was_not_closed_properly_can_be_resized_after_a_repair() {
+    let lab = Lab::new();
+    lab.qemu("create -q -f qcow2 -o lazy_refcounts=on a.qcow2 1M").ok();
+    write_at(&lab.path("a.qcow2"), 79, &[1]);
+    let error = lab.line("resize a.qcow2 2M").fails(1);
+    assert!(error.contains("('diskimg check -r all' repairs it)"), "{error}");
+    lab.line("check -r all --backup saved a.qcow2").ok();
+    assert!(lab.read("saved").starts_with(b"diskimg backup 1"));
+    lab.line("resize a.qcow2 2M").ok();
+    lab.same("check a.qcow2");
+    let error = lab.line("check -r all --backup saved a.qcow2").fails(1);
+    assert!(error.contains("saved") && error.contains("exists"), "{error}");
+    lab.line("check --backup other a.qcow2").fails(1);
+    assert!(!lab.path("other").exists());
+}
+
+#[test]
+fn what_is_left_gives_the_exit_code_of_a_corrupt_image() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.qemu("convert -O qcow2 a.raw a.qcow2").ok();
+    let path = lab.path("a.qcow2");
+    let before = lab.read("a.qcow2");
+    let l1 = u64::from_be_bytes(before[40..48].try_into().expect("8 bytes"));
+    let l2 = u64::from_be_bytes(before[l1 as usize..l1 as usize + 8].try_into().expect("8 bytes"));
+    // The first guest cluster is in the L1 table.
+    write_at(&path, l2 & !(1 << 63), &(l1 | 1 << 63).to_be_bytes());
+    let ran = lab.line("check -r all a.qcow2");
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    let (before, after) = ran.err.split_once("After the repair:\n").expect("has both");
+    assert!(before.contains("refcount=1 reference=2"), "{before}");
+    assert!(after.contains("overlaps other metadata or data"), "{after}");
+}
+
+#[test]
+fn formats_without_a_repair_and_unknown_words_are_errors() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.qemu("create -q -f vmdk a.vmdk 1M").ok();
+    for name in ["a.raw", "a.vmdk"] {
+        for line in [format!("check -r all {name}"), format!("check -r leaks --output=json {name}")]
+        {
+            let before = lab.read(name);
+            let error = lab.line(&line).fails(63);
+            assert!(error.contains("This image format does not support checks"), "{error}");
+            lab.qemu(&line).fails(63);
+            assert!(lab.read(name) == before, "{line}");
+        }
+    }
+    let error = lab.line("check -r some a.raw").fails(1);
+    assert!(error.contains("--repair (-r) expects 'leaks' or 'all' not 'some'"), "{error}");
+}

@@ -43,6 +43,7 @@ pub(crate) static DRIVER: Driver = Driver {
     require: Some(require),
     create: Some(create),
     open_mutable: None,
+    repair: None,
     options: &[],
     measure: Some(measure),
     #[cfg(feature = "inspect")]

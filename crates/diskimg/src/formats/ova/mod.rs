@@ -79,6 +79,7 @@ pub(crate) static DRIVER: Driver = Driver {
     require: None,
     create: Some(target::create),
     open_mutable: None,
+    repair: None,
     options: options::OPTIONS,
     measure: None,
     #[cfg(feature = "inspect")]

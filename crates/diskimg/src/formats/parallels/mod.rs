@@ -37,6 +37,7 @@ mod header;
 #[cfg(feature = "inspect")]
 mod inspect;
 mod layer;
+mod repair;
 mod write;
 
 use crate::error::{Error, Result};
@@ -62,6 +63,7 @@ pub(crate) static DRIVER: Driver = Driver {
     require: None,
     create: Some(write::create),
     open_mutable: Some(edit::open),
+    repair: Some(repair::repair),
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
         OptionSpec::new("cluster_size", OptionKind::Size, "Parallels image cluster size")

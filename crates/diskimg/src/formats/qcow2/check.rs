@@ -12,11 +12,14 @@
 //! Findings and counts equal those of `qemu-img check`. An L2 table is read once, however many L1
 //! entries point to it, so that a malicious image cannot multiply the work.
 
+mod l2;
+
 use super::bitmaps::{Bitmap, decode_table_entry};
+use super::damage::Damage;
 use super::header::{MAX_L1_BYTES, Table};
 use super::layer::Qcow2;
 use super::refcount::{self, Refcounts};
-use super::tables::{COPIED, Cluster, L1_RESERVED, L2_RESERVED, L2Layout, OFFSET_MASK, read_words};
+use super::tables::{COPIED, Cluster, L1_RESERVED, L2Layout, OFFSET_MASK, read_words};
 use super::use_counts::UseCounts;
 use crate::error::{Error, Result};
 use crate::report::check::{CheckReport, Code, Finding};
@@ -52,6 +55,26 @@ pub(super) const MIN_V3_SNAPSHOT_EXTRA: u32 = 16;
 /// Returns [`Limit`](crate::ErrorKind::Limit) if the check exceeds a limit, and
 /// [`Io`](crate::ErrorKind::Io) if the file cannot be read. Inconsistencies are findings.
 pub(super) fn run(image: &Qcow2, report: &mut dyn FnMut(Finding)) -> Result<CheckReport> {
+    examine(image, report).map(|examined| examined.counts)
+}
+
+/// What a check has found out, for a repair.
+#[derive(Debug)]
+pub(super) struct Examined {
+    /// The result of the check.
+    pub(super) counts: CheckReport,
+    /// The references to each host cluster, including those that exceed the largest refcount.
+    pub(super) use_counts: UseCounts,
+    /// All L2 tables by host offset.
+    pub(super) l2_tables: BTreeMap<u64, Uses>,
+    pub(super) damage: Damage,
+}
+
+/// Checks the image, and returns what a repair needs to know.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn examine(image: &Qcow2, report: &mut dyn FnMut(Finding)) -> Result<Examined> {
     let header = &image.header;
     let cluster_size = header.cluster_size();
     let clusters = image.file().len().div_ceil(cluster_size);
@@ -70,6 +93,7 @@ pub(super) fn run(image: &Qcow2, report: &mut dyn FnMut(Finding)) -> Result<Chec
         max_refcount: u64::MAX >> (64 - header.refcount_bits()),
         use_counts: UseCounts::new(image.limits.check_bytes),
         l2_tables: BTreeMap::new(),
+        damage: Damage::default(),
         table_budget: max_table_bytes(image).min(image.limits.shared_table_bytes),
         counts: CheckReport {
             total_clusters: header.size.div_ceil(cluster_size),
@@ -81,7 +105,8 @@ pub(super) fn run(image: &Qcow2, report: &mut dyn FnMut(Finding)) -> Result<Chec
     let highest = check.compare(&mut refcounts)?;
     check.check_copied_flags(&mut refcounts)?;
     check.counts.image_end_offset = Some((highest + 1) * cluster_size);
-    Ok(check.counts)
+    let Check { counts, use_counts, l2_tables, damage, .. } = check;
+    Ok(Examined { counts, use_counts, l2_tables, damage })
 }
 
 /// The state of a check.
@@ -98,6 +123,7 @@ struct Check<'a> {
     use_counts: UseCounts,
     /// All L2 tables by host offset.
     l2_tables: BTreeMap<u64, Uses>,
+    damage: Damage,
     /// Bytes of snapshots' and bitmaps' tables that may still be read.
     table_budget: u64,
     counts: CheckReport,
@@ -106,11 +132,11 @@ struct Check<'a> {
 
 /// The number of L1 entries that point to an L2 table.
 #[derive(Debug, Clone, Copy, Default)]
-struct Uses {
+pub(super) struct Uses {
     /// Entries in the active L1 table.
-    active: u64,
+    pub(super) active: u64,
     /// Entries in the L1 tables of snapshots.
-    inactive: u64,
+    pub(super) inactive: u64,
 }
 
 impl Check<'_> {
@@ -123,10 +149,28 @@ impl Check<'_> {
         self.report_finding(Code::Corruption, message);
     }
 
-    /// Counts `times` references to all clusters that `len` bytes at host offset `offset` touch.
+    /// Reports damage because of which references may not have been counted: what is not
+    /// referenced may still be in use.
+    fn lost_references(&mut self, message: String) {
+        self.damage.incomplete = true;
+        self.corruption(message);
+    }
+
+    /// Counts references as [`count`](Self::count). If they are invalid, others may be missing.
     fn add_references(&mut self, offset: u64, len: u64, times: u64) -> Result<()> {
+        if !self.count(offset, len, times)? {
+            self.damage.incomplete = true;
+            let first = self.damage.first_beyond_end.unwrap_or(u64::MAX);
+            self.damage.first_beyond_end = Some(first.min(offset));
+        }
+        Ok(())
+    }
+
+    /// Counts `times` references to all clusters that `len` bytes at host offset `offset` touch.
+    /// Returns false if they are beyond the end of the file.
+    fn count(&mut self, offset: u64, len: u64, times: u64) -> Result<bool> {
         if len == 0 {
-            return Ok(());
+            return Ok(true);
         }
         // The last cluster of the file may be incomplete.
         let end = offset.checked_add(len);
@@ -136,15 +180,16 @@ impl Check<'_> {
                 "ERROR: counting reference for region exceeding the end of the file by one \
                  cluster or more: offset {offset:#x} size {len:#x}"
             ));
-            return Ok(());
+            return Ok(false);
         };
         let bits = self.layout.cluster_bits;
         for cluster in offset >> bits..=(end - 1) >> bits {
             if !self.use_counts.add(cluster, times, self.max_refcount)? {
+                self.damage.overflown = true;
                 self.corruption(format!("ERROR: overflow cluster offset={:#x}", cluster << bits));
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Reserves the bytes of a table that will be read.
@@ -203,7 +248,8 @@ impl Check<'_> {
         if let Ok(snapshots) = &image.snapshots {
             self.add_references(header.snapshots_offset, snapshots.bytes, 1)?;
         }
-        self.add_references(header.refcount_table.offset, header.refcount_table.bytes(), 1)?;
+        let table = header.refcount_table;
+        self.damage.refcounts |= !self.count(table.offset, table.bytes(), 1)?;
         if let Some(encryption) = header.extensions.encryption {
             self.add_references(encryption.offset, encryption.bytes, 1)?;
         }
@@ -219,12 +265,13 @@ impl Check<'_> {
                 return Ok(ControlFlow::Continue(()));
             }
             if entry & L1_RESERVED != 0 {
+                check.damage.entries = true;
                 check.corruption(format!("ERROR found L1 entry with reserved bits set: {entry:x}"));
             }
             let offset = entry & OFFSET_MASK;
             check.add_references(offset, check.cluster_size, 1)?;
             if !offset.is_multiple_of(check.cluster_size) {
-                check.corruption(format!(
+                check.lost_references(format!(
                     "ERROR l2_offset={offset:x}: Table is not cluster aligned; L1 entry corrupted"
                 ));
             } else if offset != 0 && offset < check.file.len() {
@@ -246,7 +293,7 @@ impl Check<'_> {
         let snapshots = match &image.snapshots {
             Ok(snapshots) => &snapshots.entries,
             Err(error) => {
-                self.corruption(format!(
+                self.lost_references(format!(
                     "ERROR failed to read the snapshot table: {}",
                     error.without_remedy()
                 ));
@@ -254,22 +301,26 @@ impl Check<'_> {
             }
         };
         if self.layout.data_file && !snapshots.is_empty() {
-            self.corruption(format!("ERROR {} snapshots in image with data file", snapshots.len()));
+            self.lost_references(format!(
+                "ERROR {} snapshots in image with data file",
+                snapshots.len()
+            ));
         }
         let mut known = HashMap::new();
         for (index, snapshot) in snapshots.iter().enumerate() {
             if image.header.version >= 3 && snapshot.extra_bytes < MIN_V3_SNAPSHOT_EXTRA {
+                self.damage.snapshots = true;
                 self.corruption(format!("ERROR snapshot table entry {index} is incomplete"));
             }
             let (id, name, l1) = (&snapshot.info.id, &snapshot.info.name, snapshot.l1);
             if !l1.offset.is_multiple_of(self.cluster_size) {
-                self.corruption(format!(
+                self.lost_references(format!(
                     "ERROR snapshot {id} ({name}) l1_offset={:#x}: L1 table is not cluster \
                      aligned; snapshot table entry corrupted",
                     l1.offset
                 ));
             } else if l1.bytes() > MAX_L1_BYTES.max(image.limits.table_bytes) {
-                self.corruption(format!(
+                self.lost_references(format!(
                     "ERROR snapshot {id} ({name}) l1_size={:#x}: L1 table is too large; \
                      snapshot table entry corrupted",
                     l1.entries
@@ -278,7 +329,7 @@ impl Check<'_> {
                 // An empty disk, whose table may be anywhere.
             } else if let Some(other) = known.insert(l1.offset, index) {
                 // Walking the table for each of them could take hours.
-                self.corruption(format!(
+                self.lost_references(format!(
                     "ERROR snapshot {id} ({name}) l1_offset={:#x}: L1 table of snapshot table \
                      entry {other}, too",
                     l1.offset
@@ -292,137 +343,13 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn check_l2_tables(&mut self) -> Result<()> {
-        let tables = std::mem::take(&mut self.l2_tables);
-        tables.iter().try_for_each(|(&offset, &uses)| self.check_l2_table(offset, uses))?;
-        self.l2_tables = tables;
-        Ok(())
-    }
-
-    fn check_l2_table(&mut self, offset: u64, uses: Uses) -> Result<()> {
-        // Host offset of the next cluster if it is contiguous with the previous one.
-        let mut expected = None;
-        self.for_each_l2_entry(offset, |check, index, entry, bitmap| {
-            check.check_l2_entry(index, entry, bitmap, uses, &mut expected)
-        })
-    }
-
-    /// Calls `each` with index, entry and bitmap (0 unless extended) of each entry of an L2 table.
-    fn for_each_l2_entry(
-        &mut self,
-        offset: u64,
-        mut each: impl FnMut(&mut Self, u64, u64, u64) -> Result<()>,
-    ) -> Result<()> {
-        let table = Table { offset, entries: self.cluster_size / 8 };
-        let extended = self.layout.extended;
-        let mut first = 0;
-        self.for_each_word("L2 table", table, |check, index, word| {
-            match (extended, index % 2) {
-                (false, _) => each(check, index, word, 0)?,
-                (true, 0) => first = word,
-                (true, _) => each(check, index / 2, first, word)?,
-            }
-            Ok(ControlFlow::Continue(()))
-        })
-    }
-
-    fn check_l2_entry(
-        &mut self,
-        index: u64,
-        entry: u64,
-        bitmap: u64,
-        uses: Uses,
-        expected: &mut Option<u64>,
-    ) -> Result<()> {
-        let cluster = self.layout.decode(entry, bitmap);
-        if let Cluster::Compressed { offset, len } = cluster {
-            return self.check_compressed(index, entry, bitmap, (offset, len), uses);
-        }
-        if entry & L2_RESERVED != 0 {
-            self.corruption(format!("ERROR found l2 entry with reserved bits set: {entry:x}"));
-        }
-        let (offset, holds_data) = match cluster {
-            Cluster::Data { offset } => (offset, true),
-            Cluster::Zero { offset: Some(offset) } => (offset, false),
-            Cluster::Subclusters(subclusters) => {
-                let Some(offset) = subclusters.offset else {
-                    if subclusters.allocated != 0 {
-                        self.corruption(
-                            "ERROR: Unallocated cluster has non-zero subcluster allocation map"
-                                .into(),
-                        );
-                    }
-                    return Ok(());
-                };
-                if !subclusters.is_valid() {
-                    self.corruption(format!(
-                        "ERROR offset={offset:x}: Allocated cluster has corrupted subcluster \
-                         allocation bitmap"
-                    ));
-                }
-                (offset, subclusters.allocated != 0)
-            }
-            Cluster::Compressed { .. } | Cluster::Zero { offset: None } | Cluster::Unallocated => {
-                return Ok(());
-            }
-        };
-        if !offset.is_multiple_of(self.cluster_size) {
-            let what = if holds_data { "Data" } else { "Preallocated" };
-            self.corruption(format!(
-                "ERROR offset={offset:x}: {what} cluster is not properly aligned; L2 entry \
-                 corrupted."
-            ));
-        }
-        self.counts.allocated_clusters += uses.active;
-        if expected.is_some_and(|expected| offset != expected) {
-            self.counts.fragmented_clusters += uses.active;
-        }
-        *expected = Some(offset + self.cluster_size);
-        if self.layout.data_file {
-            return Ok(());
-        }
-        self.add_references(offset, self.cluster_size, uses.active + uses.inactive)
-    }
-
-    fn check_compressed(
-        &mut self,
-        index: u64,
-        entry: u64,
-        bitmap: u64,
-        (offset, len): (u64, u32),
-        uses: Uses,
-    ) -> Result<()> {
-        if entry & COPIED != 0 {
-            self.corruption(format!(
-                "ERROR: coffset={offset:#x}: copied flag must never be set for compressed clusters"
-            ));
-        }
-        if self.layout.data_file {
-            self.corruption(format!(
-                "ERROR compressed cluster {index} with data file, entry={entry:#x}"
-            ));
-            return Ok(());
-        }
-        if bitmap != 0 {
-            self.corruption(format!(
-                "ERROR compressed cluster {index} with non-zero subcluster allocation bitmap, \
-                 entry={entry:#x}"
-            ));
-            return Ok(());
-        }
-        self.counts.allocated_clusters += uses.active;
-        self.counts.compressed_clusters += uses.active;
-        // As in QEMU, every compressed cluster counts as fragmented.
-        self.counts.fragmented_clusters += uses.active;
-        self.add_references(offset, len.into(), uses.active + uses.inactive)
-    }
-
     fn count_bitmaps(&mut self) -> Result<()> {
         let image = self.image;
         let bitmaps = match &image.bitmaps {
             Ok(bitmaps) => bitmaps,
             Err(error) => {
-                self.corruption(format!(
+                self.damage.bitmaps = true;
+                self.lost_references(format!(
                     "ERROR failed to read the bitmap directory: {}",
                     error.without_remedy()
                 ));
@@ -443,7 +370,8 @@ impl Check<'_> {
                 Ok(None) => {}
                 Ok(Some(offset)) => check.add_references(offset, check.cluster_size, 1)?,
                 Err(error) => {
-                    check.corruption(format!("ERROR {}", error.without_remedy()));
+                    check.damage.bitmaps = true;
+                    check.lost_references(format!("ERROR {}", error.without_remedy()));
                     return Ok(ControlFlow::Break(()));
                 }
             }
@@ -453,25 +381,29 @@ impl Check<'_> {
 
     fn check_refcount_blocks(&mut self, refcounts: &Refcounts<'_>) -> Result<()> {
         if refcounts.table.is_empty() {
+            self.damage.refcounts = true;
             self.corruption("ERROR the image has no refcount table".into());
         }
         for (index, &entry) in refcounts.table.iter().enumerate() {
             let offset = entry & refcount::OFFSET_MASK;
             let cluster = offset >> self.layout.cluster_bits;
             if entry & !refcount::OFFSET_MASK != 0 {
+                self.damage.refcounts = true;
                 self.corruption(format!(
                     "ERROR refcount table entry {index} has reserved bits set"
                 ));
             } else if !offset.is_multiple_of(self.cluster_size) {
+                self.damage.refcounts = true;
                 self.corruption(format!(
                     "ERROR refcount block {index} is not cluster aligned; refcount table entry \
                      corrupted"
                 ));
             } else if cluster >= self.clusters {
+                self.damage.refcounts = true;
                 self.corruption(format!("ERROR refcount block {index} is outside image"));
             } else if offset != 0 {
-                self.add_references(offset, self.cluster_size, 1)?;
-                let count = self.use_counts.get(cluster);
+                self.count(offset, self.cluster_size, 1)?;
+                let count = self.uses(cluster);
                 if count != 1 {
                     self.corruption(format!("ERROR refcount block {index} refcount={count}"));
                 }
@@ -520,8 +452,13 @@ impl Check<'_> {
         Ok(highest)
     }
 
+    /// Returns the number of references to a cluster, as far as a refcount can store it.
+    fn uses(&self, cluster: u64) -> u64 {
+        self.use_counts.get(cluster).min(self.max_refcount)
+    }
+
     fn compare_cluster(&mut self, cluster: u64, refcount: u64, highest: &mut u64) {
-        let uses = self.use_counts.get(cluster);
+        let uses = self.uses(cluster);
         if refcount > 0 || uses > 0 {
             *highest = cluster;
         }
@@ -578,6 +515,7 @@ impl Check<'_> {
                 Ok(())
             })?;
         }
+        self.l2_tables = tables;
         Ok(())
     }
 }

@@ -18,6 +18,7 @@
 mod allocator;
 mod bitmaps;
 mod check;
+mod damage;
 mod details;
 mod edit;
 mod encryption;
@@ -30,6 +31,7 @@ mod measure;
 mod node;
 mod options;
 mod refcount;
+mod repair;
 mod snapshot;
 mod tables;
 mod target;
@@ -47,6 +49,7 @@ pub(crate) static DRIVER: Driver = Driver {
     require: None,
     create: Some(target::create),
     open_mutable: Some(edit::open),
+    repair: Some(repair::repair),
     options: options::OPTIONS,
     measure: Some(measure::measure),
     #[cfg(feature = "inspect")]

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::open::SnapshotSelector;
 use crate::open::limits::Limits;
 use crate::report::info;
-use crate::storage::number::{to_index, to_u64};
+use crate::storage::number::{to_index, to_u32, to_u64};
 use crate::storage::source::Source;
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -51,6 +51,8 @@ pub(crate) struct Snapshot {
     pub(crate) disk_size: u64,
     /// Length of the extra data in bytes; version 3 requires at least 16.
     pub(crate) extra_bytes: u32,
+    /// Length of the entry in bytes, without padding.
+    pub(crate) bytes: usize,
 }
 
 /// The snapshot table.
@@ -200,8 +202,29 @@ impl Snapshot {
             l1: Table { offset: raw.l1_table_offset.get(), entries: raw.l1_size.get().into() },
             disk_size: field(1).unwrap_or(active_size) / 512 * 512,
             extra_bytes,
+            bytes: size_of::<RawSnapshot>() + rest.len(),
         };
-        Ok((snapshot, to_u64(size_of::<RawSnapshot>() + rest.len())))
+        let len = to_u64(snapshot.bytes);
+        Ok((snapshot, len))
+    }
+
+    /// Appends the entry that is stored as `bytes`, with the extra data that version 3 requires:
+    /// the size of the VM state and that of the disk, which it has already or which follow from its
+    /// absence.
+    pub(crate) fn encode_with_extra(&self, bytes: &[u8], out: &mut Vec<u8>) {
+        let (Ok((mut raw, rest)), extra) =
+            (RawSnapshot::read_from_prefix(bytes), to_index(self.extra_bytes))
+        else {
+            return;
+        };
+        let (old, names) = rest.split_at(extra.min(rest.len()));
+        let mut extra = [self.info.vm_state_size, self.disk_size]
+            .iter()
+            .flat_map(|word| word.to_be_bytes())
+            .collect::<Vec<_>>();
+        extra.extend(old.get(extra.len()..).unwrap_or_default());
+        raw.extra_size = to_u32(extra.len()).into();
+        out.extend(raw.as_bytes().iter().chain(&extra).chain(names));
     }
 }
 

@@ -48,8 +48,7 @@ impl UseCounts {
         Ok(())
     }
 
-    /// Adds `times` to the count of a cluster, capped at `max`. Returns false if the cap was
-    /// exceeded.
+    /// Adds `times` to the count of a cluster. Returns false if it exceeds `max` now.
     ///
     /// # Errors
     /// Returns [`Limit`](crate::ErrorKind::Limit) if that needs more memory than allowed.
@@ -67,17 +66,31 @@ impl UseCounts {
             count => count.into(),
         };
         let sum = count.saturating_add(times);
-        let kept = sum.min(max);
-        match u16::try_from(kept) {
+        match u16::try_from(sum) {
             Ok(small) if small != OVERFLOWN => *slot = small,
             _ => {
                 *slot = OVERFLOWN;
-                if self.large.insert(cluster, kept).is_none() {
+                if self.large.insert(cluster, sum).is_none() {
                     self.spend(LARGE_BYTES)?;
                 }
             }
         }
         Ok(sum <= max)
+    }
+
+    /// Subtracts one from the count of a cluster, unless it is 0.
+    pub(super) fn remove(&mut self, cluster: u64) {
+        let count = self.get(cluster).saturating_sub(1);
+        let (page, index) = (to_usize(cluster) / PAGE, to_usize(cluster) % PAGE);
+        if let Some(Some(page)) = self.pages.get_mut(page) {
+            match u16::try_from(count) {
+                Ok(small) if small != OVERFLOWN => {
+                    page[index] = small;
+                    self.large.remove(&cluster);
+                }
+                _ => drop(self.large.insert(cluster, count)),
+            }
+        }
     }
 
     /// Returns the count of a cluster.
@@ -105,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_may_exceed_16_bits_and_stop_at_the_maximum() {
+    fn counts_may_exceed_16_bits_and_say_when_they_exceed_the_maximum() {
         let mut counts = UseCounts::new(2 * PAGE_BYTES + LARGE_BYTES);
         for _ in 0..3 {
             assert!(counts.add(5000, 65_534, u64::MAX).expect("counts"));
@@ -114,7 +127,12 @@ mod tests {
         assert_eq!((counts.get(4999), counts.get(1 << 40)), (0, 0));
         assert!(counts.add(7, 1, 1).expect("counts"));
         assert!(!counts.add(7, 1, 1).expect("counts"));
-        assert_eq!(counts.get(7), 1);
+        assert_eq!(counts.get(7), 2);
+        counts.remove(7);
+        counts.remove(8);
+        assert_eq!((counts.get(7), counts.get(8)), (1, 0));
+        counts.remove(5000);
+        assert_eq!(counts.get(5000), 3 * 65_534 - 1);
         assert_eq!(counts.next_counted(1500, 9999), 4096);
         assert_eq!(counts.next_counted(4500, 9999), 4500);
         assert_eq!(counts.next_counted(6000, 9999), 9999);

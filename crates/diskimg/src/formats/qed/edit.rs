@@ -40,18 +40,16 @@ pub(super) fn open(
     Ok(Box::new(QedMut { storage, image, limits: context.limits.clone() }))
 }
 
-impl QedMut {
-    /// Returns the modification that sets the features. Unknown compatible features are kept, and
-    /// unknown autoclear features are cleared; there are no known ones.
-    fn set_features(&self, features: Features) -> Result<Edit> {
-        let mut bytes = vec![0; 24];
-        self.storage
-            .read_exact_at(&mut bytes, FEATURES_AT)
-            .map_err(|e| Error::io("cannot read it", e).in_structure(HEADER))?;
-        bytes[..8].copy_from_slice(&features.bits().to_le_bytes());
-        bytes[16..].fill(0);
-        Ok(Edit::Write { offset: FEATURES_AT, bytes })
-    }
+/// Returns the modification that sets the features. Unknown compatible features are kept, and unknown
+/// autoclear features are cleared; there are no known ones.
+pub(super) fn set_features(storage: &dyn Storage, features: Features) -> Result<Edit> {
+    let mut bytes = vec![0; 24];
+    storage
+        .read_exact_at(&mut bytes, FEATURES_AT)
+        .map_err(|e| Error::io("cannot read it", e).in_structure(HEADER))?;
+    bytes[..8].copy_from_slice(&features.bits().to_le_bytes());
+    bytes[16..].fill(0);
+    Ok(Edit::Write { offset: FEATURES_AT, bytes })
 }
 
 impl MutableLayer for QedMut {
@@ -70,8 +68,8 @@ impl MutableLayer for QedMut {
         let features = self.image.header.features;
         let existing = ExistingImage {
             has_backing: self.image.parent().is_some() || request.hides_backing,
-            before: Some(self.set_features(features | Features::NEED_CHECK)?),
-            after: Some(self.set_features(features)?),
+            before: Some(set_features(&*self.storage, features | Features::NEED_CHECK)?),
+            after: Some(set_features(&*self.storage, features)?),
             storage: Arc::clone(&self.storage),
         };
         specify(existing, &self.image.tables, false, &self.limits).map(Some)

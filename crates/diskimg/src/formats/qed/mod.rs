@@ -23,6 +23,7 @@ mod header;
 #[cfg(feature = "inspect")]
 mod inspect;
 mod layer;
+mod repair;
 mod resize;
 mod target;
 
@@ -59,6 +60,7 @@ pub(crate) static DRIVER: Driver = Driver {
     require: None,
     create: Some(target::create),
     open_mutable: Some(edit::open),
+    repair: Some(repair::repair),
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
         OptionSpec::new("backing_file", OptionKind::Text, "File name of a base image"),

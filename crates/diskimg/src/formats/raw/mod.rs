@@ -43,6 +43,7 @@ pub(crate) static DRIVER: Driver = Driver {
     require: None,
     create: Some(target::create),
     open_mutable: Some(resize::open),
+    repair: None,
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
         NOCOW,

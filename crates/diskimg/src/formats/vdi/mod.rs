@@ -25,6 +25,7 @@ mod header;
 mod inspect;
 mod layer;
 mod parent;
+mod repair;
 mod write;
 
 use crate::formats::metadata::read;
@@ -49,6 +50,7 @@ pub(crate) static DRIVER: Driver = Driver {
     require: None,
     create: Some(write::create),
     open_mutable: Some(edit::open),
+    repair: Some(repair::repair),
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
         OptionSpec::new("backing_file", OptionKind::Text, "File name of a base image"),

@@ -64,6 +64,7 @@ pub(crate) static DRIVER: Driver = Driver {
     require: None,
     create: Some(write::create),
     open_mutable: Some(edit::open),
+    repair: None,
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size; max of 64TB."),
         OptionSpec::new("backing_file", OptionKind::Text, "File name of a base image"),

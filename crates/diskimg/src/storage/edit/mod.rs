@@ -3,14 +3,18 @@
 //! [`Storage`] is a file that is read, written and resized. [`Edits`] is a list of writes in an
 //! order that keeps an image usable if the process is killed or power is lost at any point.
 
+mod current;
 mod edits;
 mod file;
 mod memory;
 pub(crate) mod pending;
+mod saving;
 
+pub(crate) use current::CurrentSource;
 pub use edits::{Edit, Edits};
 pub use file::FileStorage;
 pub use memory::MemoryStorage;
+pub(crate) use saving::SavingStorage;
 
 use crate::storage::sink::Sink;
 use crate::storage::source::Source;

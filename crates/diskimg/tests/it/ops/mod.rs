@@ -10,4 +10,5 @@ mod measure;
 mod picture;
 mod plan;
 mod rebase;
+mod repair;
 mod resize;

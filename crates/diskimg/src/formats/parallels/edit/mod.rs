@@ -94,7 +94,7 @@ impl MutableLayer for ParallelsMut {
 }
 
 /// Requires that nothing is lost that the format extension forbids to lose.
-fn require_writable(image: &Expandable) -> Result<()> {
+pub(super) fn require_writable(image: &Expandable) -> Result<()> {
     let extension = image.extension.as_ref().ok().and_then(Option::as_ref);
     match extension.and_then(|extension| extension.needed()) {
         Some(feature) => Err(Error::unsupported(format!("the unknown feature {feature}"))

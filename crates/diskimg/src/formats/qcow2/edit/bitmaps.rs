@@ -9,6 +9,7 @@ use super::table::{sector_of, sectors};
 use crate::error::{Error, Result};
 use crate::formats::qcow2::bitmaps::{ALL_ONES, Bitmap, Flags, OFFSET_MASK};
 use crate::formats::qcow2::tables::read_words;
+use crate::remedy::Remedy;
 use crate::storage::edit::{Edit, Storage};
 use crate::storage::number::{to_u64, to_usize};
 use std::collections::BTreeSet;
@@ -112,7 +113,7 @@ impl TrackedBitmaps {
                 let message = format!("the refcount of a bitmap's cluster is {count} instead of 1");
                 return Err(Error::corrupt("bitmap table", message)
                     .at(offset)
-                    .hint("repair the image first, for example with qemu-img"));
+                    .with_remedy(Remedy::Repair));
             }
         }
         Ok(())

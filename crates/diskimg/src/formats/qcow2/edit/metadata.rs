@@ -195,7 +195,7 @@ impl Metadata {
                 L2_TABLE,
                 format!("guest data is mapped to {:#x}, which is metadata ({name})", range.start),
             )
-            .hint("repair the image first, for example with qemu-img")),
+            .hint("check the image")),
         }
     }
 

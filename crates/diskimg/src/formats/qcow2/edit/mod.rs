@@ -43,6 +43,7 @@ use crate::model::layer::Layer;
 use crate::model::mutable::{MutableLayer, ResizeRequest, WriteRequest};
 use crate::model::target::TargetSpec;
 use crate::open::OpenContext;
+use crate::remedy::Remedy;
 use crate::storage::edit::{Edit, Edits, Storage};
 use crate::storage::source::{HostFileId, Source};
 use space::{Changes, TableLocation};
@@ -113,7 +114,7 @@ impl Qcow2Mut {
                 "the image was not closed properly: its refcounts may be wrong",
             )
             .at(72)
-            .hint("repair it first, for example with qemu-img"));
+            .with_remedy(Remedy::Repair));
         }
         if header.encryption.is_some() {
             return refuse("an encrypted image");
@@ -127,7 +128,7 @@ impl Qcow2Mut {
         if self.header().incompatible.contains(Incompatible::CORRUPT) {
             return Err(Error::corrupt("header", "the image is marked as corrupt")
                 .at(72)
-                .hint("repair it first, for example with qemu-img"));
+                .with_remedy(Remedy::Repair));
         }
         Ok(())
     }

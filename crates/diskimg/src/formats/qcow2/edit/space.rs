@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::formats::qcow2::header::{Header, MAX_REFCOUNT_TABLE_BYTES};
 use crate::formats::qcow2::refcount::{self, OFFSET_MASK};
 use crate::formats::qcow2::tables::{read_words, to_bytes};
+use crate::remedy::Remedy;
 use crate::storage::edit::{Edit, Storage};
 use crate::storage::number::{to_u32, to_u64, to_usize};
 use std::collections::BTreeSet;
@@ -26,8 +27,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Hint for offsets beyond the end of the file.
-pub(super) const TRUNCATED: &str =
-    "the file may be truncated; check and repair the image first, for example with qemu-img";
+pub(super) const TRUNCATED: &str = "the file may be truncated; check the image first";
 
 /// Location of a table, as the header records it: host offset, and length (of an L1 table in
 /// entries, of the refcount table in clusters).
@@ -371,7 +371,7 @@ impl Space {
     fn too_low(&self, cluster: u64) -> Error {
         Error::corrupt("refcount block", "the refcount of a cluster that is in use is too low")
             .at(cluster << self.cluster_bits)
-            .hint("repair the image first, for example with qemu-img")
+            .with_remedy(Remedy::Repair)
     }
 
     /// Returns the indexes of the clusters that `len` bytes at `offset` touch.

@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::formats::qcow2::header::{Autoclear, Header};
 use crate::formats::qcow2::tables::{COPIED, Cluster, OFFSET_MASK, ZERO, read_words};
 use crate::model::target::{Allocate, Slot, Target};
+use crate::remedy::Remedy;
 use crate::storage::edit::Edits;
 use crate::storage::edit::pending::PendingTables;
 use crate::storage::number::to_usize;
@@ -408,7 +409,7 @@ fn required_count(space: &mut Space, offset: u64) -> Result<u64> {
     match space.count_at(offset)? {
         0 => Err(Error::corrupt("refcount block", "a cluster that is in use has refcount 0")
             .at(offset)
-            .hint("repair the image first, for example with qemu-img")),
+            .with_remedy(Remedy::Repair)),
         count => Ok(count),
     }
 }
