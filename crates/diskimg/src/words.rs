@@ -61,7 +61,14 @@ words!(
     Partitions = "partitions",
     SystemArea = "system-area"
 );
-words!(Preallocation, "preallocation mode", Off = "off", Falloc = "falloc", Full = "full");
+words!(
+    Preallocation,
+    "preallocation mode",
+    Off = "off",
+    Metadata = "metadata",
+    Falloc = "falloc",
+    Full = "full"
+);
 words!(
     ExternalFiles,
     "policy for external files",
@@ -162,7 +169,7 @@ mod tests {
         let unknown = "unknown reflink mode 'no such word' (one of auto, always, never)";
         assert_eq!(round_trip(Reflink::ALL), unknown);
         for (error, words) in [
-            (round_trip(Preallocation::ALL), "off, falloc, full"),
+            (round_trip(Preallocation::ALL), "off, metadata, falloc, full"),
             (round_trip(ExternalFiles::ALL), "none, same-dir, any"),
             (round_trip(Caching::ALL), "buffered, direct"),
             (round_trip(Durability::ALL), "flushed, cached"),

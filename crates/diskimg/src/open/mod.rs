@@ -23,9 +23,7 @@ pub use protocol::{OpenMode, Protocol, Protocols};
 use crate::error::{Error, Result};
 use crate::model::format::Format;
 use crate::model::image::Image;
-use crate::model::mutable::MutableLayer;
 use crate::open::chain::{Opening, Place};
-use crate::open::driver::OpenMutable;
 use crate::open::external_files::{ExternalFiles, Resolver, StandIn, real_path};
 use crate::open::limits::Limits;
 use crate::open::node::NodeSettings;
@@ -376,11 +374,11 @@ impl OpenOptions {
     ///
     /// # Errors
     /// As [`open_source`](Self::open_source).
-    pub(crate) fn open_mutable(
+    pub(crate) fn open_mutable<T>(
         &self,
         storage: Arc<dyn Storage>,
-        open: OpenMutable,
-    ) -> Result<Box<dyn MutableLayer>> {
+        open: impl FnOnce(Arc<dyn Storage>, &OpenContext<'_>) -> Result<T>,
+    ) -> Result<T> {
         let source = Arc::clone(&storage);
         let real = real_path(&*source);
         let resolver = self.resolver(source.path(), real.as_deref(), self.policy(false));

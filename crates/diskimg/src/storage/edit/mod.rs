@@ -7,6 +7,8 @@ mod edits;
 mod file;
 mod memory;
 pub(crate) mod pending;
+#[cfg(feature = "qcow2")]
+pub(crate) mod reopened;
 
 pub use edits::{Edit, Edits};
 pub use file::FileStorage;

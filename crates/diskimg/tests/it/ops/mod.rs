@@ -8,3 +8,5 @@ mod measure;
 mod picture;
 mod plan;
 mod resize;
+mod resize_qcow2;
+mod snapshots;
