@@ -18,6 +18,7 @@ pub(crate) mod names;
 mod objects;
 pub(crate) mod recipe;
 pub(crate) mod resize;
+pub(crate) mod snapshot;
 mod usage;
 
 use crate::confine::Sandbox;
@@ -86,6 +87,7 @@ enum CommandArgs {
     Check(check::Args),
     Measure(measure::Args),
     Resize(resize::Args),
+    Snapshot(snapshot::Args),
     Iso(iso::Args),
     /// Create an ISO image; takes the options of mkisofs.
     #[command(aliases = ["genisoimage", "xorrisofs"], disable_help_flag = true)]
@@ -150,6 +152,8 @@ pub(crate) enum Command {
     Measure(measure::Job),
     /// `resize`.
     Resize(resize::Job),
+    /// `snapshot`.
+    Snapshot(snapshot::Job),
     /// `iso info`, `iso boot`.
     IsoShow(iso::show::Job),
     /// `iso ls`.
@@ -332,6 +336,7 @@ pub(crate) fn parse(
         CommandArgs::Check(args) => run(args.parse()?, Command::Check),
         CommandArgs::Measure(args) => run(args.parse(program)?, Command::Measure),
         CommandArgs::Resize(args) => run(args.parse()?, Command::Resize),
+        CommandArgs::Snapshot(args) => run(args.parse()?, Command::Snapshot),
         CommandArgs::Iso(args) => args.parse()?,
         // Reached when run as qemu-img or with options before the command; otherwise mkisofs::parse
         // has handled the line above.

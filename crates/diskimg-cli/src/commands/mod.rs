@@ -13,12 +13,14 @@ mod manual;
 mod map;
 mod measure;
 mod resize;
+mod snapshot;
 mod xorriso;
 
 use crate::args::Command;
 use crate::args::convert::Destination;
 use crate::args::map::Job as Map;
 use crate::args::recipe;
+use crate::args::snapshot::Action;
 use crate::confine::{Calls, Extract};
 use crate::failure::Failure;
 use crate::output::Console;
@@ -35,6 +37,7 @@ pub(crate) fn calls(command: &Command) -> Calls {
         Command::Create(job) if job.dry_run => Calls::modify(),
         Command::Create(job) => Calls::create(&job.path).and_options(&job.options),
         Command::Resize(_) => Calls::modify(),
+        Command::Snapshot(job) if job.action != Action::List => Calls::modify(),
         Command::IsoExtract(job) => Calls::extract(Extract {
             owners: job.options.owners,
             special_modes: job.options.special_modes,
@@ -57,6 +60,7 @@ pub(crate) fn calls(command: &Command) -> Calls {
         | Command::Compare(_)
         | Command::Check(_)
         | Command::Measure(_)
+        | Command::Snapshot(_)
         | Command::IsoShow(_)
         | Command::IsoLs(_)
         | Command::IsoVerify(_)
@@ -85,6 +89,7 @@ pub(crate) fn run(command: Command, console: &Console) -> Result<u8, Failure> {
         Command::Check(job) => check::run(&job, console),
         Command::Measure(job) => measure::run(&job, console),
         Command::Resize(job) => resize::run(&job, console),
+        Command::Snapshot(job) => snapshot::run(&job, console),
         Command::IsoShow(job) => iso::show::run(&job, console),
         Command::IsoLs(job) => iso::ls::run(&job, console),
         Command::IsoCat(job) => iso::cat::run(&job, console),

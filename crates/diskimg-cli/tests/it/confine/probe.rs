@@ -46,6 +46,7 @@ const CASES: &[Case] = &[
     Case { line: "convert --external-files none -n in/disk.qcow2 out/target.raw", parsing: NONE, running: NONE },
     Case { line: "convert --external-files none -n -O qcow2 in/disk.raw out/target.qcow2", parsing: NONE, running: NONE },
     Case { line: "resize --external-files none in/disk.qcow2 +1M", parsing: NONE, running: NONE },
+    Case { line: "snapshot --external-files none -c s in/disk.qcow2", parsing: NONE, running: NONE },
     Case { line: "iso ls --external-files none in/tree.iso", parsing: NONE, running: NONE },
     Case { line: "iso cat --external-files none in/tree.iso a", parsing: NONE, running: NONE },
     Case { line: "iso verify --external-files none in/tree.iso", parsing: NONE, running: NONE },
