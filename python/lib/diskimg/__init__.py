@@ -69,6 +69,7 @@ from diskimg._results import (
     Snapshot,
 )
 from diskimg._sandbox import Sandbox, sandboxed
+from diskimg._snapshots import apply_snapshot, create_snapshot, delete_snapshot
 
 __all__ = [
     "FORMATS",
@@ -108,11 +109,14 @@ __all__ = [
     "TransientError",
     "UnsupportedError",
     "__version__",
+    "apply_snapshot",
     "check",
     "compare",
     "convert",
     "create",
     "create_options",
+    "create_snapshot",
+    "delete_snapshot",
     "detect",
     "info",
     "inspect",

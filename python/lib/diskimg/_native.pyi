@@ -17,10 +17,13 @@ __all__ = [
     "IsoContents",
     "IsoWalk",
     "Stop",
+    "apply_snapshot",
     "compare",
     "confine",
     "convert",
     "create",
+    "create_snapshot",
+    "delete_snapshot",
     "detect",
     "format_of_name",
     "formats",
@@ -189,6 +192,9 @@ def resize(
     shrink: bool,
     preallocation: str,
 ) -> tuple[int, int]: ...
+def create_snapshot(path: str, name: str, how: OpenArgs) -> str: ...
+def apply_snapshot(path: str, snapshot: str, how: OpenArgs) -> None: ...
+def delete_snapshot(path: str, snapshot: str, how: OpenArgs) -> None: ...
 def compare(
     a: Image,
     b: Image,
