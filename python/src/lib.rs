@@ -27,6 +27,7 @@ mod iso;
 mod operations;
 mod picture;
 mod remedy;
+mod snapshots;
 mod words;
 mod work;
 
@@ -54,6 +55,8 @@ mod _native {
     };
     #[pymodule_export]
     use crate::picture::{map_html, map_summary};
+    #[pymodule_export]
+    use crate::snapshots::{apply_snapshot, create_snapshot, delete_snapshot};
     #[pymodule_export]
     use crate::words::{format_of_name, word, words};
     #[pymodule_export]

@@ -63,7 +63,14 @@ words!(
     SystemArea = "system-area"
 );
 words!(RepairScope, "scope of a repair", Leaks = "leaks", All = "all");
-words!(Preallocation, "preallocation mode", Off = "off", Falloc = "falloc", Full = "full");
+words!(
+    Preallocation,
+    "preallocation mode",
+    Off = "off",
+    Metadata = "metadata",
+    Falloc = "falloc",
+    Full = "full"
+);
 words!(
     ExternalFiles,
     "policy for external files",
@@ -165,7 +172,7 @@ mod tests {
         assert_eq!(round_trip(Reflink::ALL), unknown);
         for (error, words) in [
             (round_trip(RepairScope::ALL), "leaks, all"),
-            (round_trip(Preallocation::ALL), "off, falloc, full"),
+            (round_trip(Preallocation::ALL), "off, metadata, falloc, full"),
             (round_trip(ExternalFiles::ALL), "none, same-dir, any"),
             (round_trip(Caching::ALL), "buffered, direct"),
             (round_trip(Durability::ALL), "flushed, cached"),

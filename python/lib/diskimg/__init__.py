@@ -72,6 +72,7 @@ from diskimg._results import (
     Snapshot,
 )
 from diskimg._sandbox import Sandbox, sandboxed
+from diskimg._snapshots import apply_snapshot, create_snapshot, delete_snapshot
 
 __all__ = [
     "FORMATS",
@@ -113,12 +114,15 @@ __all__ = [
     "TransientError",
     "UnsupportedError",
     "__version__",
+    "apply_snapshot",
     "check",
     "commit",
     "compare",
     "convert",
     "create",
     "create_options",
+    "create_snapshot",
+    "delete_snapshot",
     "detect",
     "info",
     "inspect",

@@ -18,10 +18,13 @@ __all__ = [
     "IsoWalk",
     "Stop",
     "commit",
+    "apply_snapshot",
     "compare",
     "confine",
     "convert",
     "create",
+    "create_snapshot",
+    "delete_snapshot",
     "detect",
     "format_of_name",
     "formats",
@@ -215,6 +218,9 @@ def commit(
     direct: bool,
     progress: Callable[[int, int], object] | None,
 ) -> tuple[str, int, bool]: ...
+def create_snapshot(path: str, name: str, how: OpenArgs) -> str: ...
+def apply_snapshot(path: str, snapshot: str, how: OpenArgs) -> None: ...
+def delete_snapshot(path: str, snapshot: str, how: OpenArgs) -> None: ...
 def compare(
     a: Image,
     b: Image,

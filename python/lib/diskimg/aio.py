@@ -38,7 +38,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from diskimg import _image, _in_place, _native, _operations
+from diskimg import _image, _in_place, _native, _operations, _snapshots
 from diskimg._errors import StoppedError
 from diskimg._image import Image
 from diskimg._results import CheckReport, Extent, Info, Measure
@@ -49,11 +49,14 @@ __all__ = [
     "MAX_READS",
     "AsyncImage",
     "Opening",
+    "apply_snapshot",
     "check",
     "commit",
     "compare",
     "convert",
     "create",
+    "create_snapshot",
+    "delete_snapshot",
     "detect",
     "info",
     "inspect",
@@ -245,11 +248,14 @@ def _asynchronous(function: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R
     return call
 
 
+apply_snapshot = _asynchronous(_snapshots.apply_snapshot)
 check = _asynchronous(_operations.check)
 commit = _asynchronous(_in_place.commit)
 compare = _asynchronous(_operations.compare)
 convert = _asynchronous(_operations.convert)
 create = _asynchronous(_operations.create)
+create_snapshot = _asynchronous(_snapshots.create_snapshot)
+delete_snapshot = _asynchronous(_snapshots.delete_snapshot)
 detect = _asynchronous(_operations.detect)
 info = _asynchronous(_operations.info)
 inspect = _asynchronous(_operations.inspect)

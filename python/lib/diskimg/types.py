@@ -101,8 +101,9 @@ never."""
 DigestAlgorithm: TypeAlias = Literal["sha256", "blake3"]
 """The algorithm of a digest."""
 
-Preallocation: TypeAlias = Literal["off", "falloc", "full"]
-"""How space is allocated: not at all, reserved, written with zeros."""
+Preallocation: TypeAlias = Literal["off", "metadata", "falloc", "full"]
+"""How space is allocated: not at all, in the metadata only (qcow2), reserved, written with
+zeros."""
 
 RepairScope: TypeAlias = Literal["leaks", "all"]
 """What a repair may change: only space that is allocated without being used, or all damage that can

@@ -140,6 +140,11 @@ impl ImageArgs {
         })
     }
 
+    /// Returns true if images are opened without a lock (`-U`).
+    pub(crate) fn is_shared(&self) -> bool {
+        self.force_share
+    }
+
     /// Rejects `--image-opts`, for a command whose operand is a file name.
     pub(crate) fn require_file_names(&self) -> Result<(), Failure> {
         match self.image_opts {

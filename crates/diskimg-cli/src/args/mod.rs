@@ -21,6 +21,7 @@ mod objects;
 pub(crate) mod rebase;
 pub(crate) mod recipe;
 pub(crate) mod resize;
+pub(crate) mod snapshot;
 mod usage;
 
 use crate::confine::Sandbox;
@@ -92,6 +93,7 @@ enum CommandArgs {
     Dd(dd::Args),
     Rebase(rebase::Args),
     Commit(commit::Args),
+    Snapshot(snapshot::Args),
     Iso(iso::Args),
     /// Create an ISO image; takes the options of mkisofs.
     #[command(aliases = ["genisoimage", "xorrisofs"], disable_help_flag = true)]
@@ -162,6 +164,8 @@ pub(crate) enum Command {
     Rebase(rebase::Job),
     /// `commit`.
     Commit(commit::Job),
+    /// `snapshot`.
+    Snapshot(snapshot::Job),
     /// `iso info`, `iso boot`.
     IsoShow(iso::show::Job),
     /// `iso ls`.
@@ -348,6 +352,7 @@ pub(crate) fn parse(
         CommandArgs::Dd(args) => run(args.parse(program)?, Command::Dd),
         CommandArgs::Rebase(args) => run(args.parse()?, Command::Rebase),
         CommandArgs::Commit(args) => run(args.parse()?, Command::Commit),
+        CommandArgs::Snapshot(args) => run(args.parse()?, Command::Snapshot),
         CommandArgs::Iso(args) => args.parse()?,
         // Reached when run as qemu-img or with options before the command; otherwise mkisofs::parse
         // has handled the line above.

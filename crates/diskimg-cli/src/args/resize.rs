@@ -32,10 +32,14 @@ pub(crate) struct Args {
     /// Format of FILE (default: probed)
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
-    /// Not for qcow2: allow SIZE to be smaller, which deletes the data beyond
+    /// Allow SIZE to be smaller, which deletes the data beyond
     #[arg(long)]
     shrink: bool,
-    /// Raw only: allocate space for added bytes: off, falloc, full (default: off)
+    /// Raw, qcow2: allocate added bytes: off, metadata, falloc, full
+    #[arg(
+        long_help = "Allocate space for added bytes: off (default), falloc, full; in qcow2 images also \
+                     metadata"
+    )]
     #[arg(long, value_name = "MODE")]
     preallocation: Option<String>,
     /// Print only errors

@@ -16,12 +16,14 @@ mod map;
 mod measure;
 mod rebase;
 mod resize;
+mod snapshot;
 mod xorriso;
 
 use crate::args::Command;
 use crate::args::convert as convert_args;
 use crate::args::map::Job as Map;
 use crate::args::recipe;
+use crate::args::snapshot::Action;
 use crate::confine::{Calls, Extract};
 use crate::failure::Failure;
 use crate::output::Console;
@@ -44,6 +46,7 @@ pub(crate) fn calls(command: &Command) -> Calls {
         Command::Create(job) => Calls::create(&job.path).and_options(&job.options),
         Command::Dd(job) => Calls::create(&job.output).and_options(&job.options).and_spool(),
         Command::Resize(_) | Command::Rebase(_) | Command::Commit(_) => Calls::modify(),
+        Command::Snapshot(job) if job.action != Action::List => Calls::modify(),
         Command::IsoExtract(job) => Calls::extract(Extract {
             owners: job.options.owners,
             special_modes: job.options.special_modes,
@@ -68,6 +71,7 @@ pub(crate) fn calls(command: &Command) -> Calls {
         | Command::Compare(_)
         | Command::Check(_)
         | Command::Measure(_)
+        | Command::Snapshot(_)
         | Command::IsoShow(_)
         | Command::IsoLs(_)
         | Command::IsoVerify(_)
@@ -111,6 +115,7 @@ pub(crate) fn run(command: Command, console: &Console) -> Result<u8, Failure> {
         Command::Dd(job) => dd::run(job, console),
         Command::Rebase(job) => rebase::run(&job, console),
         Command::Commit(job) => commit::run(&job, console),
+        Command::Snapshot(job) => snapshot::run(&job, console),
         Command::IsoShow(job) => iso::show::run(&job, console),
         Command::IsoLs(job) => iso::ls::run(&job, console),
         Command::IsoCat(job) => iso::cat::run(&job, console),

@@ -29,8 +29,7 @@ pub(crate) fn info(info: &Info) -> String {
     }
     backing(&mut text, info);
     if !info.snapshots.is_empty() {
-        text.title("Snapshot list");
-        text.raw(&snapshots(&info.snapshots));
+        text.raw(&snapshot_list(&info.snapshots));
     }
     let entries = info.format_specific.as_ref().map(|specific| specific.data.as_slice());
     if let Some(entries) = entries.filter(|entries| !entries.is_empty()) {
@@ -157,8 +156,9 @@ fn entry(text: &mut Text, key: &str, value: &Value) {
     }
 }
 
-fn snapshots(snapshots: &[Snapshot]) -> String {
-    let mut table = String::new();
+/// Formats the output of `snapshot -l` for an image with snapshots.
+pub(crate) fn snapshot_list(snapshots: &[Snapshot]) -> String {
+    let mut table = "Snapshot list:\n".to_owned();
     let mut row = |cells: [&str; 6]| {
         let [id, tag, size, date, clock, icount] = cells.map(printable);
         let _ = writeln!(table, "{id:<7} {tag:<16} {size:>8} {date:>19} {clock:>15} {icount:>10}");
@@ -362,14 +362,15 @@ mod tests {
         snapshot.name = "s1".into();
         snapshot.vm_clock_sec = 3661;
         snapshot.vm_clock_nsec = 5_000_000;
-        let table = snapshots(&[snapshot]);
+        let table = snapshot_list(&[snapshot]);
         let lines: Vec<_> = table.lines().collect();
+        assert_eq!(lines[0], "Snapshot list:");
         assert_eq!(
-            lines[0],
+            lines[1],
             "ID      TAG               VM_SIZE                DATE        VM_CLOCK     ICOUNT"
         );
-        assert!(lines[1].starts_with("1       s1                    0 B 19"), "{}", lines[1]);
-        assert!(lines[1].ends_with("  0001:01:01.005         --"), "{}", lines[1]);
+        assert!(lines[2].starts_with("1       s1                    0 B 19"), "{}", lines[2]);
+        assert!(lines[2].ends_with("  0001:01:01.005         --"), "{}", lines[2]);
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub enum Preallocation {
     /// None: ranges that are never written remain holes.
     #[default]
     Off,
+    /// The metadata exists, without space for the bytes. Formats without metadata do not have it.
+    Metadata,
     /// All blocks are reserved, as by `fallocate`.
     Falloc,
     /// All bytes are written, zeros included.
@@ -27,7 +29,8 @@ impl Preallocation {
     /// Returns [`Invalid`](crate::ErrorKind::Invalid) for an unknown mode.
     pub(crate) fn parse(mode: Option<&str>, name: &str) -> Result<Self> {
         let Some(mode) = mode else { return Ok(Self::Off) };
-        mode.parse().map_err(|_| {
+        let parsed = mode.parse().ok().filter(|&mode| mode != Self::Metadata);
+        parsed.ok_or_else(|| {
             Error::invalid(format!(
                 "Unsupported preallocation mode '{mode}' for {name}: off, falloc or full"
             ))

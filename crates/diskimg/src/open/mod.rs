@@ -24,9 +24,9 @@ pub use protocol::{OpenMode, Protocol, Protocols};
 use crate::error::{Error, Result};
 use crate::model::format::Format;
 use crate::model::image::Image;
-use crate::model::mutable::{MutableLayer, RepairRequest};
+use crate::model::mutable::RepairRequest;
 use crate::open::chain::{Opening, Place};
-use crate::open::driver::{OpenMutable, Repair};
+use crate::open::driver::Repair;
 use crate::open::external_files::{ExternalFiles, Resolver, StandIn, real_path};
 use crate::open::limits::Limits;
 use crate::open::node::NodeSettings;
@@ -382,11 +382,11 @@ impl OpenOptions {
     ///
     /// # Errors
     /// As [`open_source`](Self::open_source).
-    pub(crate) fn open_mutable(
+    pub(crate) fn open_mutable<T>(
         &self,
         storage: Arc<dyn Storage>,
-        open: OpenMutable,
-    ) -> Result<Box<dyn MutableLayer>> {
+        open: impl FnOnce(Arc<dyn Storage>, &OpenContext<'_>) -> Result<T>,
+    ) -> Result<T> {
         let source = Arc::clone(&storage);
         let real = real_path(&*source);
         let resolver = self.resolver(source.path(), real.as_deref(), self.policy(false));

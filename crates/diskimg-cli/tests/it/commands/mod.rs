@@ -30,5 +30,6 @@ mod probing;
 mod replacing;
 mod resize;
 mod scale;
+mod snapshot;
 mod vdi;
 mod vmdk;

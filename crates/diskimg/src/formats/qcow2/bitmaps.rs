@@ -28,7 +28,7 @@ const MAX_TABLE_ENTRIES: u32 = 1 << 27;
 const DIRTY_TRACKING: u8 = 1;
 
 /// Offset of the flags in a directory entry.
-const FLAGS_OFFSET: u64 = 12;
+pub(super) const FLAGS_OFFSET: u64 = 12;
 
 /// Bits of a bitmap table entry that hold the host offset.
 pub(super) const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
@@ -84,6 +84,10 @@ impl Bitmap {
     pub(super) fn of_granularity(granularity: u64) -> Self {
         let table = Table { offset: 0, entries: 0 };
         Self { name: String::new(), granularity, flags: Flags::AUTO, flags_at: 0, table }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Returns the bitmap as `info` shows it.

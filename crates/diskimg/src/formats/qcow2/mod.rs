@@ -28,6 +28,7 @@ mod header;
 mod inspect;
 mod layer;
 mod measure;
+mod modify;
 mod node;
 mod options;
 mod refcount;
@@ -36,6 +37,8 @@ mod snapshot;
 mod tables;
 mod target;
 mod use_counts;
+
+pub use modify::Qcow2Mut;
 
 use crate::open::driver::{Driver, NodeKeys};
 use crate::open::probe::ProbeBuffer;

@@ -15,8 +15,9 @@ use crate::error::{Error, Result};
 use crate::open::SnapshotSelector;
 use crate::open::limits::Limits;
 use crate::report::info;
-use crate::storage::number::{to_index, to_u32, to_u64};
+use crate::storage::number::{to_index, to_u16, to_u32, to_u64};
 use crate::storage::source::Source;
+use std::time::Duration;
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -51,8 +52,10 @@ pub(crate) struct Snapshot {
     pub(crate) disk_size: u64,
     /// Length of the extra data in bytes; version 3 requires at least 16.
     pub(crate) extra_bytes: u32,
+    /// Host offset of the entry.
+    pub(crate) at: u64,
     /// Length of the entry in bytes, without padding.
-    pub(crate) bytes: usize,
+    pub(crate) len: u64,
 }
 
 /// The snapshot table.
@@ -62,6 +65,40 @@ pub(crate) struct Snapshots {
     pub(crate) entries: Vec<Snapshot>,
     /// Length of the table in bytes.
     pub(crate) bytes: u64,
+}
+
+/// Maximum length in bytes of the name of a new snapshot (QEMU's limit).
+pub(super) const MAX_NEW_NAME: usize = 255;
+
+/// The entry of a new snapshot, without VM state.
+#[derive(Debug)]
+pub(super) struct NewSnapshot<'a> {
+    pub(super) id: &'a str,
+    pub(super) name: &'a str,
+    /// Time since 1970.
+    pub(super) date: Duration,
+    pub(super) l1: Table,
+    /// Size of the disk in bytes.
+    pub(super) disk_size: u64,
+}
+
+impl NewSnapshot<'_> {
+    /// Returns the bytes to store.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let extra = [0, self.disk_size, 0].map(U64::new);
+        let raw = RawSnapshot {
+            l1_table_offset: self.l1.offset.into(),
+            l1_size: to_u32(self.l1.entries).into(),
+            id_size: to_u16(self.id.len()).into(),
+            name_size: to_u16(self.name.len()).into(),
+            date_sec: to_u32(self.date.as_secs()).into(),
+            date_nsec: self.date.subsec_nanos().into(),
+            vm_clock_nsec: U64::ZERO,
+            vm_state_size: U32::ZERO,
+            extra_size: to_u32(size_of_val(&extra)).into(),
+        };
+        [raw.as_bytes(), extra.as_bytes(), self.id.as_bytes(), self.name.as_bytes()].concat()
+    }
 }
 
 impl Snapshots {
@@ -106,6 +143,17 @@ impl Snapshots {
         }
         snapshots.bytes = at;
         Ok(snapshots)
+    }
+
+    /// Returns the ID of the next snapshot: the highest one and 1.
+    pub(super) fn next_id(&self) -> String {
+        let number = |snapshot: &Snapshot| {
+            let id = snapshot.info.id.trim_start();
+            let digits = id.find(|c: char| !c.is_ascii_digit()).unwrap_or(id.len());
+            id[..digits].parse::<u64>().unwrap_or(0)
+        };
+        let highest = self.entries.iter().map(number).max().unwrap_or(0);
+        highest.saturating_add(1).to_string()
     }
 
     /// Returns the selected snapshot.
@@ -202,9 +250,10 @@ impl Snapshot {
             l1: Table { offset: raw.l1_table_offset.get(), entries: raw.l1_size.get().into() },
             disk_size: field(1).unwrap_or(active_size) / 512 * 512,
             extra_bytes,
-            bytes: size_of::<RawSnapshot>() + rest.len(),
+            at,
+            len: to_u64(size_of::<RawSnapshot>() + rest.len()),
         };
-        let len = to_u64(snapshot.bytes);
+        let len = snapshot.len;
         Ok((snapshot, len))
     }
 

@@ -23,6 +23,9 @@ impl MutableLayer for RawMut {
     fn resize(&mut self, request: &ResizeRequest<'_>) -> Result<()> {
         let Self(storage) = self;
         let (old, new) = (storage.current_len(), request.size);
+        if request.preallocation == Preallocation::Metadata {
+            return Err(Error::invalid("Unsupported preallocation mode 'metadata'"));
+        }
         if storage.has_fixed_len() {
             let verb = if new > old { "grow" } else { "resize" };
             return Err(Error::invalid(format!("Cannot {verb} device files")));
@@ -33,7 +36,7 @@ impl MutableLayer for RawMut {
             .map_err(|e| Error::io(format!("cannot set the length to {new}"), e))?;
         let added = new.saturating_sub(old);
         let allocated = match request.preallocation {
-            Preallocation::Off => Ok(()),
+            Preallocation::Off | Preallocation::Metadata => Ok(()),
             Preallocation::Falloc => storage.preallocate(old, added),
             Preallocation::Full => storage.fill_zeros_at(old, added),
         };

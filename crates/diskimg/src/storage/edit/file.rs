@@ -46,11 +46,20 @@ impl FileStorage {
     /// # Errors
     /// As [`open`](Self::open), and if `path` names another file by now.
     pub(crate) fn reopen(path: &Path, file: &dyn Source) -> io::Result<Self> {
+        let storage = Self::reopen_unlocked(path, file)?;
+        storage.lock(Lock::WRITE)?;
+        Ok(storage)
+    }
+
+    /// As [`reopen`](Self::reopen), without locking the file, for one that is locked as `file`.
+    ///
+    /// # Errors
+    /// As [`reopen`](Self::reopen).
+    pub(crate) fn reopen_unlocked(path: &Path, file: &dyn Source) -> io::Result<Self> {
         let storage = Self::open(path)?;
         if file.identity().is_some_and(|id| storage.source.identity() != Some(id)) {
             return Err(io::Error::other("another process has replaced it since it was opened"));
         }
-        storage.lock(Lock::WRITE)?;
         Ok(storage)
     }
 

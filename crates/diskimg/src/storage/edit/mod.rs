@@ -8,6 +8,8 @@ mod edits;
 mod file;
 mod memory;
 pub(crate) mod pending;
+#[cfg(feature = "qcow2")]
+pub(crate) mod reopened;
 mod saving;
 
 pub(crate) use current::CurrentSource;

@@ -12,3 +12,5 @@ mod plan;
 mod rebase;
 mod repair;
 mod resize;
+mod resize_qcow2;
+mod snapshots;

@@ -127,7 +127,7 @@ pub(super) fn measure(request: &mut MeasureRequest<'_>) -> Result<Measure> {
         next = next.max(end);
     })?;
     let required = match preallocation {
-        Preallocation::Off => len(&header, clusters),
+        Preallocation::Off | Preallocation::Metadata => len(&header, clusters),
         Preallocation::Falloc | Preallocation::Full => all,
     };
     Ok(Measure { required, fully_allocated: all, bitmaps: None })

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::formats::qcow2::bitmaps;
 use crate::formats::qcow2::header::{Autoclear, Table};
 use crate::formats::qcow2::tables::{Cluster, L2Layout, OFFSET_MASK, read_words};
-use crate::storage::number::to_u64;
+use crate::storage::number::{to_u64, to_usize};
 use std::ops::Range;
 
 /// The host ranges of all metadata, including that of snapshots and bitmaps.
@@ -71,6 +71,9 @@ impl Metadata {
         found.find_snapshots(image, &mut budget, &mut l1_entries)?;
         found.set_l2_tables(l1_entries);
         found.find_bitmaps(image, &mut budget)?;
+        if let Some(luks) = header.extensions.encryption {
+            found.add("encryption header", luks.offset, luks.bytes)?;
+        }
         found.clusters.sort_unstable();
         found.others.sort_unstable_by_key(|(range, _)| range.start);
         found.require_valid(header.padded(image.storage.current_len()))?;
@@ -260,6 +263,14 @@ impl Metadata {
         clusters.chain(others).max().unwrap_or(0)
     }
 
+    /// Returns the host clusters of all metadata except L2 tables, with its name, as offsets.
+    pub(super) fn clusters_without_l2(&self) -> impl Iterator<Item = (u64, &'static str)> {
+        let others = self.others.iter().flat_map(|(range, name)| {
+            range.clone().step_by(to_usize(self.cluster_size)).map(move |offset| (offset, *name))
+        });
+        others.chain(self.clusters.iter().map(|&offset| (offset, CLUSTER)))
+    }
+
     /// Returns the host offsets of all L2 tables.
     pub(super) fn l2_tables(&self) -> &[u64] {
         &self.l2_tables
@@ -284,7 +295,7 @@ fn offsets(entries: &[u64], mask: u64) -> impl Iterator<Item = u64> + Clone {
 }
 
 /// The offsets of L2 tables in the entries of an L1 table, and the indexes of the entries.
-fn l2_offsets(l1: &[u64]) -> impl Iterator<Item = (u64, u64)> {
+pub(super) fn l2_offsets(l1: &[u64]) -> impl Iterator<Item = (u64, u64)> {
     let offsets = l1.iter().map(|entry| entry & OFFSET_MASK);
     offsets.zip(0..).filter(|&(offset, _)| offset != 0)
 }

@@ -27,6 +27,10 @@ mod metadata;
 mod pages;
 mod references;
 mod resize;
+mod resized_bitmaps;
+mod shadow;
+mod shrink;
+mod snapshots;
 mod space;
 mod spec;
 mod store;
@@ -39,11 +43,13 @@ use super::layer::Qcow2;
 use super::snapshot::Snapshots;
 use crate::error::{Error, Result};
 use crate::model::backing::Backing;
+use crate::model::image::{Image, Link};
 use crate::model::layer::Layer;
 use crate::model::mutable::{MutableLayer, ResizeRequest, WriteRequest};
 use crate::model::target::TargetSpec;
 use crate::open::OpenContext;
 use crate::remedy::Remedy;
+use crate::storage::edit::reopened::Reopened;
 use crate::storage::edit::{Edit, Edits, Storage};
 use crate::storage::source::{HostFileId, Source};
 use space::{Changes, TableLocation};
@@ -68,18 +74,34 @@ pub(super) fn open(
     storage: Arc<dyn Storage>,
     context: &OpenContext<'_>,
 ) -> Result<Box<dyn MutableLayer>> {
+    let image = read(storage, context)?;
+    // The reference to the backing file can be changed whatever the state of the refcounts is.
+    match context.metadata_only {
+        true => image.require_not_corrupt()?,
+        false => {
+            image.require_intact()?;
+            image.require_unencrypted()?;
+        }
+    }
+    Ok(Box::new(image))
+}
+
+/// Opens an image for modification, also one that is encrypted.
+pub(super) fn open_image(storage: Arc<dyn Storage>, context: &OpenContext<'_>) -> Result<Qcow2Mut> {
+    let image = read(storage, context)?;
+    image.require_intact()?;
+    Ok(image)
+}
+
+/// Opens an image in any state.
+fn read(storage: Arc<dyn Storage>, context: &OpenContext<'_>) -> Result<Qcow2Mut> {
     let source: Arc<dyn Source> = storage.clone();
     let image = Qcow2Mut { old: Qcow2::open(source, context)?, storage, data_file: None };
     if HostFileId::any_share_data(image.old.files().iter().filter_map(|file| file.identity())) {
         let message = "its data file has bytes of the image file itself, which would be changed";
         return Err(Error::refused(message));
     }
-    // The reference to the backing file can be changed whatever the state of the refcounts is.
-    match context.metadata_only {
-        true => image.require_not_corrupt()?,
-        false => image.require_mutable()?,
-    }
-    Ok(Box::new(image))
+    Ok(image)
 }
 
 impl MutableLayer for Qcow2Mut {
@@ -101,12 +123,19 @@ impl MutableLayer for Qcow2Mut {
 }
 
 impl Qcow2Mut {
-    /// Verifies that the image is not marked as dirty or corrupt, and that it has no feature that
-    /// cannot be modified in place.
-    fn require_mutable(&self) -> Result<()> {
+    /// Verifies that the image is not encrypted: guest data of such an image is not written.
+    fn require_unencrypted(&self) -> Result<()> {
+        match self.old.header.encryption {
+            Some(_) => {
+                Err(Error::unsupported("an encrypted image cannot be modified in place yet"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Verifies that the image is not marked as dirty or corrupt.
+    fn require_intact(&self) -> Result<()> {
         let header = &self.old.header;
-        let refuse =
-            |what: &str| Err(Error::unsupported(format!("{what} cannot be modified in place yet")));
         self.require_not_corrupt()?;
         if header.incompatible.contains(Incompatible::DIRTY) {
             return Err(Error::corrupt(
@@ -115,9 +144,6 @@ impl Qcow2Mut {
             )
             .at(72)
             .with_remedy(Remedy::Repair));
-        }
-        if header.encryption.is_some() {
-            return refuse("an encrypted image");
         }
         Ok(())
     }
@@ -133,20 +159,45 @@ impl Qcow2Mut {
         Ok(())
     }
 
+    /// Returns the image without its backing file, with a disk of `size` bytes.
+    fn padded(&self, size: u64) -> Image {
+        Image::from_links(vec![Link {
+            layer: Arc::new(self.old.with_size(size)),
+            name: String::new(),
+            is_local: true,
+            compression: None,
+            limits: Arc::default(),
+        }])
+    }
+
+    /// Returns the image as it is after a modification of its metadata, without its data file.
+    fn reread(&self) -> Result<Self> {
+        let context =
+            OpenContext { metadata_only: true, ..OpenContext::isolated(&self.old.limits) };
+        open_image(Arc::new(Reopened::new(Arc::clone(&self.storage))), &context)
+    }
+
     /// Returns the modification that changes the size of the disk and the locations of tables, all
     /// at once.
     fn switch(&self, size: u64, l1: TableLocation, refcounts: TableLocation) -> Result<Edit> {
+        self.change_header(|raw| {
+            raw.size = size.into();
+            raw.l1_size = l1.len.into();
+            raw.l1_table_offset = l1.offset.into();
+            raw.refcount_table_offset = refcounts.offset.into();
+            raw.refcount_table_clusters = refcounts.len.into();
+        })
+    }
+
+    /// Returns the modification that changes fields of the header, all at once.
+    fn change_header(&self, change: impl FnOnce(&mut RawHeader)) -> Result<Edit> {
         let mut sector = vec![0; SECTOR];
         self.storage
             .read_exact_at(&mut sector, 0)
             .map_err(|e| Error::io("cannot read", e).in_structure("header"))?;
         let (raw, _) = RawHeader::mut_from_prefix(&mut sector)
             .map_err(|_| Error::corrupt("header", "the file ends within it"))?;
-        raw.size = size.into();
-        raw.l1_size = l1.len.into();
-        raw.l1_table_offset = l1.offset.into();
-        raw.refcount_table_offset = refcounts.offset.into();
-        raw.refcount_table_clusters = refcounts.len.into();
+        change(raw);
         if raw.version.get() >= 3 {
             // What these bits say may be wrong after a modification by a program that does not
             // know them.

@@ -1,4 +1,4 @@
-//! Resizing: growing the disk.
+//! Resizing, mainly making the disk larger.
 //!
 //! Added bytes read as zeros. Most of them are not recorded at all, because what is not allocated
 //! reads as zeros. There are three exceptions: a backing file that is longer than the disk was, the
@@ -7,68 +7,148 @@
 
 use super::Qcow2Mut;
 use super::references;
+use super::resized_bitmaps::ResizedBitmaps;
 use super::space::{Space, TableLocation};
+use super::spec::open_data_file;
 use crate::error::{Error, Result};
 use crate::formats::qcow2::check::MIN_V3_SNAPSHOT_EXTRA;
 use crate::formats::qcow2::header::{MAX_L1_BYTES, Table};
 use crate::formats::qcow2::tables::{COPIED, Cluster, OFFSET_MASK, ZERO, read_words, to_bytes};
 use crate::model::flat::Preallocation;
-use crate::model::image::{Image, Link};
+use crate::model::image::Image;
+use crate::model::layer::Layer;
 use crate::model::mutable::ResizeRequest;
 use crate::remedy::Remedy;
-use crate::storage::edit::Edit;
+use crate::storage::edit::{Edit, Storage};
 use crate::storage::number::{to_u32, to_u64, to_usize};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
 /// Bitmap of an extended L2 entry all of whose subclusters read as zeros.
 const ALL_ZERO: u64 = 0xffff_ffff << 32;
 
+/// Bitmap of an extended L2 entry all of whose subclusters are stored.
+const ALL_STORED: u64 = 0xffff_ffff;
+
 /// Changes the size of the disk.
 pub(super) fn resize(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<()> {
     let old_size = image.header().size;
     require(image, request)?;
-    if request.size == old_size {
-        return Ok(());
+    match request.size.cmp(&old_size) {
+        Ordering::Equal => Ok(()),
+        Ordering::Less => super::shrink::shrink(image, request.size),
+        Ordering::Greater => grow(image, request),
     }
+}
+
+/// Makes the disk larger.
+fn grow(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<()> {
+    let header = image.header();
+    let data_file = DataFile::open(image)?;
+    let bitmaps = ResizedBitmaps::find(image, request.size)?;
     let mut growth = Growth {
         image,
         backing: request.backing,
         format_probed: request.format_probed,
-        added: old_size..request.size,
+        added: header.size..request.size,
         space: Space::open(image)?,
         tables: BTreeMap::new(),
         edits: Vec::new(),
         unused: Vec::new(),
     };
-    growth.clear_last_cluster()?;
-    growth.clear_clusters()?;
-    if !(growth.edits.is_empty() && growth.unused.is_empty()) {
-        references::verify(image, &mut growth.space)?;
+    // A data file that can be read as a raw image has all clusters.
+    let preallocation = match request.preallocation {
+        Preallocation::Off if header.data_file_raw() => Preallocation::Metadata,
+        mode => mode,
+    };
+    if let Some(data_file) = &data_file {
+        if growth.backing_end() > header.size {
+            let message = "an image with an external data file and a backing file that is longer \
+                           than the disk cannot be resized yet";
+            return Err(Error::unsupported(message));
+        }
+        data_file.grow(&growth.added, preallocation)?;
+    } else {
+        growth.clear_last_cluster()?;
     }
-    growth.apply()
+    let prepared = match preallocation {
+        Preallocation::Off => growth.clear_clusters(),
+        mode => growth.preallocate(mode, data_file.is_some()),
+    };
+    let is_simple = growth.edits.is_empty() && growth.unused.is_empty();
+    let prepared = prepared.and_then(|()| match is_simple {
+        true => Ok(()),
+        false => references::verify(image, &mut growth.space),
+    });
+    if let Err(error) = prepared {
+        let storage = &image.storage;
+        if !storage.has_fixed_len() && storage.current_len() > storage.len() {
+            // What was reserved is not used.
+            let _ = storage.set_len(storage.len());
+        }
+        return Err(error);
+    }
+    bitmaps.begin(image)?;
+    growth.apply()?;
+    bitmaps.finish(image)
+}
+
+/// The external data file of an image that is resized.
+#[derive(Debug)]
+pub(super) struct DataFile(Arc<dyn Storage>);
+
+impl DataFile {
+    /// Opens the external data file for writing, if the image has one. It is locked for reading, as
+    /// a part of the image, so that no other process can write to it.
+    pub(super) fn open(image: &Qcow2Mut) -> Result<Option<Self>> {
+        let file = image.old.files().get(1).filter(|_| image.header().external_data());
+        file.map(|file| open_data_file(&**file, false).map(Self)).transpose()
+    }
+
+    /// Makes the file as long as the disk will be. The added bytes, which nothing refers to yet,
+    /// become zero.
+    fn grow(&self, added: &Range<u64>, preallocation: Preallocation) -> Result<()> {
+        let (start, len) = (added.start, added.end - added.start);
+        let grow = || {
+            if self.0.has_fixed_len() {
+                if self.0.current_len() < added.end {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                return self.0.write_zeros_at(start, len);
+            }
+            self.0.set_len(start)?;
+            match preallocation {
+                Preallocation::Falloc => self.0.preallocate(start, len)?,
+                Preallocation::Full => self.0.fill_zeros_at(start, len)?,
+                Preallocation::Off | Preallocation::Metadata => {}
+            }
+            self.0.set_len(added.end)?;
+            self.0.flush()
+        };
+        grow().map_err(cannot_resize)
+    }
+
+    /// Makes the file as long as the disk, which has become smaller.
+    pub(super) fn shrink(&self, size: u64) -> Result<()> {
+        match self.0.has_fixed_len() || self.0.current_len() <= size {
+            true => Ok(()),
+            false => self.0.set_len(size).and_then(|()| self.0.flush()).map_err(cannot_resize),
+        }
+    }
+}
+
+fn cannot_resize(error: io::Error) -> Error {
+    Error::io("cannot resize the external data file", error)
 }
 
 /// Verifies that the image can have this size.
 fn require(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<()> {
     let header = image.header();
-    for (has, what) in [
-        (header.external_data(), "an image with an external data file"),
-        (header.extensions.bitmaps.is_some(), "an image with bitmaps"),
-    ] {
-        if has {
-            return Err(Error::unsupported(format!("{what} cannot be resized yet")));
-        }
-    }
     if !request.size.is_multiple_of(512) {
         return Err(Error::invalid("The new size must be a multiple of 512"));
-    }
-    if request.size < header.size {
-        return Err(Error::unsupported("qcow2 images cannot be shrunk yet"));
-    }
-    if request.preallocation != Preallocation::Off {
-        return Err(Error::unsupported("qcow2 images cannot be resized with preallocation yet"));
     }
     let snapshots = image.snapshots()?;
     if header.version < 3 && !snapshots.entries.is_empty() {
@@ -171,14 +251,7 @@ impl Growth<'_> {
 
     /// Returns the image with its backing chain, with a disk of `size` bytes.
     fn padded_image(&self, size: u64) -> Image {
-        let layer = Arc::new(self.image.old.with_size(size));
-        let image = Image::from_links(vec![Link {
-            layer,
-            name: String::new(),
-            is_local: true,
-            compression: None,
-            limits: Arc::default(),
-        }]);
+        let image = self.image.padded(size);
         match self.backing {
             Some(backing) => image.over(backing),
             None => image,
@@ -224,6 +297,45 @@ impl Growth<'_> {
             self.tables.remove(&l1_index);
         }
         Ok(())
+    }
+
+    /// Allocates host clusters for all whole clusters of the added range, which read as zeros.
+    fn preallocate(&mut self, mode: Preallocation, in_data_file: bool) -> Result<()> {
+        let size = self.cluster_size();
+        let bitmap = if self.image.old.layout.extended { ALL_STORED } else { 0 };
+        let mut at = self.added.start.next_multiple_of(size);
+        let end = self.added.end.next_multiple_of(size);
+        while at < end {
+            let table_end = (self.position(at).0 + 1) << self.image.old.layout.l1_shift();
+            let clusters = (end.min(table_end) - at) / size;
+            let (offset, clusters) = match in_data_file {
+                true => (at, clusters),
+                false => self.space.allocate_some(clusters)?,
+            };
+            if !in_data_file {
+                self.reserve(offset, clusters * size, mode)?;
+            }
+            for done in (0..clusters).map(|n| n * size) {
+                let (l1_index, index) = self.position(at + done);
+                self.replace(l1_index, index, ((offset + done) | COPIED, bitmap))?;
+            }
+            self.require_memory(self.space.changed_bytes(), "changed refcounts")?;
+            at += clusters * size;
+        }
+        Ok(())
+    }
+
+    /// Makes new host clusters zero, and allocates their space.
+    fn reserve(&mut self, offset: u64, len: u64, mode: Preallocation) -> Result<()> {
+        let storage = &self.image.storage;
+        let reserved = match mode {
+            Preallocation::Falloc if !storage.has_fixed_len() => storage.preallocate(offset, len),
+            Preallocation::Full => storage.fill_zeros_at(offset, len),
+            _ if storage.has_fixed_len() => storage.write_zeros_at(offset, len),
+            // The file does not have them yet.
+            _ => Ok(()),
+        };
+        reserved.map_err(|e| Error::io("cannot preallocate", e).at(offset))
     }
 
     /// Allocates a cluster of zeros, for version 2, which has no other way to hide the backing
@@ -292,6 +404,7 @@ impl Growth<'_> {
         let layout = self.image.old.layout;
         let (old_entry, old_bitmap) = self.entry(l1_index, index)?;
         match layout.decode(old_entry, old_bitmap) {
+            _ if layout.data_file => {}
             Cluster::Data { offset } | Cluster::Zero { offset: Some(offset) } => {
                 self.release_later(offset)?;
             }

@@ -159,8 +159,13 @@ impl Space {
         self.location
     }
 
+    /// Returns the host offsets of the refcount blocks, 0 where there is none.
+    pub(super) fn table(&self) -> &[u64] {
+        &self.table
+    }
+
     /// Returns true if a block describes a cluster.
-    fn has_block(&self, cluster: u64) -> bool {
+    pub(super) fn has_block(&self, cluster: u64) -> bool {
         let entry = self.table.get(to_usize(cluster / self.per_block()));
         entry.is_some_and(|&offset| offset != 0)
     }
@@ -236,7 +241,8 @@ impl Space {
         Ok(clusters)
     }
 
-    fn full(&self, clusters: u64) -> Error {
+    /// Returns the error for a device without enough adjacent free clusters.
+    pub(super) fn full(&self, clusters: u64) -> Error {
         let size = self.cluster_size();
         let needed = match clusters {
             1 => format!("a free cluster of {size} bytes"),
@@ -351,17 +357,33 @@ impl Space {
         clusters: Range<u64>,
         uses: impl Fn(u64) -> u64,
     ) -> Result<()> {
+        let mut wrong = None;
+        self.for_counts(clusters, |cluster, count| {
+            if count < uses(cluster) {
+                wrong.get_or_insert(cluster);
+            }
+        })?;
+        wrong.map_or(Ok(()), |cluster| Err(self.too_low(cluster)))
+    }
+
+    /// Calls `each` with every cluster of a range and its refcount.
+    ///
+    /// # Errors
+    /// Returns [`Io`](crate::ErrorKind::Io) if reading fails.
+    pub(super) fn for_counts(
+        &mut self,
+        clusters: Range<u64>,
+        mut each: impl FnMut(u64, u64),
+    ) -> Result<()> {
         let (order, per_page) = (self.refcount_order, self.per_page());
         let mut at = clusters.start;
         while at < clusters.end {
             let end = (at - at % per_page + per_page).min(clusters.end);
             let words = self.page(at / per_page)?.unwrap_or_default();
-            let recorded = |cluster| {
+            for cluster in at..end {
                 let (word, bit) = refcount::position(cluster % per_page, order);
-                words.get(word).map_or(0, |&word| refcount::extract(word, order, bit))
-            };
-            if let Some(wrong) = (at..end).find(|&cluster| recorded(cluster) < uses(cluster)) {
-                return Err(self.too_low(wrong));
+                let count = words.get(word).map_or(0, |&word| refcount::extract(word, order, bit));
+                each(cluster, count);
             }
             at = end;
         }

@@ -29,18 +29,19 @@ pub(super) fn specify(mut image: Qcow2Mut, request: &WriteRequest) -> Result<Box
         image: Mutex::default(),
     };
     if let Some(file) = image.old.files().get(1) {
-        image.data_file = Some(open_data_file(&**file)?);
+        image.data_file = Some(open_data_file(&**file, true)?);
     }
     *lock(&spec.image) = Some(image);
     Ok(Box::new(spec))
 }
 
-/// Opens and locks the external data file for writing.
-fn open_data_file(file: &dyn Source) -> Result<Arc<dyn Storage>> {
+/// Opens the external data file for writing, and locks it if `locks` is set.
+pub(super) fn open_data_file(file: &dyn Source, locks: bool) -> Result<Arc<dyn Storage>> {
     let Some(path) = file.path() else {
         return Err(Error::unsupported("the external data file is not a file of this host"));
     };
-    let storage = FileStorage::reopen(path, file)
+    let reopen = if locks { FileStorage::reopen } else { FileStorage::reopen_unlocked };
+    let storage = reopen(path, file)
         .map_err(|e| Error::io("cannot open the external data file", e).in_file(path))?;
     Ok(Arc::new(storage))
 }

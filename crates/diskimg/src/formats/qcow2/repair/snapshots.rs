@@ -20,7 +20,7 @@ pub(super) fn add_extra_data(step: &Step) -> Result<bool> {
     let mut rest = old.as_slice();
     for snapshot in &snapshots.entries {
         table.resize(table.len().next_multiple_of(8), 0);
-        let len = snapshot.bytes.min(rest.len());
+        let len = to_usize(snapshot.len).min(rest.len());
         let (entry, after) = rest.split_at(len);
         snapshot.encode_with_extra(entry, &mut table);
         rest = after.get(len.next_multiple_of(8) - len..).unwrap_or_default();
