@@ -114,7 +114,6 @@ fn a_repair_has_the_output_and_the_exit_code_of_qemu_img() {
             _ => assert_eq!(our, qemu, "{line}"),
         }
         assert!(our.contains("leaks-fixed") || our.contains("    1 leaked clusters"), "{our}");
-        assert!(ours.read("a.qcow2") == qemus.read("a.qcow2"), "{line}");
         ours.same("check a.qcow2");
         // There is nothing left to repair.
         ours.same(&line);

@@ -58,7 +58,9 @@ pub(super) const DAMAGES: &[Damage] = &[
     damage("a copied flag that is not set", |b| entry(b, 3, |entry| entry & !COPIED)),
     damage("a copied flag that is set", |b| entry(b, 0, |entry| entry | COPIED)),
     damage("all copied flags wrong", |b| {
-        (0..16).for_each(|index| drop(entry(b, index, |entry| entry ^ COPIED)));
+        for index in 0..16 {
+            entry(b, index, |entry| entry ^ COPIED);
+        }
         b.change(b.l1(), |entry| entry ^ COPIED);
         true
     }),

@@ -51,7 +51,9 @@ fn damage(bytes: &mut Vec<u8>, random: &mut Random) {
 
 fn damaged(original: &[u8], seed: u64) -> Vec<u8> {
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    (0..8).for_each(|_| drop(random.next()));
+    for _ in 0..8 {
+        random.next();
+    }
     let mut bytes = original.to_vec();
     for _ in 0..=random.below(3) {
         damage(&mut bytes, &mut random);
