@@ -92,7 +92,7 @@ pub(crate) fn rebase(
     let backing = backing.map(|(name, format)| arguments::backing(name, format));
     let done = work::run(py, progress.as_ref(), |callback| {
         let mut rebase = Rebase::new(backing)
-            .backing_options(options.clone().format(None))
+            .backing_options(options.clone())
             .open_options(options)
             .header_only(header_only)
             .compress(compress)

@@ -89,7 +89,7 @@ impl Image {
     }
 
     /// Returns the image whose chain begins with the layer at `depth`.
-    pub(crate) fn from_depth(&self, depth: usize) -> Self {
+    pub(crate) fn layers_from(&self, depth: usize) -> Self {
         Self::from_links(self.links[depth..].to_vec())
     }
 

@@ -291,7 +291,7 @@ impl<'a> Commit<'a> {
         let layer = open_mutable(&base_options, base.format, &storage, "written");
         let write = Write {
             selection: Selection::StoredIn(disk.top_layers(base.depth)),
-            target: disk.from_depth(base.depth),
+            target: disk.layers_from(base.depth),
             layer: layer.map_err(in_base)?,
             storage: Arc::clone(&storage),
             name: base_name.clone(),

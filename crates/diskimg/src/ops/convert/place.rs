@@ -226,3 +226,19 @@ fn push_write(writes: &mut Vec<Write>, slot: Slot, from: Bytes) {
     }
     writes.push(Write { slot, from });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_without_data_does_not_stand_for_the_one_that_starts_where_it_does() {
+        let in_flight = InFlight::default();
+        in_flight.add(&(10..10));
+        in_flight.add(&(10..20));
+        in_flight.remove(&(10..10));
+        assert_eq!(in_flight.written_before(30), 10);
+        in_flight.remove(&(10..20));
+        assert_eq!(in_flight.written_before(30), 30);
+    }
+}
