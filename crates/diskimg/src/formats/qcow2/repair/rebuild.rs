@@ -22,8 +22,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 
-/// Rebuilds the refcounts, of which the old ones were [released](release_refcounts). If `moves_tables`, writes the tables of the active disk whose copied
-/// flags change to new clusters as well; otherwise in place, afterwards.
+/// Rebuilds the refcounts, of which the old ones were [released](release_refcounts). If
+/// `moves_tables`, writes the tables of the active disk whose copied flags change to new clusters as
+/// well; otherwise in place, afterwards.
 ///
 /// # Errors
 /// Returns [`Io`](crate::ErrorKind::Io) if reading or writing fails or a device is full, and

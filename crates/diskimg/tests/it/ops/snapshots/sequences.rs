@@ -16,10 +16,6 @@ impl Random {
         self.0 ^= self.0 << 17;
         (self.0 >> 16) % end
     }
-
-    fn is(&mut self) -> bool {
-        self.below(2) == 0
-    }
 }
 
 /// Create options, the cluster size, and whether the disk may be resized.
