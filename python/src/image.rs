@@ -43,8 +43,8 @@ type Entry = (u64, u64, usize, bool, bool, bool, bool, Option<u64>, Option<Strin
 /// A finding of a check: its code, severity and message.
 pub(crate) type CheckFinding = (&'static str, String, String);
 
-/// Returns the fields of a finding of a check.
-pub(crate) fn fields(finding: diskimg::check::Finding) -> CheckFinding {
+/// Returns the fields of a finding.
+pub(crate) fn finding_fields(finding: diskimg::check::Finding) -> CheckFinding {
     (word_of(finding.code), finding.severity.to_string(), finding.message)
 }
 
@@ -206,7 +206,7 @@ impl Image {
         let mut findings = Vec::new();
         let report = work::run(py, None, |callback| {
             Check::new(&image).progress(callback).run(&mut |finding| {
-                findings.push(fields(finding));
+                findings.push(finding_fields(finding));
             })
         });
         let report = self.raised.or(report)?;

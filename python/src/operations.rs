@@ -2,7 +2,7 @@
 
 use crate::arguments::{self, Input, OpenArgs};
 use crate::errors::{Raise, exception};
-use crate::image::{CheckFinding, Image, fields, json};
+use crate::image::{CheckFinding, Image, finding_fields, json};
 use crate::work;
 use diskimg::check::RepairStage;
 use diskimg::{
@@ -161,8 +161,8 @@ pub(crate) fn repair(
     let (mut found, mut left) = (Vec::new(), Vec::new());
     let repaired = work::run(py, None, |_| {
         repair.run(arguments::plain(path), &mut |stage, finding| match stage {
-            RepairStage::Left => left.push(fields(finding)),
-            _ => found.push(fields(finding)),
+            RepairStage::Left => left.push(finding_fields(finding)),
+            _ => found.push(finding_fields(finding)),
         })
     })?;
     let Some(repaired) = repaired else { return Ok(None) };

@@ -1,7 +1,6 @@
 //! Internal snapshots of qcow2 images.
 
 use crate::arguments::{self, OpenArgs};
-use crate::errors::Raise;
 use crate::image::json;
 use crate::work;
 use diskimg::SnapshotSelector;

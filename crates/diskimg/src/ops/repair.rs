@@ -6,7 +6,7 @@ use crate::model::mutable::RepairRequest;
 use crate::open::OpenOptions;
 use crate::ops::in_place::modify_file;
 use crate::report::check::{CheckReport, Finding, RepairScope, RepairStage};
-use crate::storage::edit::{CurrentSource, SavingStorage, Storage};
+use crate::storage::edit::{Reopened, SavingStorage, Storage};
 use crate::storage::locking::Lock;
 use std::fs::File;
 use std::path::Path;
@@ -117,7 +117,7 @@ impl Repair {
     ) -> Result<Option<Repaired>> {
         storage.lock(Lock::WRITE).map_err(|e| Error::io("cannot lock it", e))?;
         let options = self.options.clone().snapshot(None).disk(None).metadata_only(true);
-        let open = || options.open_source(Arc::new(CurrentSource(Arc::clone(storage))), name);
+        let open = || options.open_source(Reopened::of(storage), name);
         let image = open()?;
         let format = image.format();
         let (Some(repair), None) = (format.driver().repair, image.compression_at(0)) else {

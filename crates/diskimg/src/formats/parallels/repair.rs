@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::model::layer::Layer;
 use crate::model::mutable::RepairRequest;
 use crate::open::OpenContext;
-use crate::storage::edit::{CurrentSource, Edit, Edits, Storage};
+use crate::storage::edit::{Edit, Edits, Reopened, Storage};
 use std::sync::Arc;
 
 /// Marks the image as closed if the check finds nothing else but leaks. Its format extension, which
@@ -17,7 +17,7 @@ pub(super) fn repair(
     context: &OpenContext<'_>,
     _: &mut RepairRequest<'_>,
 ) -> Result<()> {
-    let image = Parallels::open(Arc::new(CurrentSource(Arc::clone(storage))), context)?;
+    let image = Parallels::open(Reopened::of(storage), context)?;
     let Some(counts) = image.check(&mut |_| {})? else { return Ok(()) };
     let Some(single) = image.single() else { return Ok(()) };
     let header = &single.clusters.header;

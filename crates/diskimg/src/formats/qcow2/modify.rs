@@ -5,8 +5,7 @@ use crate::error::{Error, Result};
 use crate::model::format::Format;
 use crate::open::{OpenOptions, SnapshotSelector, local_path};
 use crate::report::info;
-use crate::storage::edit::reopened::Reopened;
-use crate::storage::edit::{FileStorage, Storage};
+use crate::storage::edit::{FileStorage, Reopened, Storage};
 use crate::storage::locking::Lock;
 use crate::storage::output::verify_name;
 use crate::storage::source::Source;
@@ -91,7 +90,7 @@ impl Qcow2Mut {
 
     /// Calls `change` with the image as it is now.
     fn with<T>(&self, change: impl FnOnce(&edit::Qcow2Mut) -> Result<T>) -> Result<T> {
-        let storage = Arc::new(Reopened::new(Arc::clone(&self.storage)));
+        let storage = Reopened::of(&self.storage);
         let image = self.options.open_mutable(storage, edit::open_image);
         let outcome = image.and_then(|image| change(&image));
         outcome.map_err(|e| e.in_file(&self.name))

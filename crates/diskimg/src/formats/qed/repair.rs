@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::model::layer::Layer;
 use crate::model::mutable::RepairRequest;
 use crate::open::OpenContext;
-use crate::storage::edit::{CurrentSource, Edits, Storage};
+use crate::storage::edit::{Edits, Reopened, Storage};
 use std::sync::Arc;
 
 /// Clears the flag that the image needs a check, if the check finds nothing but leaks. QED has no
@@ -17,7 +17,7 @@ pub(super) fn repair(
     context: &OpenContext<'_>,
     _: &mut RepairRequest<'_>,
 ) -> Result<()> {
-    let image = Qed::open(Arc::new(CurrentSource(Arc::clone(storage))), context)?;
+    let image = Qed::open(Reopened::of(storage), context)?;
     let features = image.header.features;
     let Some(counts) = image.check(&mut |_| {})? else { return Ok(()) };
     let is_consistent = counts.corruptions == 0 && counts.check_errors == 0;

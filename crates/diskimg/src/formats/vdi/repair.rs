@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::model::mutable::RepairRequest;
 use crate::open::OpenContext;
 use crate::report::check::RepairScope;
-use crate::storage::edit::{CurrentSource, Edit, Edits, Storage};
+use crate::storage::edit::{Edit, Edits, Reopened, Storage};
 use crate::storage::number::to_u64;
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub(super) fn repair(
     context: &OpenContext<'_>,
     request: &mut RepairRequest<'_>,
 ) -> Result<()> {
-    let image = Vdi::open(Arc::new(CurrentSource(Arc::clone(storage))), context)?;
+    let image = Vdi::open(Reopened::of(storage), context)?;
     let (header, map) = (image.header(), &image.blocks().map);
     let used = map.iter().copied().filter(|&index| is_index(index));
     let is_valid = used.clone().all(|index| index < header.blocks);

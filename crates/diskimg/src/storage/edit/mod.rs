@@ -3,19 +3,17 @@
 //! [`Storage`] is a file that is read, written and resized. [`Edits`] is a list of writes in an
 //! order that keeps an image usable if the process is killed or power is lost at any point.
 
-mod current;
 mod edits;
 mod file;
 mod memory;
 pub(crate) mod pending;
-#[cfg(feature = "qcow2")]
-pub(crate) mod reopened;
+mod reopened;
 mod saving;
 
-pub(crate) use current::CurrentSource;
 pub use edits::{Edit, Edits};
 pub use file::FileStorage;
 pub use memory::MemoryStorage;
+pub(crate) use reopened::Reopened;
 pub(crate) use saving::SavingStorage;
 
 use crate::storage::sink::Sink;

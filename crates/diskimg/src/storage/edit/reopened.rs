@@ -18,8 +18,8 @@ pub(crate) struct Reopened {
 }
 
 impl Reopened {
-    pub(crate) fn new(storage: Arc<dyn Storage>) -> Self {
-        Self { len: storage.current_len(), storage }
+    pub(crate) fn of(storage: &Arc<dyn Storage>) -> Arc<Self> {
+        Arc::new(Self { len: storage.current_len(), storage: Arc::clone(storage) })
     }
 }
 

@@ -49,8 +49,7 @@ use crate::model::mutable::{MutableLayer, ResizeRequest, WriteRequest};
 use crate::model::target::TargetSpec;
 use crate::open::OpenContext;
 use crate::remedy::Remedy;
-use crate::storage::edit::reopened::Reopened;
-use crate::storage::edit::{Edit, Edits, Storage};
+use crate::storage::edit::{Edit, Edits, Reopened, Storage};
 use crate::storage::source::{HostFileId, Source};
 use space::{Changes, TableLocation};
 use std::sync::Arc;
@@ -174,7 +173,7 @@ impl Qcow2Mut {
     fn reread(&self) -> Result<Self> {
         let context =
             OpenContext { metadata_only: true, ..OpenContext::isolated(&self.old.limits) };
-        open_image(Arc::new(Reopened::new(Arc::clone(&self.storage))), &context)
+        open_image(Reopened::of(&self.storage), &context)
     }
 
     /// Returns the modification that changes the size of the disk and the locations of tables, all

@@ -32,7 +32,7 @@ use crate::error::{Error, Result};
 use crate::model::mutable::RepairRequest;
 use crate::open::OpenContext;
 use crate::report::check::{Code, Finding, RepairScope};
-use crate::storage::edit::{CurrentSource, Edit, Edits, Storage};
+use crate::storage::edit::{Edit, Edits, Reopened, Storage};
 use std::sync::Arc;
 use zerocopy::FromBytes;
 
@@ -112,7 +112,7 @@ impl Step {
         context: &OpenContext<'_>,
         scope: RepairScope,
     ) -> Result<Self> {
-        let image = Qcow2::open(Arc::new(CurrentSource(Arc::clone(storage))), context)?;
+        let image = Qcow2::open(Reopened::of(storage), context)?;
         let found = check::examine(&image, &mut |_| {})?;
         Ok(Self { storage: Arc::clone(storage), image, found, scope })
     }

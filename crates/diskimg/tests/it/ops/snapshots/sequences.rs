@@ -152,8 +152,9 @@ impl Lab {
     fn assert_as_expected(&self) {
         let log = || self.log.join("\n");
         let image = options().open(&self.path).unwrap_or_else(|e| panic!("{e}\n{}", log()));
-        let report = image.check(&mut |finding| eprintln!("{}", finding.message)).unwrap().unwrap();
-        assert_eq!((report.corruptions, report.leaks), (0, 0), "{}", log());
+        let mut found = Vec::new();
+        let report = image.check(&mut |finding| found.push(finding.message)).unwrap().unwrap();
+        assert_eq!((report.corruptions, report.leaks), (0, 0), "{found:?}\n{}", log());
         assert!(bytes_of(&image) == self.disk, "the disk\n{}", log());
         drop(image);
         for (id, bytes) in &self.snapshots {
