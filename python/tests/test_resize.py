@@ -67,8 +67,11 @@ def test_invalid_sizes_are_value_errors(disk: Path) -> None:
             diskimg.resize(disk, size)
     with pytest.raises(ValueError, match="preallocation"):
         diskimg.resize(disk, 2 * MIB, preallocation="some")  # type: ignore[arg-type]
+    diskimg.resize(disk, "+1M", preallocation="full")
+    vdi = disk.with_suffix(".vdi")
+    diskimg.create(vdi, "1M")
     with pytest.raises(diskimg.UnsupportedError):
-        diskimg.resize(disk, "+1M", preallocation="full")
+        diskimg.resize(vdi, "+1M", preallocation="full")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="QEMU's locks exist on Linux only")

@@ -71,8 +71,8 @@ def calls(raw: Path, out: Path) -> Iterator[tuple[str, tuple[str, ...], Callable
     yield "digest", digests, lambda w: convert(raw, out, src_format="raw", digest=w)
 
     def resize(word: Any) -> None:
-        diskimg.create(out, "1M", format="raw")
-        diskimg.resize(out, "2M", format="raw", preallocation=word)
+        diskimg.create(out, "1M", format="qcow2")
+        diskimg.resize(out, "2M", format="qcow2", preallocation=word)
 
     yield "preallocation", LITERALS["Preallocation"], resize
 

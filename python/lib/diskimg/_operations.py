@@ -221,7 +221,7 @@ def convert(
         raise InvalidError("backing_format without backing")
     if target_is_zero and not in_place:
         raise InvalidError("target_is_zero needs in_place=True")
-    if part is not None and (several and len(sources) != 1 or min(part) < 0):
+    if part is not None and ((several and len(sources) != 1) or min(part) < 0):
         raise InvalidError("part needs one source, an offset and a length")
     if rate_limit == 0:
         raise InvalidError("rate_limit must be at least 1")
@@ -768,7 +768,9 @@ def check(
             force_share=force_share,
         )
         saved = None if backup is None else name_only(backup)
-        return _repair(name_only(file), choice("RepairScope", "repair", repair), how, saved)
+        return _repair(
+            name_only(cast(Path, file)), choice("RepairScope", "repair", repair), how, saved
+        )
     if backup is not None:
         raise InvalidError("backup needs repair")
     native = _native.Image.open(

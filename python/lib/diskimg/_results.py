@@ -594,7 +594,15 @@ class Rebased:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """The result of `commit`."""
+    """The result of `commit`.
+
+    >>> diskimg.create("base.qcow2", "1G").size
+    1073741824
+    >>> diskimg.create("disk.qcow2", backing="base.qcow2", backing_format="qcow2").size
+    1073741824
+    >>> diskimg.commit("disk.qcow2", format="qcow2").emptied
+    True
+    """
 
     base: str
     """The file that was written."""

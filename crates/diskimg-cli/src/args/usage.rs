@@ -7,7 +7,7 @@ use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Commands of qemu-img that are not supported.
-const UNSUPPORTED: [&str; 5] = ["amend", "bench", "bitmap", "dd", "snapshot"];
+const UNSUPPORTED: [&str; 3] = ["amend", "bench", "bitmap"];
 
 /// Options that `-h` leaves out, so that its help fits on a screen, by command; those of an empty
 /// name are left out everywhere.
@@ -122,9 +122,10 @@ pub(super) fn brief_help(grammar: &clap::Command, name: &str) -> StyledStr {
     let Some(command) = find(&grammar, name) else { return StyledStr::new() };
     let lists = RARELY_USED.iter().filter(|(command, _)| command.is_empty() || *command == name);
     let rare: Vec<&str> = lists.flat_map(|(_, ids)| ids.iter().copied()).collect();
-    let is_rare = |arg: &clap::Arg| rare.contains(&arg.get_id().as_str());
+    // The program's own help has its commands only: they fill the screen.
+    let is_rare = |arg: &clap::Arg| name.is_empty() || rare.contains(&arg.get_id().as_str());
     let full = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-    let brief = examples(&full);
+    let brief = if name.is_empty() { String::new() } else { examples(&full) };
     let mut after = brief.clone();
     if brief != full || command.get_arguments().any(|arg| is_rare(arg) && !arg.is_hide_set()) {
         let gap = if after.is_empty() { "" } else { "\n\n" };

@@ -9,13 +9,17 @@ use crate::output::plan;
 use crate::output::progress::{Meter, ProgressMode};
 use crate::output::report::{self, ReportFormat};
 use crate::output::{self, Console, Program};
-use diskimg::{Convert, DigestAlgorithm, Format, Plan, Report, printable};
+use diskimg::{Convert, DigestAlgorithm, Error, Format, Plan, Report, printable};
+use std::fs::File;
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Layouts of a VMDK for which qemu-img accepts `-c` but stores data uncompressed.
 const UNCOMPRESSED_BY_QEMU: [&str; 3] = ["", "monolithicSparse", "twoGbMaxExtentSparse"];
+
+/// Length of a sector in bytes.
+const SECTOR: u64 = 512;
 
 /// Percentage between two progress updates, as in qemu-img.
 const STEP: f64 = 1.0;
@@ -90,6 +94,11 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         meter.end();
         return show_plan(&plan?, Some(&source), compress, job.report, console);
     }
+    if let (Destination::Existing(path), Format::Raw) = (&job.output, job.format)
+        && console.program() == Program::QemuImg
+    {
+        complete_last_sector(path)?;
+    }
     let outcome = match &job.output {
         Destination::New(path) => convert.run(path),
         Destination::Existing(path) => convert.run_existing(path),
@@ -111,6 +120,17 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     };
     conclude(&done, console)?;
     Ok(0)
+}
+
+/// Makes a raw file consist of whole sectors, as it does for QEMU.
+fn complete_last_sector(path: &Path) -> Result<(), Failure> {
+    let found = |e| Error::io("cannot open the existing target", e).in_file(path);
+    let length = std::fs::metadata(path).map_err(found)?;
+    if length.is_file() && length.len() % SECTOR != 0 {
+        let file = File::options().write(true).open(path).map_err(found)?;
+        file.set_len(length.len().next_multiple_of(SECTOR)).map_err(found)?;
+    }
+    Ok(())
 }
 
 /// Says what would be written. Under `--report=json`, this is an object on standard error, like that

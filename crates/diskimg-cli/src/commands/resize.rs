@@ -1,6 +1,7 @@
 //! `resize`: changes the size of a disk in place.
 
 use crate::args::resize::Job;
+use crate::commands::files_of_chain;
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::{self, Console};
@@ -9,10 +10,15 @@ use diskimg::Resize;
 /// Resizes the image.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     output::require_streams(Some(&job.input.path), !job.quiet)?;
-    let rules = Rules::new().allow_input(&job.input).allow_overwrite(&job.input.path);
-    confine::restrict_files(&rules)?;
+    let options = job.input.options_for(console.program());
+    let input = || Rules::new().allow_input(&job.input);
+    confine::restrict_files(&input().allow_modify(&job.input.path, job.input.external_files))?;
+    // The data file of the image is resized, too.
+    let files = files_of_chain(&options, &job.input.path, 1);
+    let rules = files.iter().fold(input(), |rules, file| rules.allow_overwrite(file));
+    confine::restrict_files(&rules.allow_overwrite(&job.input.path))?;
     Resize::new(job.size)
-        .open_options(job.input.options_for(console.program()))
+        .open_options(options)
         .shrink(job.shrink)
         .preallocation(job.preallocation)
         .run(&job.input.path)?;

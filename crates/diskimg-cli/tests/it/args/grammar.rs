@@ -93,8 +93,8 @@ fn unsupported_options_are_errors_and_not_ignored() {
     for (line, what) in [
         ("convert --target-image-opts -n a.raw b.raw", "--target-image-opts"),
         ("convert --bitmaps a.raw b.raw", "--bitmaps"),
-        ("rebase -u -b b.raw a.raw", "'rebase'"),
-        ("snapshot -l a.raw", "'snapshot'"),
+        ("amend -o compat=1.1 a.raw", "'amend'"),
+        ("bitmap --add a.raw b0", "'bitmap'"),
     ] {
         let error = lab.line(line).fails(1);
         assert!(error.contains(what) && error.contains("not supported"), "{line}: {error}");

@@ -72,6 +72,9 @@ fn under_the_name_qemu_img_a_raw_disk_consists_of_whole_sectors() {
             lab.qemu(&format!("compare -f {format} -F {format} ours theirs")).ok();
             assert_eq!(size(lab.qemu(&format!("info --output=json -f {format} ours"))), 66_048);
         }
+        std::fs::write(lab.path("target"), vec![3; 65_537]).expect("written");
+        lab.as_qemu_img(&format!("convert -n -f raw -O raw {name} target")).ok();
+        lab.qemu(&format!("compare -f raw -F raw {name} target")).ok();
         lab.line(&format!("convert -f raw -O raw {name} exact")).ok();
         assert!(lab.read("exact") == lab.read(name), "{name}");
     }

@@ -80,3 +80,21 @@ fn the_sandbox_allows_resizing_an_overlay_of_a_file_elsewhere() {
     assert!(bytes[..512 << 10] == lab.read("a.raw")[..512 << 10]);
     assert!(bytes[512 << 10..].iter().all(|&byte| byte == 0) && bytes.len() == 2 << 20);
 }
+
+/// In the default sandbox. A data file is named by the image, so the caller must name the format.
+#[test]
+fn an_external_data_file_is_resized_if_the_format_is_named() {
+    for (options, size) in [("data_file=d.raw", "4M"), ("data_file=d.raw,data_file_raw=on", "4M")] {
+        let lab = Lab::new();
+        lab.qemu(&format!("create -q -f qcow2 -o {options} a.qcow2 1M")).ok();
+        let error = lab.line(&format!("resize a.qcow2 {size}")).fails(1);
+        assert!(error.contains("external data file") && error.contains("-f"), "{error}");
+        assert_eq!(lab.read("d.raw").len(), 1 << 20);
+        lab.line(&format!("resize -f qcow2 a.qcow2 {size}")).ok();
+        assert_eq!(lab.read("d.raw").len(), 4 << 20);
+        lab.qemu("check -q a.qcow2").ok();
+        lab.line("resize -f qcow2 --shrink a.qcow2 512k").ok();
+        assert_eq!(lab.read("d.raw").len(), 512 << 10);
+        lab.qemu("check -q a.qcow2").ok();
+    }
+}

@@ -238,9 +238,9 @@ impl Write<'_> {
             progress: self.progress,
             ..Settings::new()
         };
-        let spec = match format {
-            Format::Raw => raw_spec(self.target.size())?,
-            _ => self.layer.into_target(&self.request)?.ok_or_else(|| {
+        let spec = match format == Format::default() {
+            true => raw_spec(self.target.size())?,
+            false => self.layer.into_target(&self.request)?.ok_or_else(|| {
                 Error::unsupported("an image of this kind can only be written as a whole")
                     .in_file(&self.name)
                     .with_remedy(Remedy::WriteNewImage)

@@ -55,6 +55,15 @@ const CASES: &[(Case, &[u64])] = &[
     ),
     (
         Case {
+            name: "compressed clusters with extended L2 entries",
+            options: "cluster_size=64k,extended_l2=on",
+            size: MIB,
+            commands: &["write -c -P 7 64k 64k", "write -c -P 8 128k 64k"],
+        },
+        &[96 << 10, 160 << 10, 128 << 10],
+    ),
+    (
+        Case {
             name: "extended L2 entries",
             options: "cluster_size=16k,extended_l2=on",
             size: 32 * MIB,
@@ -316,4 +325,35 @@ fn an_image_without_its_data_file_is_not_resized() {
     std::fs::remove_file(&data).unwrap();
     to(2 * MIB).run(&path).unwrap_err();
     assert!(std::fs::read(&path).unwrap() == before);
+}
+
+/// A damaged or crafted entry: the flag says that a compressed cluster is used once, and its offset is
+/// that of a byte within a cluster.
+#[test]
+fn a_compressed_cluster_with_the_copied_flag_is_not_taken_for_a_whole_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.qcow2");
+    let name = path.to_str().unwrap();
+    run("qemu-img", ["create", "-q", "-f", "qcow2", name, "1M"]);
+    let commands = [
+        "write -c -P 1 512k 64k",
+        "write -c -P 7 128k 64k",
+        "write -P 9 0 64k",
+        "write -P 8 64k 64k",
+        "discard 512k 64k",
+    ];
+    let args = commands.iter().flat_map(|command| ["-c", command]);
+    run("qemu-io", ["-d", "unmap", "-f", "qcow2"].into_iter().chain(args).chain([name]));
+    let mut file = std::fs::read(&path).unwrap();
+    let word = |file: &[u8], at: usize| u64::from_be_bytes(file[at..at + 8].try_into().unwrap());
+    let l1 = word(&file, 40) as usize;
+    let entry = (word(&file, l1) & 0x00ff_ffff_ffff_fe00) as usize + 2 * 8;
+    assert_eq!(file[entry] & 0xc0, 0x40, "compressed");
+    file[entry] |= 0x80;
+    std::fs::write(&path, file).unwrap();
+    let before = bytes_of(&options().open(&path).unwrap());
+    let outcome = to(131_584).run(&path);
+    let after = bytes_of(&options().open(&path).unwrap());
+    assert!(after[..131_584] == before[..131_584], "{outcome:?}");
+    assert!(qemu_bytes(&path, "qcow2")[..131_584] == before[..131_584]);
 }

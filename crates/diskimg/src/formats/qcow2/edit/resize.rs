@@ -39,7 +39,7 @@ pub(super) fn resize(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<()
     require(image, request)?;
     match request.size.cmp(&old_size) {
         Ordering::Equal => Ok(()),
-        Ordering::Less => super::shrink::shrink(image, request.size),
+        Ordering::Less => super::shrink::shrink(image, request),
         Ordering::Greater => grow(image, request),
     }
 }
@@ -47,7 +47,7 @@ pub(super) fn resize(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<()
 /// Makes the disk larger.
 fn grow(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<()> {
     let header = image.header();
-    let data_file = DataFile::open(image)?;
+    let data_file = DataFile::open(image, request)?;
     let bitmaps = ResizedBitmaps::find(image, request.size)?;
     let mut growth = Growth {
         image,
@@ -103,8 +103,18 @@ pub(super) struct DataFile(Arc<dyn Storage>);
 impl DataFile {
     /// Opens the external data file for writing, if the image has one. It is locked for reading, as
     /// a part of the image, so that no other process can write to it.
-    pub(super) fn open(image: &Qcow2Mut) -> Result<Option<Self>> {
+    ///
+    /// # Errors
+    /// Returns [`Refused`](crate::ErrorKind::Refused) if the format was probed: a guest can write the
+    /// header of an image that names any file.
+    pub(super) fn open(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<Option<Self>> {
         let file = image.old.files().get(1).filter(|_| image.header().external_data());
+        if file.is_some() && request.format_probed {
+            let message = "its external data file is not modified, because its format is not named";
+            return Err(Error::refused(message)
+                .hint("a guest can write the header of any format into a raw disk")
+                .with_remedy(Remedy::NameFormat));
+        }
         file.map(|file| open_data_file(&**file, false).map(Self)).transpose()
     }
 

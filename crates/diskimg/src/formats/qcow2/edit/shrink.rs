@@ -10,13 +10,18 @@ use super::resized_bitmaps::ResizedBitmaps;
 use super::shadow::Shadow;
 use crate::error::{Error, Result};
 use crate::formats::qcow2::tables::{COPIED, Cluster, OFFSET_MASK, read_words, to_bytes};
+use crate::model::mutable::ResizeRequest;
 use crate::storage::edit::{Edit, Edits};
 use crate::storage::number::{to_u32, to_u64, to_usize};
 
+/// The bitmap of an extended L2 entry whose subclusters are all stored.
+const ALL_STORED: u64 = 0xffff_ffff;
+
 /// Makes the disk smaller.
-pub(super) fn shrink(image: &Qcow2Mut, size: u64) -> Result<()> {
+pub(super) fn shrink(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<()> {
+    let size = request.size;
     let header = image.header();
-    let data_file = DataFile::open(image)?;
+    let data_file = DataFile::open(image, request)?;
     let bitmaps = ResizedBitmaps::find(image, size)?;
     let end = size.next_multiple_of(header.cluster_size());
     let max_bytes = image.old.limits.check_bytes;
@@ -101,7 +106,9 @@ fn shorten_last_table(
             Cluster::Compressed { offset, len } => Some((offset, len.into())),
             Cluster::Unallocated | Cluster::Zero { .. } => None,
         };
-        let is_own = words[index] & COPIED != 0;
+        let is_compressed =
+            matches!(layout.decode(words[index], bitmap), Cluster::Compressed { .. });
+        let is_own = words[index] & COPIED != 0 && !is_compressed;
         match host {
             Some((host, _)) if is_own && shadow.count_at(host)? == 1 => {
                 let len = cluster_size - to_u64(rest);
@@ -115,6 +122,9 @@ fn shorten_last_table(
                     bytes[rest..].fill(0);
                     shadow.release(host, len, 1)?;
                     words[index] = shadow.store(bytes)? | COPIED;
+                    if layout.extended && is_compressed {
+                        words[index + 1] = ALL_STORED;
+                    }
                 }
             }
             None => {}

@@ -67,7 +67,13 @@ impl BlockWriter {
                 new
             }
             false => {
-                let moved = self.make_room(new)?;
+                let room = self.room_for(&new)?;
+                if let Err(error) = self.make_room(room) {
+                    // Blocks that were moved are beyond what the map has entries for.
+                    let _ = self.fill_gaps();
+                    return Err(error);
+                }
+                let moved = self.behind_room(new, room);
                 self.map.extend(added);
                 self.allocate_static(old_blocks)?;
                 self.write_map(&moved, 0)?;
@@ -112,18 +118,21 @@ impl BlockWriter {
         self.apply(&edits, MAP)
     }
 
-    /// Moves the first blocks to the end of the file, so that the map can take their place. From
-    /// then on, indices are counted from the first block behind the map, the entries in memory too.
-    /// Returns the header with the new locations.
-    fn make_room(&mut self, new: Header) -> Result<Header> {
+    /// Returns the number of blocks at the start that make room for the map.
+    fn room_for(&self, new: &Header) -> Result<u32> {
         let map_at = new.data_at.next_multiple_of(SECTOR);
         let needed = map_at - new.data_at + new.map_bytes();
         let count = u32::try_from(needed.div_ceil(new.stride()));
         let count = count.map_err(|_| Error::limit("the block map would be too large"))?;
         let data_at = new.data_at + u64::from(count) * new.stride();
-        if u32::try_from(data_at).is_err() {
-            return Err(Error::limit("the block map would be too large"));
+        match u32::try_from(data_at) {
+            Ok(_) => Ok(count),
+            Err(_) => Err(Error::limit("the block map would be too large")),
         }
+    }
+
+    /// Moves the first `count` blocks to the end of the file.
+    fn make_room(&mut self, count: u32) -> Result<()> {
         self.free.clear();
         self.end = self.end.max(count);
         for block in 0..to_u64(self.map.len()) {
@@ -134,12 +143,18 @@ impl BlockWriter {
             }
         }
         self.storage.flush().map_err(|e| Error::io("cannot modify the image", e))?;
-        self.store()?;
+        self.store()
+    }
+
+    /// Returns the header of a disk whose map takes the place of the first `count` blocks. From then
+    /// on, indices are counted from the first block behind the map, the entries in memory too.
+    fn behind_room(&mut self, new: Header, count: u32) -> Header {
         let moved = self.map.iter_mut().filter(|entry| is_index(**entry));
         moved.for_each(|entry| *entry -= count);
         self.end -= count;
+        let data_at = new.data_at + u64::from(count) * new.stride();
         self.header.data_at = data_at;
-        Ok(Header { map_at, data_at, ..new })
+        Header { map_at: new.data_at.next_multiple_of(SECTOR), data_at, ..new }
     }
 
     /// Allocates the blocks from number `first` on if the image has a place for each.

@@ -62,7 +62,14 @@ pub(super) fn resize(
         }
         None => fixed(image.disk_layout().size, &footer, storage.current_len()),
     };
-    edits.apply(storage).map_err(|e| Error::io("cannot modify the image", e))
+    let file_len = storage.current_len();
+    edits.apply(storage).map_err(|e| {
+        if image.dynamic().is_none() && request.size > image.disk_layout().size {
+            // The old footer must be the last sector again.
+            let _ = storage.set_len(file_len);
+        }
+        Error::io("cannot modify the image", e)
+    })
 }
 
 fn require_possible(image: &Vhd, storage: &dyn Storage, request: &ResizeRequest<'_>) -> Result<()> {
@@ -94,10 +101,10 @@ fn fixed(old: u64, footer: &Footer, file_len: u64) -> Edits {
     let end = size + FOOTER_BYTES;
     let mut edits = Edits::new();
     let last = Edit::Write { offset: size, bytes: footer.encode().to_vec() };
-    if end <= file_len {
-        edits.phase([last]).phase([Edit::SetLen(end)]);
-    } else {
-        edits.phase([Edit::SetLen(end), last]);
+    // One write makes the file longer and puts the footer at its end.
+    edits.phase([last]);
+    if end < file_len {
+        edits.phase([Edit::SetLen(end)]);
     }
     // The footer was there, and may have been behind a gap.
     let stale_end = file_len.min(size);

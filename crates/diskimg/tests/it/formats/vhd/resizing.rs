@@ -160,6 +160,28 @@ fn after_a_crash_the_disk_has_its_old_or_new_size_and_its_bytes() {
     }
 }
 
+/// The only footer of a fixed disk is the last sector of the file.
+#[test]
+fn after_a_crash_a_fixed_disk_has_its_old_or_new_size_and_its_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.vhd");
+    let contents: Vec<u8> = (0..20_480_u32).map(|i| (i / 100) as u8 | 1).collect();
+    for size in [5120, 19_968, 20_992, 40_960] {
+        let storage = Arc::new(RecordingStorage::new(fixed(&contents), None));
+        Resize::new(NewSize::Bytes(size))
+            .shrink(true)
+            .run_on(Arc::clone(&storage) as _, "target")
+            .unwrap();
+        let kept = contents.len().min(size as usize);
+        storage.crash_states(7, 1, |state| {
+            std::fs::write(&path, state).unwrap();
+            let found = our_bytes(&path);
+            assert!([contents.len(), size as usize].contains(&found.len()), "{size}");
+            assert!(found[..kept] == contents[..kept], "{size}");
+        });
+    }
+}
+
 #[test]
 fn a_child_does_not_grow_over_a_longer_parent() {
     let dir = tempfile::tempdir().unwrap();
