@@ -582,7 +582,15 @@ class Resized:
 
 @dataclass(frozen=True, slots=True)
 class Rebased:
-    """The result of `rebase`."""
+    """The result of `rebase`.
+
+    >>> diskimg.create("base.qcow2", "1G").size
+    1073741824
+    >>> diskimg.create("disk.qcow2", backing="base.qcow2", backing_format="qcow2").size
+    1073741824
+    >>> diskimg.rebase("disk.qcow2", None, format="qcow2")
+    Rebased(stored_bytes=0)
+    """
 
     stored_bytes: int
     """Bytes of guest data written to the image."""
