@@ -38,6 +38,12 @@ pub(crate) const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
 /// Bits of an L2 entry of a standard cluster that must be zero.
 pub(crate) const L2_RESERVED: u64 = 0x3f00_0000_0000_01fe;
 
+/// Bitmap of an extended L2 entry all of whose subclusters read as zeros.
+pub(crate) const ALL_ZERO: u64 = 0xffff_ffff << 32;
+
+/// Bitmap of an extended L2 entry all of whose subclusters are stored.
+pub(crate) const ALL_STORED: u64 = 0xffff_ffff;
+
 /// Number of subclusters of a cluster with extended L2 entries.
 pub(crate) const SUBCLUSTERS: u32 = 32;
 

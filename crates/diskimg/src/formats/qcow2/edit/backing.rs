@@ -19,7 +19,7 @@
 //!   sector 0                                       the header is complete
 //! ```
 
-use super::{Autoclear, SECTOR};
+use super::{SECTOR, clear_unknown_autoclear};
 use crate::error::{Error, Result};
 use crate::formats::qcow2::extensions::{BACKING_FORMAT, FEATURE_NAMES, encode, encode_end, walk};
 use crate::formats::qcow2::header::{MAX_BACKING_NAME, RawHeader, V2_HEADER_BYTES};
@@ -203,12 +203,7 @@ impl NewHeader {
         let offset = if name.is_empty() { 0 } else { to_u64(self.name_at) };
         raw.backing_file_offset = offset.into();
         raw.backing_file_size = to_u32(name.len()).into();
-        if raw.version.get() >= 3 {
-            // What these bits say may be wrong after a modification by a program that does not
-            // know them.
-            let known = Autoclear::from_bits_truncate(raw.autoclear_features.get());
-            raw.autoclear_features = known.bits().into();
-        }
+        clear_unknown_autoclear(raw);
         Ok(sector)
     }
 }

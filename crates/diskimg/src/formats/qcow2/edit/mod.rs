@@ -103,6 +103,35 @@ fn read(storage: Arc<dyn Storage>, context: &OpenContext<'_>) -> Result<Qcow2Mut
     Ok(image)
 }
 
+/// Returns the modification that changes fields of the header, all at once.
+///
+/// # Errors
+/// Returns [`Io`](crate::ErrorKind::Io) if the header cannot be read, and
+/// [`Corrupt`](crate::ErrorKind::Corrupt) if the file ends within it.
+pub(super) fn change_header(
+    storage: &dyn Storage,
+    change: impl FnOnce(&mut RawHeader),
+) -> Result<Edit> {
+    let mut sector = vec![0; SECTOR];
+    storage
+        .read_exact_at(&mut sector, 0)
+        .map_err(|e| Error::io("cannot read", e).in_structure("header"))?;
+    let (raw, _) = RawHeader::mut_from_prefix(&mut sector)
+        .map_err(|_| Error::corrupt("header", "the file ends within it"))?;
+    change(raw);
+    clear_unknown_autoclear(raw);
+    Ok(Edit::Write { offset: 0, bytes: sector })
+}
+
+/// Clears the autoclear bits that are not known. What they say may be wrong after a modification by
+/// a program that does not know them.
+fn clear_unknown_autoclear(raw: &mut RawHeader) {
+    if raw.version.get() >= 3 {
+        let known = Autoclear::from_bits_truncate(raw.autoclear_features.get());
+        raw.autoclear_features = known.bits().into();
+    }
+}
+
 impl MutableLayer for Qcow2Mut {
     fn resize(&mut self, request: &ResizeRequest<'_>) -> Result<()> {
         resize::resize(self, request)
@@ -190,20 +219,7 @@ impl Qcow2Mut {
 
     /// Returns the modification that changes fields of the header, all at once.
     fn change_header(&self, change: impl FnOnce(&mut RawHeader)) -> Result<Edit> {
-        let mut sector = vec![0; SECTOR];
-        self.storage
-            .read_exact_at(&mut sector, 0)
-            .map_err(|e| Error::io("cannot read", e).in_structure("header"))?;
-        let (raw, _) = RawHeader::mut_from_prefix(&mut sector)
-            .map_err(|_| Error::corrupt("header", "the file ends within it"))?;
-        change(raw);
-        if raw.version.get() >= 3 {
-            // What these bits say may be wrong after a modification by a program that does not
-            // know them.
-            let known = Autoclear::from_bits_truncate(raw.autoclear_features.get());
-            raw.autoclear_features = known.bits().into();
-        }
-        Ok(Edit::Write { offset: 0, bytes: sector })
+        change_header(&*self.storage, change)
     }
 
     /// Makes modifications in the order that keeps the image consistent: those in free clusters,

@@ -13,7 +13,9 @@ use super::spec::open_data_file;
 use crate::error::{Error, Result};
 use crate::formats::qcow2::check::MIN_V3_SNAPSHOT_EXTRA;
 use crate::formats::qcow2::header::{MAX_L1_BYTES, Table};
-use crate::formats::qcow2::tables::{COPIED, Cluster, OFFSET_MASK, ZERO, read_words, to_bytes};
+use crate::formats::qcow2::tables::{
+    ALL_STORED, ALL_ZERO, COPIED, Cluster, OFFSET_MASK, ZERO, read_words, to_bytes,
+};
 use crate::model::flat::Preallocation;
 use crate::model::image::Image;
 use crate::model::layer::Layer;
@@ -26,12 +28,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-
-/// Bitmap of an extended L2 entry all of whose subclusters read as zeros.
-const ALL_ZERO: u64 = 0xffff_ffff << 32;
-
-/// Bitmap of an extended L2 entry all of whose subclusters are stored.
-const ALL_STORED: u64 = 0xffff_ffff;
 
 /// Changes the size of the disk.
 pub(super) fn resize(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<()> {
@@ -255,7 +251,7 @@ impl Growth<'_> {
         bytes[rest..].fill(0);
         let offset = self.space.allocate(1)?;
         self.edits.push(Edit::Write { offset, bytes });
-        let bitmap = if layout.extended { u64::from(u32::MAX) } else { 0 };
+        let bitmap = if layout.extended { ALL_STORED } else { 0 };
         self.replace(l1_index, index, (offset | COPIED, bitmap))
     }
 

@@ -9,13 +9,12 @@ use super::resize::DataFile;
 use super::resized_bitmaps::ResizedBitmaps;
 use super::shadow::Shadow;
 use crate::error::{Error, Result};
-use crate::formats::qcow2::tables::{COPIED, Cluster, OFFSET_MASK, read_words, to_bytes};
+use crate::formats::qcow2::tables::{
+    ALL_STORED, COPIED, Cluster, OFFSET_MASK, read_words, to_bytes,
+};
 use crate::model::mutable::ResizeRequest;
 use crate::storage::edit::{Edit, Edits};
 use crate::storage::number::{to_u32, to_u64, to_usize};
-
-/// The bitmap of an extended L2 entry whose subclusters are all stored.
-const ALL_STORED: u64 = 0xffff_ffff;
 
 /// Makes the disk smaller.
 pub(super) fn shrink(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<()> {

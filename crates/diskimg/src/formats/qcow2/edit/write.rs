@@ -18,7 +18,9 @@ use super::space::{Space, TableLocation};
 use super::table::L2Table;
 use crate::error::{Error, Result};
 use crate::formats::qcow2::header::{Autoclear, Header};
-use crate::formats::qcow2::tables::{COPIED, Cluster, OFFSET_MASK, ZERO, read_words};
+use crate::formats::qcow2::tables::{
+    ALL_STORED, ALL_ZERO, COPIED, Cluster, OFFSET_MASK, ZERO, read_words,
+};
 use crate::model::target::{Allocate, Slot, Target};
 use crate::remedy::Remedy;
 use crate::storage::edit::Edits;
@@ -27,12 +29,6 @@ use crate::storage::number::to_usize;
 use crate::storage::sink::Sink;
 use std::ops::Range;
 use std::sync::Arc;
-
-/// Bitmap of an extended L2 entry all of whose subclusters read as zeros.
-const ALL_ZERO: u64 = 0xffff_ffff << 32;
-
-/// Bitmap of an extended L2 entry all of whose subclusters are stored.
-const ALL_STORED: u64 = 0xffff_ffff;
 
 /// An image to which guest data is written.
 #[derive(Debug)]

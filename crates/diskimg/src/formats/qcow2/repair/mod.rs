@@ -26,18 +26,15 @@ mod snapshots;
 mod tables;
 
 use super::check::{self, Examined};
+use super::edit::change_header;
 use super::header::{Autoclear, Incompatible, RawHeader};
 use super::layer::Qcow2;
 use crate::error::{Error, Result};
 use crate::model::mutable::RepairRequest;
 use crate::open::OpenContext;
 use crate::report::check::{Code, Finding, RepairScope};
-use crate::storage::edit::{Edit, Edits, Reopened, Storage};
+use crate::storage::edit::{Edits, Reopened, Storage};
 use std::sync::Arc;
-use zerocopy::FromBytes;
-
-/// Length in bytes of the part of the header that is written as a whole.
-const SECTOR: usize = 512;
 
 /// Repairs an image.
 ///
@@ -119,21 +116,8 @@ impl Step {
 
     /// Writes the header's first sector after `change` has changed it.
     fn change_header(&self, change: impl FnOnce(&mut RawHeader)) -> Result<()> {
-        let mut sector = vec![0; SECTOR];
-        self.storage
-            .read_exact_at(&mut sector, 0)
-            .map_err(|e| Error::io("cannot read", e).in_structure("header"))?;
-        let (raw, _) = RawHeader::mut_from_prefix(&mut sector)
-            .map_err(|_| Error::corrupt("header", "the file ends within it"))?;
-        change(raw);
-        if raw.version.get() >= 3 {
-            // What these bits say may be wrong after a modification by a program that does not
-            // know them.
-            let known = Autoclear::from_bits_truncate(raw.autoclear_features.get());
-            raw.autoclear_features = known.bits().into();
-        }
         let mut edits = Edits::new();
-        edits.phase([Edit::Write { offset: 0, bytes: sector }]);
+        edits.phase([change_header(&*self.storage, change)?]);
         edits.apply(&*self.storage).map_err(modifying)
     }
 
