@@ -6,10 +6,11 @@ use crate::image::{CheckFinding, Image, finding_fields, json};
 use crate::work;
 use diskimg::check::RepairStage;
 use diskimg::{
-    Caching, Commit, Compare, Comparison, Create, Error, Format, InspectOptions, Limits,
+    Bench, Caching, Commit, Compare, Comparison, Create, Error, Format, InspectOptions, Limits,
     OpenOptions, Rebase, Repair, Resize,
 };
 use pyo3::prelude::*;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 /// The fields of `Created`, in order.
@@ -50,6 +51,30 @@ pub(crate) fn create(
     })?;
     let options = created.options.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
     Ok((created.size, options.collect(), created.notes.clone()))
+}
+
+/// Measures requests, and returns the seconds that they took. `numbers`: requests, depth, length,
+/// offset, step, requests between two flushes.
+#[pyfunction]
+pub(crate) fn bench(
+    py: Python<'_>,
+    path: PathBuf,
+    how: OpenArgs,
+    numbers: (u64, usize, usize, u64, u64, u64),
+    pattern: Option<u8>,
+) -> PyResult<f64> {
+    let (requests, depth, length, offset, step, interval) = numbers;
+    let bench = Bench::new().requests(requests).depth(depth).length(length);
+    let mut bench = bench.offset(offset).step(step);
+    if let Some(interval) = NonZeroU64::new(interval) {
+        bench = bench.flush_interval(interval);
+    }
+    let options = how.options(py)?;
+    let took = work::run(py, None, |_| match pattern {
+        Some(byte) => bench.pattern(byte).write(arguments::plain(path)),
+        None => bench.read(&options.open(arguments::plain(path))?),
+    })?;
+    Ok(took.as_secs_f64())
 }
 
 /// Changes the size of a disk. Returns the old and the new size.
@@ -220,6 +245,12 @@ pub(crate) fn detect(py: Python<'_>, file: &Bound<'_, PyAny>) -> PyResult<&'stat
     }
     let raised = input.raised();
     raised.or(py.detach(|| Format::probe(&*input.source()?)).map(Format::name).or_raise(py))
+}
+
+/// Returns true if, since the last call, a file was modified whose file system has no locks.
+#[pyfunction]
+pub(crate) fn take_modified_without_locks() -> bool {
+    diskimg::storage::locking::take_modified_without_locks()
 }
 
 /// Returns the resource limits: name, default, help.

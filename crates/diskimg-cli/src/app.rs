@@ -10,6 +10,7 @@ use crate::output::color::{self, Colors};
 use crate::output::{Console, Program};
 use crate::settings::Settings;
 use crate::streams::ClosedStreams;
+use diskimg::storage::locking::take_modified_without_locks;
 use std::collections::hash_map::RandomState;
 use std::ffi::OsString;
 
@@ -152,8 +153,19 @@ fn execute(
             }
             let outcome = commands::run(*command, console);
             confine::end();
+            warn_of_missing_locks(console);
             outcome
         }
+    }
+}
+
+/// Programs that run qemu-img take any message for a failure, and qemu-img prints none of this.
+fn warn_of_missing_locks(console: &Console) {
+    if take_modified_without_locks() && console.program() != Program::QemuImg {
+        console.warn([
+            "the file system has no locks: other programs that use the image at the same time are \
+             not noticed",
+        ]);
     }
 }
 

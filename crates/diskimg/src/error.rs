@@ -145,8 +145,16 @@ impl Error {
         };
         if let Some(conflict) = source.get_ref().and_then(|inner| inner.downcast_ref()) {
             let conflict: &LockConflict = conflict;
-            return Self::new(ErrorKind::Locked, conflict.to_string())
-                .hint("another process is using the file");
+            let hint = match conflict.holder() {
+                Some(holder) => {
+                    format!(
+                        "another process, {} ({}), is using the file",
+                        holder.pid, holder.command
+                    )
+                }
+                None => "another process is using the file".into(),
+            };
+            return Self::new(ErrorKind::Locked, conflict.to_string()).hint(hint);
         }
         let mut error = Self::new(kind, message);
         error.0.source = Some(source);

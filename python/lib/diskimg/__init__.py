@@ -20,6 +20,7 @@ raw disk.
 The GIL is released during all work. All objects may be used from several threads at once.
 """
 
+from diskimg._bench import bench
 from diskimg._errors import (
     CorruptError,
     Error,
@@ -115,6 +116,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "apply_snapshot",
+    "bench",
     "check",
     "commit",
     "compare",

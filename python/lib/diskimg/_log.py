@@ -13,11 +13,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from diskimg import _native
+
 if TYPE_CHECKING:
     import logging
 
 _LONGEST = 200
 """Maximum length of the names in a message."""
+
+_has_warned = False
+"""Whether the program was told that a file system has no locks."""
 
 
 def _logger() -> logging.Logger | None:
@@ -62,6 +67,15 @@ def operation(what: str, *names: object) -> Iterator[list[str]]:
         raise
     done = ", ".join([f"completed in {time.monotonic() - begin:.3f} s", *details])
     _write("info", "%s: %s: %s", what, shown, done)
+    _warn_of_missing_locks(what, shown)
+
+
+def _warn_of_missing_locks(what: str, shown: str) -> None:
+    global _has_warned
+    if not _has_warned and _native.take_modified_without_locks():
+        _has_warned = True
+        message = "the file system has no locks: other programs that use it are not noticed"
+        _write("warning", "%s: %s: %s", what, shown, message)
 
 
 def warnings(what: str, name: object, messages: Iterable[str]) -> None:

@@ -76,7 +76,7 @@ impl Args {
         let described = input.is_described();
         input.options = input.options.metadata_only(true).with_extents(true).with_chain(described);
         if repair.is_some() {
-            input.require_file()?;
+            input = input.into_file()?;
         } else if self.backup.is_some() {
             return Err(Failure::usage("check", "--backup needs -r"));
         }

@@ -73,11 +73,9 @@ impl Args {
     /// Validates the arguments.
     pub(crate) fn parse(self) -> Result<Parsed<Job>, Failure> {
         let file = common::single_file("commit", self.files)?;
-        self.image_args.require_file_names()?;
         let policy = self.image_args.policy()?;
         common::check_cache_mode("cache", self.cache.as_deref())?;
-        let input = Input::new(&file, self.format.as_deref(), &policy)?;
-        input.require_file()?;
+        let input = Input::new(&file, self.format.as_deref(), &policy)?.into_file()?;
         Ok(Parsed::Job(Job {
             input,
             base: self.base,

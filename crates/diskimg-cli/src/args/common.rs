@@ -4,7 +4,7 @@ use crate::args::{advice, objects};
 use crate::failure::Failure;
 use crate::output::Program;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use diskimg::open::{Node, appliance_and_disk, local_path};
+use diskimg::open::{Node, SingleFile, appliance_and_disk, local_path};
 use diskimg::{
     Caching, Durability, Error, ExternalFiles, Format, Image, Limits, OpenOptions, Options,
     Probing, Secrets, SnapshotSelector,
@@ -98,6 +98,16 @@ impl Policy {
             None => return Ok(None),
         };
         Ok(Some(node.map_err(|e| e.in_file(name))?))
+    }
+
+    /// Returns the same policy, with `--image-opts` or without.
+    pub(crate) fn describing_images(&self, image_opts: bool) -> Self {
+        Self { image_opts, ..self.clone() }
+    }
+
+    /// Returns the file that `name` describes, or `None` if it is a file name.
+    pub(crate) fn described_file(&self, name: &Path) -> Result<Option<SingleFile>, Failure> {
+        self.node(name)?.map(|node| file_of(&node, name)).transpose()
     }
 
     /// Returns true if `name` is not a file name but describes an image.
@@ -208,6 +218,8 @@ pub(crate) struct Input {
     pub(crate) path: PathBuf,
     /// `json:` or `--image-opts`.
     node: Option<Node>,
+    /// Its format, if it is given.
+    pub(crate) format: Option<Format>,
     /// How to open it.
     pub(crate) options: OpenOptions,
     /// Files that it may refer to.
@@ -239,13 +251,13 @@ impl Input {
                 return Err(Failure::error(message));
             }
             let path = name.to_owned();
-            return Ok(Self { path, node: Some(node), options, external_files, parents });
+            return Ok(Self { path, node: Some(node), format, options, external_files, parents });
         }
         let path = match appliance_and_disk(name) {
             Some(_) => name.to_owned(),
             None => local_path(name).map_err(|e| e.in_file(name))?,
         };
-        Ok(Self { path, node: None, options, external_files, parents })
+        Ok(Self { path, node: None, format, options, external_files, parents })
     }
 
     /// Returns the names of its files: the ones on the command line.
@@ -282,12 +294,15 @@ impl Input {
         }
     }
 
-    /// Verifies that the image is a file, which can be modified.
-    pub(crate) fn require_file(&self) -> Result<(), Failure> {
-        match self.node {
-            Some(_) => Err(Failure::not_supported("json: or --image-opts for an image to modify")),
-            None => Ok(()),
+    /// Returns the same image as a file, which can be modified.
+    pub(crate) fn into_file(mut self) -> Result<Self, Failure> {
+        if let Some(node) = self.node.take() {
+            let file = file_of(&node, &self.path)?;
+            self.path = file.path;
+            self.format = file.format;
+            self.options = self.options.format(file.format);
         }
+        Ok(self)
     }
 
     /// Returns the options for opening the image, as the program that the command was run as.
@@ -298,6 +313,19 @@ impl Input {
             _ => options,
         }
     }
+}
+
+/// Returns the file of an image that is to be modified and that is called `name`.
+fn file_of(node: &Node, name: &Path) -> Result<SingleFile, Failure> {
+    let mut file = node.single_file().ok_or_else(|| {
+        Failure::error(format!(
+            "{}: to be modified, an image must be described as one format over one file: \
+             driver=FMT,file.filename=FILE",
+            name.display()
+        ))
+    })?;
+    file.path = local_path(&file.path).map_err(|e| e.in_file(&file.path))?;
+    Ok(file)
 }
 
 /// Layouts of a VMDK, which are an option of the format.

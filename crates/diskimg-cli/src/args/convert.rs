@@ -243,6 +243,7 @@ impl Args {
     pub(crate) fn parse(mut self, program: Program) -> Result<Parsed<Job>, Failure> {
         self.check_conflicts()?;
         let policy = self.image_args.policy()?;
+        self.name_described_target(&policy)?;
         let format = common::new_format(self.output_format.as_deref(), self.files.last(), program)?;
         let Some(mut options) = common::create_options(&self.options)? else {
             return Ok(Parsed::Show(common::options_help(format, !self.files.is_empty())));
@@ -322,17 +323,17 @@ impl Args {
 
     /// Rejects unsupported options and options that contradict each other.
     fn check_conflicts(&self) -> Result<(), Failure> {
-        let unsupported = [
-            (self.target_image_opts, "--target-image-opts"),
-            (self.bitmaps, "--bitmaps"),
-            (self.skip_broken_bitmaps, "--skip-broken-bitmaps"),
-        ];
+        let unsupported =
+            [(self.bitmaps, "--bitmaps"), (self.skip_broken_bitmaps, "--skip-broken-bitmaps")];
         if let Some((_, what)) = unsupported.iter().find(|(given, _)| *given) {
             return Err(Failure::not_supported(what));
         }
         let requests_help = matches!(common::create_options(&self.options), Ok(None));
         if self.no_create && !self.options.is_empty() && !requests_help {
             return Err(Failure::error("-o has no effect when skipping image creation (-n)"));
+        }
+        if self.target_image_opts && !self.no_create {
+            return Err(Failure::error("--target-image-opts requires use of -n flag"));
         }
         if self.copy_range_offloading && self.sparse_size.is_some() {
             return Err(Failure::error("Cannot enable copy offloading when -S is used"));
@@ -342,6 +343,19 @@ impl Args {
         }
         if self.target_is_zero && !self.no_create {
             return Err(Failure::error("--target-is-zero requires use of -n flag"));
+        }
+        Ok(())
+    }
+
+    /// Replaces the description of an existing target by its file name and format.
+    fn name_described_target(&mut self, policy: &Policy) -> Result<(), Failure> {
+        let Some(name) = self.files.last_mut().filter(|_| self.no_create) else { return Ok(()) };
+        let policy = policy.describing_images(self.target_image_opts);
+        if let Some(target) = policy.described_file(Path::new(name))? {
+            *name = target.path.into_os_string();
+            if let Some(format) = target.format {
+                self.output_format = Some(format.name().to_owned());
+            }
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! `Args::parse` validates it and returns the `Job` that the command runs.
 
 pub(crate) mod advice;
+pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod commit;
 pub(crate) mod common;
@@ -91,6 +92,7 @@ enum CommandArgs {
     Measure(measure::Args),
     Resize(resize::Args),
     Dd(dd::Args),
+    Bench(bench::Args),
     Rebase(rebase::Args),
     Commit(commit::Args),
     Snapshot(snapshot::Args),
@@ -160,6 +162,8 @@ pub(crate) enum Command {
     Resize(resize::Job),
     /// `dd`.
     Dd(dd::Job),
+    /// `bench`.
+    Bench(bench::Job),
     /// `rebase`.
     Rebase(rebase::Job),
     /// `commit`.
@@ -350,6 +354,7 @@ pub(crate) fn parse(
         CommandArgs::Measure(args) => run(args.parse(program)?, Command::Measure),
         CommandArgs::Resize(args) => run(args.parse()?, Command::Resize),
         CommandArgs::Dd(args) => run(args.parse(program)?, Command::Dd),
+        CommandArgs::Bench(args) => run(args.parse()?, Command::Bench),
         CommandArgs::Rebase(args) => run(args.parse()?, Command::Rebase),
         CommandArgs::Commit(args) => run(args.parse()?, Command::Commit),
         CommandArgs::Snapshot(args) => run(args.parse()?, Command::Snapshot),

@@ -86,12 +86,10 @@ impl Args {
             let message = "Must specify backing file (-b) or use unsafe mode (-u)";
             return Err(Failure::usage("rebase", message));
         }
-        self.image_args.require_file_names()?;
         let policy = self.image_args.policy()?;
         common::check_cache_mode("cache", self.cache.as_deref())?;
         common::check_cache_mode("source cache", self.backing_cache.as_deref())?;
-        let input = Input::new(&file, self.format.as_deref(), &policy)?;
-        input.require_file()?;
+        let input = Input::new(&file, self.format.as_deref(), &policy)?.into_file()?;
         let format = self.backing_format.as_deref().map(common::format).transpose()?;
         let backing = self.backing.filter(|name| !name.is_empty()).map(|name| {
             let backing = Backing::new(name);

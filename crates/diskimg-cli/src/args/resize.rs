@@ -67,13 +67,11 @@ pub(crate) struct Job {
 impl Args {
     /// Validates the arguments.
     pub(crate) fn parse(self) -> Result<Parsed<Job>, Failure> {
-        self.image_args.require_file_names()?;
         let policy = self.image_args.policy()?;
         let (Some(file), Some(size), true) = (self.file, self.size, self.rest.is_empty()) else {
             return Err(Failure::usage("resize", "Expecting image file name and size"));
         };
-        let input = Input::new(&file, self.format.as_deref(), &policy)?;
-        input.require_file()?;
+        let input = Input::new(&file, self.format.as_deref(), &policy)?.into_file()?;
         Ok(Parsed::Job(Job {
             input,
             size: size.to_string_lossy().parse()?,

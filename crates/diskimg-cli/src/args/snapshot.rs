@@ -86,8 +86,7 @@ impl Args {
             input.options = input.options.metadata_only(true);
             return Ok(Parsed::Job(Job { input, action }));
         }
-        self.image_args.require_file_names()?;
-        input.require_file()?;
+        input = input.into_file()?;
         if self.image_args.is_shared() {
             return Err(Failure::error(format!(
                 "Could not open '{}': force-share=on can only be used with read-only images",

@@ -41,6 +41,7 @@ use crate::args::common::Input;
 use crate::failure::Failure;
 use crate::interrupt;
 use diskimg::open::local_path;
+use diskimg::storage::locking::note_lock_holders;
 use diskimg::storage::output::{release_output, reserve_output};
 use diskimg::storage::source::{note_block_devices, reserve_temporary_files};
 use std::fmt::{self, Display, Formatter};
@@ -89,7 +90,7 @@ pub(crate) fn begin(sandbox: Sandbox, calls: &Calls) -> Result<(), Failure> {
 }
 
 /// Creates the temporary files that a sandboxed process cannot create, or not with all attributes,
-/// and reads what it could not read in `/sys`.
+/// and reads what it could not read in `/proc` and `/sys`.
 fn reserve(calls: &Calls) {
     if calls.modify || calls.stdout {
         note_block_devices();
@@ -99,6 +100,7 @@ fn reserve(calls: &Calls) {
     }
     if let Some(path) = &calls.output {
         let path = local_path(path).unwrap_or_else(|_| path.clone());
+        note_lock_holders([&path]);
         reserve_output(&path);
     }
 }
@@ -132,6 +134,9 @@ pub(crate) fn open<T>(
 /// If the sandbox is required and not fully supported.
 pub(crate) fn restrict_files(rules: &Rules) -> Result<(), Failure> {
     let mode = SANDBOX.get().copied().unwrap_or(Sandbox::Off);
+    if mode != Sandbox::Off {
+        note_lock_holders(rules.files());
+    }
     confine(mode, || imp::restrict_files(rules))
 }
 

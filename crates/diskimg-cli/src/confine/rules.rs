@@ -45,6 +45,12 @@ impl Rules {
         self.0.iter().map(|(path, access)| (path.as_path(), *access))
     }
 
+    /// Returns the files that may be read or overwritten, among them directories.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        let can_open = |access| matches!(access, FileAccess::Read | FileAccess::Overwrite);
+        self.iter().filter(move |(_, access)| can_open(*access)).map(|(path, _)| path)
+    }
+
     fn allow(mut self, path: impl Into<PathBuf>, access: FileAccess) -> Self {
         self.0.push((path.into(), access));
         self

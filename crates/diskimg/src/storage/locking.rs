@@ -24,7 +24,11 @@ use bitflags::bitflags;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex};
+
+pub use crate::storage::os::LockHolder;
 
 /// Offset of the locks for permissions that are used.
 const USED_BASE: u64 = 100;
@@ -86,7 +90,7 @@ impl Lock {
     /// system has no locks.
     pub(crate) fn acquire(self, file: &File) -> io::Result<HeldLock> {
         let writes = self.uses.contains(Permissions::WRITE);
-        let conflict = |_| LockConflict { permission: "write", shared: !writes };
+        let conflict = |_| LockConflict { permission: "write", shared: !writes, holder: None };
         if let Some(exclusion) = os::exclude_writers(file, writes).map_err(conflict)? {
             return Ok(HeldLock::new(self, FileId::of(file), Some(exclusion)));
         }
@@ -95,6 +99,7 @@ impl Lock {
         let own = own.chain(unshared.numbered().map(|(n, _)| UNSHARED_BASE + n));
         for byte in own {
             if !os::lock_byte(file, byte)? {
+                WITHOUT_LOCKS.fetch_or(writes, Ordering::Relaxed);
                 return Ok(HeldLock::new(self, None, None));
             }
         }
@@ -104,14 +109,13 @@ impl Lock {
 
     /// Verifies that no other open file has a conflicting lock.
     fn check(self, file: &File) -> io::Result<()> {
-        for (n, permission) in self.uses.numbered() {
-            if os::is_byte_locked(file, UNSHARED_BASE + n)? {
-                return Err(LockConflict { permission, shared: false }.into());
-            }
-        }
-        for (n, permission) in self.shares.complement().numbered() {
-            if os::is_byte_locked(file, USED_BASE + n)? {
-                return Err(LockConflict { permission, shared: true }.into());
+        let unshared = self.uses.numbered().map(|(n, name)| (UNSHARED_BASE + n, name, false));
+        let not_allowed = self.shares.complement().numbered();
+        let used = not_allowed.map(|(n, name)| (USED_BASE + n, name, true));
+        for (byte, permission, shared) in unshared.chain(used) {
+            if os::is_byte_locked(file, byte)? {
+                let holder = holder_of(file, byte);
+                return Err(LockConflict { permission, shared, holder }.into());
             }
         }
         Ok(())
@@ -127,6 +131,44 @@ pub(crate) fn release(file: &File) {
             let _ = os::unlock_byte(file, base + n);
         }
     }
+}
+
+/// Whether a file was written whose file system has no locks.
+static WITHOUT_LOCKS: AtomicBool = AtomicBool::new(false);
+
+/// Returns true if, since the last call, this process has opened a file to modify it that cannot be
+/// locked, because its file system has no locks: other processes that use it are not noticed then.
+pub fn take_modified_without_locks() -> bool {
+    WITHOUT_LOCKS.swap(false, Ordering::Relaxed)
+}
+
+/// Who holds locks on files, as far as it was noted.
+static HOLDERS: LazyLock<Mutex<HashMap<FileId, LockHolder>>> = LazyLock::new(Mutex::default);
+
+/// Finds out now which processes have locked these files, for the errors of a process that will not
+/// be able to read `/proc`. Files that do not exist are ignored.
+pub fn note_lock_holders<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) {
+    for path in paths {
+        let Ok(found) = os::Located::at(path.as_ref()) else { continue };
+        // A device or a pipe may do something when it is opened.
+        let is_file = found.metadata().is_ok_and(|metadata| metadata.is_file());
+        let Some(file) = is_file.then(|| found.open().ok()).flatten() else { continue };
+        let bases = [UNSHARED_BASE, USED_BASE];
+        let bytes = bases
+            .into_iter()
+            .flat_map(|base| Permissions::all().numbered().map(move |(n, _)| base + n));
+        let is_locked = |byte: &u64| os::is_byte_locked(&file, *byte).unwrap_or(false);
+        let holder = bytes.filter(is_locked).find_map(|byte| os::lock_holder(&file, byte));
+        if let Some((id, holder)) = FileId::of(&file).zip(holder) {
+            lock(&HOLDERS).insert(id, holder);
+        }
+    }
+}
+
+/// Returns the process that has locked a byte.
+fn holder_of(file: &File, byte: u64) -> Option<LockHolder> {
+    let noted = || lock(&HOLDERS).get(&FileId::of(file)?).cloned();
+    os::lock_holder(file, byte).or_else(noted)
 }
 
 /// The files that this process has locked, with the number of locks.
@@ -180,13 +222,22 @@ pub(crate) fn require_unlocked(file: &File, wanted: Lock) -> io::Result<()> {
 }
 
 /// The error that another process uses a file in a conflicting way. The text is QEMU's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("Failed to get {}\"{permission}\" lock", if *.shared { "shared " } else { "" })]
 pub struct LockConflict {
     permission: &'static str,
     /// True if the other process uses a permission that this one does not share, false if it does
     /// not share a permission that this one uses.
     shared: bool,
+    holder: Option<LockHolder>,
+}
+
+impl LockConflict {
+    /// Returns the other process, if the system tells which it is. On Linux, this is so for
+    /// processes whose open files this one may see in `/proc`.
+    pub fn holder(&self) -> Option<&LockHolder> {
+        self.holder.as_ref()
+    }
 }
 
 impl From<LockConflict> for io::Error {

@@ -91,7 +91,6 @@ fn unsupported_options_are_errors_and_not_ignored() {
     let lab = Lab::new();
     lab.raw("a.raw");
     for (line, what) in [
-        ("convert --target-image-opts -n a.raw b.raw", "--target-image-opts"),
         ("convert --bitmaps a.raw b.raw", "--bitmaps"),
         ("amend -o compat=1.1 a.raw", "'amend'"),
         ("bitmap --add a.raw b0", "'bitmap'"),

@@ -488,3 +488,33 @@ fn check_accepts_an_explicit_backing_file() {
         assert_eq!((ours.code, theirs.code), (Some(0), Some(0)), "{image}: {}", ours.err);
     }
 }
+
+#[test]
+fn the_existing_target_of_a_conversion_can_be_described() {
+    let images = Images::new();
+    let convert = |options: &str, target: &str| {
+        let line = format!("convert -f raw {options} other.raw");
+        let args: Vec<_> = line.split(' ').chain([target]).collect();
+        images.0.run(args)
+    };
+    for (options, target) in [
+        ("-n --target-image-opts", "driver=qcow2,file.filename=empty.qcow2"),
+        ("-n --target-image-opts", "driver=qcow2,discard=unmap,file.filename=over.qcow2"),
+        ("-n", r#"json:{"driver":"qcow2","file":{"filename":"data.qcow2"}}"#),
+    ] {
+        convert(options, target).ok();
+        let name = target.split(['=', '"']).find(|part| part.ends_with(".qcow2")).expect("a name");
+        let size = images.0.qemu(&format!("info {name}")).ok().contains("2 MiB");
+        let compared = images.0.qemu(&format!("compare -f qcow2 -F raw {name} other.raw"));
+        assert_eq!(compared.code, Some(0), "{name}: {}{}", compared.out, compared.err);
+        assert_eq!(size, name == "over.qcow2");
+    }
+    for (options, target, message) in [
+        ("--target-image-opts", "driver=qcow2,file.filename=empty.qcow2", "requires use of -n"),
+        ("-n --target-image-opts", "driver=raw,offset=512,file.filename=a.raw", "one format over"),
+        ("-n --target-image-opts", "driver=raw,file.filename=missing.raw", "missing.raw"),
+    ] {
+        let error = convert(options, target).fails(1);
+        assert!(error.contains(message), "{target}: {error}");
+    }
+}

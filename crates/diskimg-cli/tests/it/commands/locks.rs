@@ -1,6 +1,10 @@
 //! QEMU's locks on images, in both directions.
 
 use crate::support::Lab;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 
@@ -73,15 +77,20 @@ fn an_image_that_qemu_writes_is_neither_read_nor_replaced() {
     let lab = lab();
     let before = lab.read("a.qcow2");
     let qemu = Qemu::writing(&lab, "a.qcow2");
+    let holder = format!("another process, {} (qemu-io), is using the file", qemu.0.id());
     for line in READERS {
         let code = if line.starts_with("compare") { 2 } else { 1 };
         let error = lab.line(line).fails(code);
         assert!(error.contains("a.qcow2: Failed to get shared \"write\" lock"), "{line}: {error}");
         assert!(error.contains("another process") && error.contains("-U"), "{line}: {error}");
+        // The sandbox lets a process find out who has locked what the command line names.
+        assert_eq!(error.contains(&holder), !line.contains("over"), "{line}: {error}");
         assert!(lab.qemu(line).fails(code).contains("Failed to get shared \"write\" lock"));
         let (command, rest) = line.split_once(' ').expect("operands");
         lab.line(&format!("{command} -U {rest}")).ok();
     }
+    let error = lab.line("map --sandbox off over.qcow2").fails(1);
+    assert!(error.contains(&holder), "{error}");
     for options in ["force-share=on,", "file.locking=off,", "file.force-share=on,"] {
         let image = format!("driver=qcow2,{options}file.filename=a.qcow2");
         lab.line(&format!("map --image-opts {image}")).ok();
@@ -90,6 +99,7 @@ fn an_image_that_qemu_writes_is_neither_read_nor_replaced() {
         let error = lab.line(line).fails(1);
         assert!(error.contains("Failed to get \"write\" lock"), "{line}: {error}");
         assert!(!error.contains("-U"), "{line}: {error}");
+        assert!(error.contains(&holder), "{line}: {error}");
     }
     lab.line("create -f qcow2 -b a.qcow2 -F qcow2 new.qcow2").fails(1);
     lab.line("create -U -f qcow2 -b a.qcow2 -F qcow2 new.qcow2").ok();
@@ -165,4 +175,40 @@ fn qemu_neither_writes_nor_resizes_a_source_of_a_conversion() {
     convert.kill().expect("kills");
     convert.wait().expect("waits");
     lab.qemu("resize -q -f qcow2 over.qcow2 +1M").ok();
+}
+
+/// Runs `run` with a kernel in which no file can be locked, as on NFS without a lock service.
+fn without_locks<T: Send>(run: impl FnOnce() -> T + Send) -> T {
+    let request =
+        |command| SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, command);
+    let request = request(libc::F_OFD_SETLK as u64).expect("a condition");
+    let rule = SeccompRule::new(vec![request]).expect("a rule");
+    let filter = SeccompFilter::new(
+        [(libc::SYS_fcntl, vec![rule])].into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::ENOLCK as u32),
+        std::env::consts::ARCH.try_into().expect("a known architecture"),
+    );
+    let filter = BpfProgram::try_from(filter.expect("a filter")).expect("compiles");
+    // It applies to the thread and to the processes that the thread starts.
+    let restricted = move || {
+        seccompiler::apply_filter(&filter).expect("applies");
+        run()
+    };
+    std::thread::scope(|scope| scope.spawn(restricted).join().expect("does not panic"))
+}
+
+#[test]
+fn what_modifies_an_image_warns_once_if_the_file_system_has_no_locks() {
+    let lab = lab();
+    without_locks(|| {
+        for line in ["resize over.qcow2 +1M", "snapshot -c s over.qcow2", "commit over.qcow2"] {
+            let warnings = lab.line(line).fails(0);
+            assert_eq!(warnings.matches("the file system has no locks").count(), 1, "{line}");
+            assert_eq!(warnings.lines().count(), 1, "{line}: {warnings}");
+        }
+        lab.line("info over.qcow2").ok();
+        lab.as_qemu_img("resize over.qcow2 +1M").ok();
+    });
+    lab.qemu("check over.qcow2").ok();
 }

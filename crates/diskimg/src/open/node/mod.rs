@@ -11,7 +11,7 @@
 //! ```
 //!
 //! A node comes from the caller, not from an image: names in images are plain paths. A `json:` name
-//! in an image may denote one local file (`local.rs`), if the caller allows any file.
+//! in an image may denote one local file (`single_file.rs`), if the caller allows any file.
 //!
 //! Every key that is not known is an error, because programs test for features in this way.
 
@@ -20,14 +20,14 @@ mod graph;
 #[cfg(feature = "json")]
 mod json;
 mod keys;
-#[cfg(feature = "json")]
-mod local;
 mod options;
+mod single_file;
 mod window;
 
 pub(crate) use keys::NodeKeys;
+pub use single_file::SingleFile;
 #[cfg(feature = "json")]
-pub(crate) use local::local_file;
+pub(crate) use single_file::local_file;
 
 use crate::error::Result;
 use crate::model::image::Image;

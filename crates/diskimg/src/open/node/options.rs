@@ -113,6 +113,16 @@ impl NodeOptions {
         Ok(Some(switch))
     }
 
+    /// Returns true if the option is set.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.0.contains_key(key)
+    }
+
+    /// Returns true if no option is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Removes options that have no effect here.
     pub(super) fn ignore(&mut self, keys: &[&str]) {
         for key in keys {

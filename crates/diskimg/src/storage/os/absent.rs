@@ -77,6 +77,10 @@ pub(super) fn is_byte_locked(_: &File, _: u64) -> io::Result<bool> {
     Ok(false)
 }
 
+pub(super) fn lock_holder(_: &File, _: u64) -> Option<super::LockHolder> {
+    None
+}
+
 /// Other processes are kept from using a file by byte locks, or not at all.
 #[derive(Debug)]
 pub(super) struct Exclusion;

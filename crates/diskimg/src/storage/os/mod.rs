@@ -412,6 +412,22 @@ pub(crate) fn is_byte_locked(file: &File, offset: u64) -> io::Result<bool> {
     imp::is_byte_locked(file, offset)
 }
 
+/// A process that has locked a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LockHolder {
+    /// Its number.
+    pub pid: u32,
+    /// The name of the program that it runs, which the system may have cut.
+    pub command: String,
+}
+
+/// Returns a process that has locked the byte at `offset` by [`lock_byte`], if the system tells
+/// which.
+pub(crate) fn lock_holder(file: &File, offset: u64) -> Option<LockHolder> {
+    imp::lock_holder(file, offset)
+}
+
 /// A file that other processes cannot open to write it, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Exclusion(#[allow(dead_code, reason = "held")] imp::Exclusion);

@@ -3,6 +3,7 @@
 mod block_devices;
 mod byte_locks;
 mod fiemap;
+mod lock_holder;
 mod replacement;
 
 // Byte locks exclude writers, and no file needs to be made sparse.
@@ -11,6 +12,7 @@ pub(super) use super::unix::*;
 
 pub(super) use byte_locks::{is_byte_locked, lock_byte, unlock_byte};
 pub(super) use fiemap::freeable_bytes;
+pub(super) use lock_holder::lock_holder;
 pub(super) use replacement::{copy_attributes, free_space, is_mount_point, keeps_names};
 
 use super::{FileLock, Segment};

@@ -1,0 +1,70 @@
+//! `bench`, compared with qemu-img.
+
+use crate::support::Lab;
+
+fn lab() -> Lab {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.qemu("convert -f raw -O qcow2 a.raw a.qcow2").ok();
+    lab
+}
+
+/// Returns the output without the time.
+fn without_time(text: &str) -> String {
+    let words = text.split(' ').map(|word| match word.parse::<f64>() {
+        Ok(_) if word.contains('.') => "TIME",
+        _ => word,
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn output_exit_codes_and_what_is_written_are_those_of_qemu_img() {
+    for line in [
+        "bench -c 100 a.qcow2",
+        "bench -f qcow2 -c 0x10 -s 64k -d 3 -o 128k -S 1M a.qcow2",
+        "bench -c 10 -t none -i threads -n -q -U a.qcow2",
+        "bench -c 10 --image-opts driver=qcow2,file.filename=a.qcow2",
+        "bench -f raw -w -c 10 --pattern 0x41 -o 4k a.raw",
+        "bench -f raw -w -c 20 -d 2 -s 512 -S 1k --flush-interval 5 --no-drain a.raw",
+        "bench -c 3 -s 1000000 -o 500000 a.raw",
+        "bench -f raw -w -c 1 -s 1M -o 4k a.raw",
+        "bench -c x a.raw",
+        "bench -d -1 a.raw",
+        "bench -s 4G a.raw",
+        "bench -S 2G a.raw",
+        "bench --pattern 256 -w a.raw",
+        "bench --flush-interval 5 a.raw",
+        "bench -w --flush-interval 5 a.raw",
+        "bench -t some a.raw",
+        "bench -i some a.raw",
+        "bench missing.raw",
+        "bench",
+        "bench a.raw a.raw",
+    ] {
+        let (ours, theirs) = (lab(), lab());
+        let (ran, qemu) = (ours.line(line), theirs.qemu(line));
+        assert_eq!(ran.code, qemu.code, "{line}: {}", ran.err);
+        assert_eq!(without_time(&ran.out), without_time(&qemu.out), "{line}");
+        assert_eq!(
+            ran.err.is_empty(),
+            qemu.err.is_empty() || qemu.err.contains("WARNING"),
+            "{line}"
+        );
+        if ran.code == Some(0) {
+            assert!(ours.read("a.raw") == theirs.read("a.raw"), "{line}");
+        }
+        assert!(ours.read("a.raw").len() == 1 << 20, "{line}");
+    }
+}
+
+#[test]
+fn only_a_disk_that_is_said_to_be_raw_is_overwritten() {
+    let lab = lab();
+    let before = (lab.read("a.raw"), lab.read("a.qcow2"));
+    for line in ["bench -w -c 1 a.raw", "bench -w -c 1 -f qcow2 a.qcow2"] {
+        let error = lab.line(line).fails(1);
+        assert!(error.contains("only supported for the format raw"), "{line}: {error}");
+    }
+    assert!((lab.read("a.raw"), lab.read("a.qcow2")) == before);
+}
