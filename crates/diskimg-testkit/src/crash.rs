@@ -20,12 +20,59 @@ const EXHAUSTIVE: usize = 10;
 /// Number of random combinations that are tried if there are more units.
 const RANDOM: usize = 200;
 
-/// One operation, as recorded.
+/// An operation on a file.
 #[derive(Debug, Clone)]
-enum Operation {
+pub enum Operation {
+    /// Bytes are written at an offset.
     Write(u64, Vec<u8>),
+    /// The length is set.
     SetLen(u64),
+    /// What was done before to the same file is on the disk.
     Barrier,
+}
+
+/// Calls `each` with the states in which a crash can leave several files, which had the contents
+/// `before`, and returns their number. `log` has the operations in their order, each with the index
+/// of its file. `seed` and `step` are those of [`RecordingStorage::crash_states`].
+pub fn crash_states(
+    before: &[Vec<u8>],
+    log: &[(usize, Operation)],
+    seed: u64,
+    step: usize,
+    mut each: impl FnMut(&[Vec<u8>]),
+) -> usize {
+    let mut durable = before.to_vec();
+    let mut states = 0;
+    let mut random = Random(seed | 1);
+    let mut pending: Vec<(usize, Operation)> = Vec::new();
+    let end = [None];
+    for entry in log.iter().map(Some).chain(end) {
+        match entry {
+            Some((file, operation)) if !matches!(operation, Operation::Barrier) => {
+                pending.extend(units(operation).into_iter().map(|unit| (*file, unit)));
+            }
+            // Before a barrier, and at the end, anything may be missing.
+            _ => {
+                let step = if pending.len() > EXHAUSTIVE { step } else { 1 };
+                for subset in subsets(pending.len(), &mut random).into_iter().step_by(step) {
+                    let mut state = durable.clone();
+                    let chosen = pending.iter().zip(subset).filter(|(_, chosen)| *chosen);
+                    chosen.for_each(|((file, unit), _)| apply(unit, &mut state[*file]));
+                    each(&state);
+                    states += 1;
+                }
+                let flushed = entry.map(|(file, _)| *file);
+                pending.retain(|(file, unit)| {
+                    let is_flushed = Some(*file) == flushed;
+                    if is_flushed {
+                        apply(unit, &mut durable[*file]);
+                    }
+                    !is_flushed
+                });
+            }
+        }
+    }
+    states
 }
 
 /// Storage in memory that records all modifications.
@@ -80,22 +127,9 @@ impl RecordingStorage {
     /// that every `step`-th.
     pub fn crash_states(&self, seed: u64, step: usize, mut each: impl FnMut(&[u8])) -> usize {
         let operations = self.operations.lock().unwrap().clone();
-        let mut durable = self.before.clone();
-        let mut states = 0;
-        let mut random = Random(seed | 1);
-        for phase in operations.split(|op| matches!(op, Operation::Barrier)) {
-            let units: Vec<_> = phase.iter().flat_map(units).collect();
-            let step = if units.len() > EXHAUSTIVE { step } else { 1 };
-            for subset in subsets(units.len(), &mut random).into_iter().step_by(step) {
-                let mut state = durable.clone();
-                let chosen = units.iter().zip(subset).filter(|(_, chosen)| *chosen);
-                chosen.for_each(|(unit, _)| apply(unit, &mut state));
-                each(&state);
-                states += 1;
-            }
-            units.iter().for_each(|unit| apply(unit, &mut durable));
-        }
-        states
+        let log: Vec<_> = operations.into_iter().map(|operation| (0, operation)).collect();
+        let before = std::slice::from_ref(&self.before);
+        crash_states(before, &log, seed, step, |files| each(&files[0]))
     }
 
     fn record(&self, operation: Operation) {

@@ -8,6 +8,7 @@
 #![allow(clippy::print_stdout)]
 
 mod concurrent;
+mod in_place;
 mod kills;
 mod order;
 mod scenario;

@@ -5,6 +5,8 @@
  *   FAULT_DIR   the directory
  *   FAULT_LOG   a log file with a line per call: NUMBER CALL PATH [PATH] RESULT, where NUMBER counts the
  *               calls that the fault applies to, from 0, or is -1
+ *   FAULT_DATA  a file to which what the calls change is written: for each a record of four 64-bit
+ *               numbers (kind, offset, length, length of the path), the path and, of writes, the bytes
  *   FAULT       KIND:NUMBER, the fault of the call with this number:
  *               eio      fails with EIO
  *               dies     fails with EIO, as do all later calls
@@ -26,6 +28,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -74,6 +77,7 @@ enum { CALLS = sizeof calls / sizeof *calls };
 static char dir[512];
 static size_t dir_len;
 static int log_fd = -1;
+static int data_fd = -1;
 static char kind[16];
 static long fault_number = -1;
 static long call_count;
@@ -136,6 +140,47 @@ static int inject_fault(const struct call *call, long *args, long *number, long 
     return 1;
 }
 
+/* What a record says of a file. */
+enum { WRITE, SET_LEN, FLUSH, ZERO, OTHER };
+
+/* Writes a record of a successful call. */
+static void record_change(const struct call *call, const long *args, const char *path, long result) {
+    long head[4] = {OTHER, 0, 0, strlen(path)};
+    const char *bytes = "";
+    long end = 0, now;
+    switch (call->nr) {
+    case SYS_pwrite64:
+        head[0] = WRITE, head[1] = args[3], head[2] = result, bytes = (const char *)args[1];
+        break;
+    case SYS_ftruncate:
+        head[0] = SET_LEN, head[1] = args[1];
+        break;
+    case SYS_fsync:
+    case SYS_fdatasync:
+        head[0] = FLUSH;
+        break;
+    case SYS_fallocate:
+        if (args[1] & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) {
+            head[0] = ZERO, head[1] = args[2], head[2] = args[3];
+            break;
+        }
+        if (args[1] & FALLOC_FL_KEEP_SIZE)
+            return;
+        end = args[2] + args[3];
+        now = raw_syscall(SYS_lseek, args[0], 0, SEEK_END, 0, 0, 0);
+        head[0] = SET_LEN, head[1] = now > end ? now : end;
+        break;
+    case SYS_write:
+    case SYS_writev:
+    case SYS_copy_file_range:
+        break;
+    default:
+        return;
+    }
+    struct iovec parts[3] = {{head, sizeof head}, {(void *)path, head[3]}, {(void *)bytes, head[0] == WRITE ? head[2] : 0}};
+    raw_syscall(SYS_writev, data_fd, (long)parts, 3, 0, 0, 0);
+}
+
 static void on_call(int signal, siginfo_t *info, void *context) {
     (void)signal;
     greg_t *regs = ((ucontext_t *)context)->uc_mcontext.gregs;
@@ -162,16 +207,20 @@ static void on_call(int signal, siginfo_t *info, void *context) {
         int n = snprintf(line, sizeof line, "%ld\t%s\t%s\t%s\t%ld\n", number, call->name, path, second, result);
         raw_syscall(SYS_write, log_fd, (long)line, n, 0, 0, 0);
     }
+    if (inside && data_fd >= 0 && result >= 0)
+        record_change(call, args, path, result);
     regs[REG_RAX] = result;
 }
 
 __attribute__((constructor)) static void start(void) {
-    const char *named = getenv("FAULT_DIR"), *log = getenv("FAULT_LOG"), *fault = getenv("FAULT");
+    const char *named = getenv("FAULT_DIR"), *log = getenv("FAULT_LOG"), *data = getenv("FAULT_DATA"), *fault = getenv("FAULT");
     if (!named)
         return;
     dir_len = snprintf(dir, sizeof dir, "%s", named);
     if (log)
         log_fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (data)
+        data_fd = open(data, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (fault)
         sscanf(fault, "%15[a-z]:%ld", kind, &fault_number);
     struct sigaction action = {.sa_sigaction = on_call, .sa_flags = SA_SIGINFO | SA_NODEFER};
