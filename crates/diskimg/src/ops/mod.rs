@@ -1,6 +1,7 @@
 //! The operations on images. They use [`Image`](crate::Image) and the writing side of a format, and
 //! name no format.
 
+mod amend;
 mod check;
 mod commit;
 mod compare;
@@ -23,6 +24,7 @@ mod rebase;
 mod repair;
 mod resize;
 
+pub use amend::Amend;
 pub use check::Check;
 pub use commit::{Commit, Committed};
 pub use compare::{Compare, CompareError, CompareStage, Comparison};
