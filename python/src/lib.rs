@@ -50,7 +50,7 @@ mod _native {
     };
     #[pymodule_export]
     use crate::operations::{
-        commit, compare, create, detect, formats, inspect, limits, measure_size, rebase, repair,
+        amend, commit, compare, create, detect, formats, inspect, limits, measure_size, rebase, repair,
         resize,
     };
     #[pymodule_export]

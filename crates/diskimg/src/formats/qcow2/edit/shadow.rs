@@ -98,7 +98,10 @@ impl<'a> Shadow<'a> {
     ) -> Result<Self> {
         let mut space = Space::open(image)?;
         let mut trees = [added, removed];
-        references::verify_and_count(image, &mut space, &mut trees)?;
+        let old_order = image.header().refcount_order;
+        // Wider refcounts help where a cluster is used more often than the old ones can say.
+        let max = if order > old_order { refcount::mask(old_order) } else { u64::MAX };
+        references::verify_and_count(image, &mut space, &mut trees, max)?;
         require_metadata_counts(&mut space)?;
         let [added, removed] = trees.map(Tree::into_counts);
         let next = space.end() >> image.header().cluster_bits;
@@ -334,6 +337,13 @@ impl<'a> Shadow<'a> {
         Ok(())
     }
 
+    /// Returns true if no refcount changes.
+    fn is_unchanged(&self) -> bool {
+        let clusters = self.next;
+        let has_none = |counts| next_counted(counts, 0, clusters).is_none();
+        !self.changes_width() && !self.moves_blocks && has_none(&self.added) && has_none(&self.removed)
+    }
+
     /// Makes the cluster at a host offset zero. It is an allocated one, or one that is not read in the
     /// image as it is.
     pub(super) fn zero(&mut self, offset: u64) -> Result<()> {
@@ -413,6 +423,11 @@ impl<'a> Shadow<'a> {
         mut self,
         header: impl FnOnce(TableLocation) -> Result<Edits>,
     ) -> Result<()> {
+        if self.is_unchanged() {
+            // Not even the refcount table moves.
+            let edits = header(self.space.table_location())?;
+            return edits.apply(self.storage()).map_err(cannot_modify);
+        }
         let (table, location) = self.store_refcounts()?;
         self.write_zeros()?;
         self.write_pending()?;

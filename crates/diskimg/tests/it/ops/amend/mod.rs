@@ -16,7 +16,7 @@ fn amend(path: &Path, given: &str) -> Result<Amended> {
 /// Returns the fields of the header from version 3.
 fn features(path: &Path) -> serde_json::Value {
     let output = run("qemu-img", ["info", "--output=json", path.to_str().unwrap()]);
-    let info: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let info: serde_json::Value = serde_json::from_str(&output).unwrap();
     info["format-specific"]["data"].clone()
 }
 

@@ -71,7 +71,7 @@ fn disks_have_their_contents_after_random_amendments_of_both_programs() {
             let mut lab = Lab::new(dir.path(), image, seed, round % 2 == 1);
             for _ in 0..30 {
                 let info = run("qemu-img", ["info", "--output=json", lab.file()]);
-                let info: serde_json::Value = serde_json::from_slice(&info.stdout).unwrap();
+                let info: serde_json::Value = serde_json::from_str(&info).unwrap();
                 let data = &info["format-specific"]["data"];
                 lab.resizable = image.2 && (data["compat"] == "1.1" || lab.snapshots.is_empty());
                 lab.max_snapshots = max_snapshots(data["refcount-bits"].as_u64().unwrap_or(16));

@@ -10,31 +10,23 @@ use crate::storage::number::{to_u32, to_u64, to_usize};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Shadow<'_> {
-    /// Writes the changed refcount blocks, or all of them if their width changes, and the refcount
-    /// table. Returns the table and where it is.
+    /// Writes the changed refcount blocks, or all of them, and the refcount table. Returns the table
+    /// and where it is.
     pub(super) fn store_refcounts(&mut self) -> Result<(Vec<u64>, TableLocation)> {
+        let old = self.space.table_location();
+        self.release(old.offset, u64::from(old.len) * self.cluster_size(), 1)?;
         let mut blocks = Blocks { queue: self.changed_blocks(), ..Blocks::default() };
-        if self.changes_width() {
-            blocks.queue = self.blocks_of_new_width()?;
+        if self.writes_all() {
             for offset in self.space.table().to_vec() {
                 self.release(offset, if offset == 0 { 0 } else { self.cluster_size() }, 1)?;
             }
-        } else if self.moves_blocks {
-            let table = self.space.table().iter().zip(0..);
-            blocks.queue.extend(table.filter(|(offset, _)| **offset != 0).map(|(_, block)| block));
+            blocks.queue = self.blocks_in_use()?;
         }
         self.place_blocks(&mut blocks)?;
-        let old = self.space.table_location();
         let clusters = self.table_clusters(&blocks)?;
         let offset = self.allocate(clusters)?;
-        let old_bytes = u64::from(old.len) * self.cluster_size();
-        self.release(old.offset, old_bytes, 1)?;
-        for (start, bytes) in [(offset, clusters * self.cluster_size()), (old.offset, old_bytes)] {
-            let bits = self.cluster_bits();
-            for cluster in start >> bits..(start + bytes) >> bits {
-                blocks.add(cluster / self.per_block());
-            }
-        }
+        let first = offset >> self.cluster_bits();
+        (first..first + clusters).for_each(|cluster| blocks.add(cluster / self.per_block()));
         self.place_blocks(&mut blocks)?;
         let mut table = self.old_table().to_vec();
         let entries = to_usize(clusters * self.cluster_size() / 8);
@@ -42,11 +34,6 @@ impl Shadow<'_> {
             return Err(Error::limit("the new refcount table does not fit into its clusters"));
         }
         table.resize(entries, 0);
-        for &block in &blocks.unused {
-            if let Some(entry) = table.get_mut(to_usize(block)) {
-                *entry = 0;
-            }
-        }
         for (&block, &offset) in &blocks.placed {
             let words = self.new_block(block)?;
             self.write(offset, &to_bytes(&words))?;
@@ -58,21 +45,30 @@ impl Shadow<'_> {
 
     /// Returns the refcount table of which the entries of unchanged blocks are kept.
     fn old_table(&self) -> &[u64] {
-        if self.changes_width() { &[] } else { self.space.table() }
+        if self.writes_all() { &[] } else { self.space.table() }
     }
 
-    /// Returns the indexes of the future blocks that have refcounts of the image as it is, which have
-    /// another width.
-    fn blocks_of_new_width(&mut self) -> Result<BTreeSet<u64>> {
+    /// Returns true if all refcount blocks are written.
+    fn writes_all(&self) -> bool {
+        self.moves_blocks || self.changes_width()
+    }
+
+    /// Returns the indexes of the future blocks that have refcounts.
+    fn blocks_in_use(&mut self) -> Result<BTreeSet<u64>> {
         let (old, new) = (self.old_per_block(), self.per_block());
         let max = MAX_REFCOUNT_TABLE_BYTES.max(self.cluster_size()) / 8;
         let mut blocks = BTreeSet::new();
+        for block in self.changed_blocks() {
+            if self.is_in_use(block)? {
+                blocks.insert(block);
+            }
+        }
         for (offset, block) in self.space.table().to_vec().into_iter().zip(0..) {
             if offset == 0 {
                 continue;
             }
             for block in block * old / new..((block + 1) * old).div_ceil(new) {
-                if blocks.last() == Some(&block) || self.is_unused(block)? {
+                if blocks.contains(&block) || !self.is_in_use(block)? {
                     continue;
                 }
                 if block >= max {
@@ -102,19 +98,11 @@ impl Shadow<'_> {
     fn place_blocks(&mut self, blocks: &mut Blocks) -> Result<()> {
         let (bits, per_block) = (self.cluster_bits(), self.per_block());
         while let Some(block) = blocks.queue.pop_first() {
+            let offset = self.allocate(1)?;
+            blocks.placed.insert(block, offset);
+            blocks.add((offset >> bits) / per_block);
             let old = self.old_table().get(to_usize(block)).copied().unwrap_or(0);
-            let writes_all = self.moves_blocks || self.changes_width();
-            let is_unused = writes_all && self.is_unused(block)?;
-            let was_released = match is_unused {
-                true => !blocks.unused.insert(block),
-                false => blocks.unused.remove(&block),
-            };
-            if !is_unused {
-                let offset = self.allocate(1)?;
-                blocks.placed.insert(block, offset);
-                blocks.add((offset >> bits) / per_block);
-            }
-            if old != 0 && !was_released {
+            if old != 0 {
                 self.release(old, self.cluster_size(), 1)?;
                 blocks.add((old >> bits) / per_block);
             }
@@ -122,14 +110,14 @@ impl Shadow<'_> {
         Ok(())
     }
 
-    /// Returns true if a block has no refcounts, and will have none.
-    fn is_unused(&mut self, block: u64) -> Result<bool> {
-        let (first, mut is_unused) = (block * self.per_block(), true);
-        let (added, clusters) = (&self.added, first..first + self.per_block());
-        self.space.for_counts(clusters, |cluster, count| {
-            is_unused &= count == 0 && added.get(cluster) == 0;
+    /// Returns true if a future block has refcounts.
+    fn is_in_use(&mut self, block: u64) -> Result<bool> {
+        let (first, mut is_in_use) = (block * self.per_block(), false);
+        let (added, removed) = (&self.added, &self.removed);
+        self.space.for_counts(first..first + self.per_block(), |cluster, count| {
+            is_in_use |= count.saturating_add(added.get(cluster)) > removed.get(cluster);
         })?;
-        Ok(is_unused)
+        Ok(is_in_use)
     }
 
     /// Returns the number of clusters of the new refcount table.
@@ -177,7 +165,7 @@ impl Shadow<'_> {
             return read_words(self.storage(), "refcount block", old, words);
         }
         let mut words = vec![0; to_usize(words)];
-        if self.changes_width() {
+        if self.writes_all() {
             let (first, order) = (block * self.per_block(), self.order);
             let clusters = first..first + self.per_block();
             self.space.for_counts(clusters, |cluster, count| {
@@ -200,8 +188,6 @@ struct Blocks {
     queue: BTreeSet<u64>,
     /// The host offsets of the others.
     placed: BTreeMap<u64, u64>,
-    /// Indexes of blocks without refcounts, which are left out.
-    unused: BTreeSet<u64>,
 }
 
 impl Blocks {
