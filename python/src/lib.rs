@@ -50,8 +50,8 @@ mod _native {
     };
     #[pymodule_export]
     use crate::operations::{
-        bench, commit, compare, create, detect, formats, inspect, limits, measure_size, rebase,
-        repair, resize, take_modified_without_locks,
+        amend, bench, commit, compare, create, detect, formats, inspect, limits, measure_size,
+        rebase, repair, resize, take_modified_without_locks,
     };
     #[pymodule_export]
     use crate::picture::{map_html, map_summary};

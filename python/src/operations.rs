@@ -6,8 +6,8 @@ use crate::image::{CheckFinding, Image, finding_fields, json};
 use crate::work;
 use diskimg::check::RepairStage;
 use diskimg::{
-    Bench, Caching, Commit, Compare, Comparison, Create, Error, Format, InspectOptions, Limits,
-    OpenOptions, Rebase, Repair, Resize,
+    Amend, Bench, Caching, Commit, Compare, Comparison, Create, Error, Format, InspectOptions,
+    Limits, OpenOptions, Rebase, Repair, Resize,
 };
 use pyo3::prelude::*;
 use std::num::NonZeroU64;
@@ -93,6 +93,23 @@ pub(crate) fn resize(
         .preallocation(preallocation.parse().or_raise(py)?);
     let done = work::run(py, None, |_| resize.run(arguments::plain(path)))?;
     Ok((done.old_size, done.new_size))
+}
+
+/// Changes options of an image. Returns the number of bitmaps that were removed.
+#[pyfunction]
+pub(crate) fn amend(
+    py: Python<'_>,
+    path: PathBuf,
+    pairs: Vec<(String, String)>,
+    how: OpenArgs,
+    progress: Option<Bound<'_, PyAny>>,
+) -> PyResult<u64> {
+    let (options, open_options) = (arguments::options(pairs), how.options(py)?);
+    let done = work::run(py, progress.as_ref(), |callback| {
+        let amend = Amend::new(options).open_options(open_options).progress(callback);
+        amend.run(arguments::plain(path))
+    })?;
+    Ok(done.removed_bitmaps)
 }
 
 fn caching(direct: bool) -> Caching {

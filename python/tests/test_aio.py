@@ -38,6 +38,7 @@ def slowly(raw: Path, out: Path, **more: Any) -> Coroutine[Any, Any, diskimg.Rep
 
 def test_the_functions_are_those_of_the_package() -> None:
     for name in (
+        "amend",
         "check",
         "commit",
         "compare",

@@ -107,6 +107,7 @@ pub use model::flat::Preallocation;
 pub use model::format::Format;
 pub use model::image::Image;
 pub use model::layer::{DiskLayout, Layer, ParentLocator, ParentReference};
+pub use model::mutable::Amended;
 pub use model::options::{OptionKind, OptionSpec, Options, parse_size};
 pub use model::reader::Reader;
 pub use model::slices::{Slice, Slices};
@@ -119,10 +120,10 @@ pub use open::{OpenOptions, SnapshotSelector};
 #[cfg(feature = "picture")]
 pub use ops::Draw;
 pub use ops::{
-    Bench, Callback, Check, Commit, Committed, Compare, CompareError, CompareStage, Comparison,
-    Convert, Create, Created, DigestAlgorithm, Digests, FileDigest, MapEntries, MapEntry, NewSize,
-    Plan, Progress, Rebase, Rebased, Reflink, Repair, Repaired, Report, Resize, Resized, Salvaged,
-    Sparse, map, measure, measure_size,
+    Amend, Bench, Callback, Check, Commit, Committed, Compare, CompareError, CompareStage,
+    Comparison, Convert, Create, Created, DigestAlgorithm, Digests, FileDigest, MapEntries,
+    MapEntry, NewSize, Plan, Progress, Rebase, Rebased, Reflink, Repair, Repaired, Report, Resize,
+    Resized, Salvaged, Sparse, map, measure, measure_size,
 };
 #[cfg(feature = "inspect")]
 pub use ops::{InspectOptions, inspect, inspect_source};

@@ -56,6 +56,8 @@ pub enum Remedy {
     /// Repair the image first: [`Repair`](crate::Repair) with
     /// [`RepairScope::All`](crate::check::RepairScope::All).
     Repair,
+    /// Change the backing file in another way: [`Rebase`](crate::Rebase).
+    Rebase,
     /// Give the size of the new disk: [`Create::size`](crate::Create::size).
     GiveSize,
     /// Look up the options of the format:
@@ -129,6 +131,7 @@ impl fmt::Display for Remedy {
             Self::ForceShare => "OpenOptions::force_share opens it without a lock",
             Self::AllowShrinking => "Resize::shrink allows it",
             Self::Repair => "Repair with RepairScope::All repairs it",
+            Self::Rebase => "Rebase changes it",
             Self::GiveSize => "set Create::size, or name a backing file to take it from",
             Self::ListOptions => "Format::options lists the options",
             Self::Compress => "Convert::compress compresses the output",

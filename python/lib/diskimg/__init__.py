@@ -35,7 +35,7 @@ from diskimg._errors import (
 from diskimg._file import ImageFile
 from diskimg._formats import FORMATS, LIMITS, CreateOption, create_options
 from diskimg._image import Image, open
-from diskimg._in_place import commit, rebase
+from diskimg._in_place import amend, commit, rebase
 from diskimg._native import VERSION as __version__
 from diskimg._operations import (
     check,
@@ -51,6 +51,7 @@ from diskimg._operations import (
 )
 from diskimg._partitions import FileSystem, Partition, PartitionTable
 from diskimg._results import (
+    Amended,
     CheckReport,
     Child,
     Committed,
@@ -78,6 +79,7 @@ from diskimg._snapshots import apply_snapshot, create_snapshot, delete_snapshot
 __all__ = [
     "FORMATS",
     "LIMITS",
+    "Amended",
     "CheckReport",
     "Child",
     "Committed",
@@ -115,6 +117,7 @@ __all__ = [
     "TransientError",
     "UnsupportedError",
     "__version__",
+    "amend",
     "apply_snapshot",
     "bench",
     "check",

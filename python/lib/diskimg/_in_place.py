@@ -1,4 +1,4 @@
-"""The functions that write into the images of a backing chain."""
+"""The functions that modify an image, or images of a backing chain, in place."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from diskimg import _log, _native
 from diskimg._progress import progress_callback
-from diskimg._results import Committed, Rebased
-from diskimg._types import name_only, open_args
+from diskimg._results import Amended, Committed, Rebased
+from diskimg._types import name_only, open_args, option_pairs
 
 if TYPE_CHECKING:
-    from diskimg.types import ExternalFiles, Format, Path, Progress
+    from diskimg.types import ExternalFiles, Format, OptionValue, Path, Progress
 
 
 def rebase(
@@ -78,6 +78,59 @@ def rebase(
         stored = _native.rebase(name, new, how, header_only, compress, threads, direct, callback)
         details.append(f"{stored} bytes stored")
     return Rebased(stored)
+
+
+def amend(
+    path: Path,
+    options: Mapping[str, OptionValue],
+    *,
+    format: Format | None = None,
+    progress: Progress = None,
+    external_files: ExternalFiles = "same-dir",
+    limits: Mapping[str, int] | None = None,
+    force_share: bool = False,
+) -> Amended:
+    """Change options of an existing image in place (``qemu-img amend``).
+
+    >>> diskimg.create("disk.qcow2", "1M").size
+    1048576
+    >>> diskimg.amend("disk.qcow2", {"compat": "0.10"})
+    Amended(removed_bitmaps=0)
+
+    What the guest and internal snapshots read does not change, except that a smaller ``size``
+    deletes the data beyond. If the process is killed or power is lost, the image has the old or the
+    new options; the size is changed separately.
+
+    Args:
+        path: The image's file name, or a block device.
+        options: The options of a qcow2 image to change: ``compat`` (``0.10`` or ``1.1``),
+            ``refcount_bits``, ``lazy_refcounts``, ``data_file``, ``data_file_raw``, ``size``. Others
+            stay as they are.
+        format: One of `FORMATS`; by default it is detected. Pass it whenever you know it.
+        progress: As for `convert`, but in entries of tables instead of bytes.
+        external_files: Which other files the image may refer to.
+        limits: Resource limits that differ from the defaults in `LIMITS`, by name.
+        force_share: Do not lock the backing files, even if another process is writing to them.
+
+    Raises:
+        LockedError: Another process uses the image.
+        InvalidError: The option is unknown or cannot be changed, or the image cannot have this
+            value; also a `ValueError`.
+        UnsupportedError: Images of this format have no such options, or something in the image
+            prevents the change.
+        LimitError: A refcount is too large for the new width.
+        CorruptError: The image is damaged.
+        Error: As `open`.
+    """
+    name = name_only(path)
+    how = open_args(format, external_files=external_files, limits=limits, force_share=force_share)
+    with (
+        _log.operation("amend", name) as details,
+        progress_callback(progress, "amend") as callback,
+    ):
+        removed = _native.amend(name, option_pairs(options, None), how, callback)
+        details.append(f"{removed} bitmaps removed")
+    return Amended(removed)
 
 
 def commit(

@@ -17,6 +17,7 @@ __all__ = [
     "IsoContents",
     "IsoWalk",
     "Stop",
+    "amend",
     "apply_snapshot",
     "commit",
     "compare",
@@ -209,6 +210,12 @@ def rebase(
     compress: bool,
     threads: int | None,
     direct: bool,
+    progress: Callable[[int, int], object] | None,
+) -> int: ...
+def amend(
+    path: str,
+    pairs: list[tuple[str, str]],
+    how: OpenArgs,
     progress: Callable[[int, int], object] | None,
 ) -> int: ...
 def commit(

@@ -581,6 +581,24 @@ class Resized:
 
 
 @dataclass(frozen=True, slots=True)
+class Amended:
+    """The result of `amend`.
+
+    >>> diskimg.create("disk.qcow2", "1G").size
+    1073741824
+    >>> diskimg.amend("disk.qcow2", {"refcount_bits": 64}, format="qcow2")
+    Amended(removed_bitmaps=0)
+    """
+
+    removed_bitmaps: int
+    """Number of bitmaps that were removed, because the image cannot have any now."""
+
+    def to_dict(self) -> Json:
+        """The fields."""
+        return {"removed-bitmaps": self.removed_bitmaps}
+
+
+@dataclass(frozen=True, slots=True)
 class Rebased:
     """The result of `rebase`.
 

@@ -133,16 +133,18 @@ def amount(what: str, given: SupportsIndex) -> int:
     return number
 
 
-def option_pairs(options: Mapping[str, OptionValue] | None, format: str) -> list[tuple[str, str]]:
-    """Return create options of a format as text, as in ``-o NAME=VALUE``.
+def option_pairs(
+    options: Mapping[str, OptionValue] | None, format: str | None
+) -> list[tuple[str, str]]:
+    """Return create options of a format, or any options, as text, as in ``-o NAME=VALUE``.
 
     Raises:
         InvalidError: The format does not have one of the options.
     """
     pairs = [(name, _text(name, value)) for name, value in dict(options or {}).items()]
-    names = option_names(format)
+    names = None if format is None else option_names(format)
     for name, _ in pairs:
-        if name not in names:
+        if names is not None and name not in names:
             what = f"the format {format} has no option {shown(name)}; its options are"
             raise unknown(what, name, names)
     return pairs

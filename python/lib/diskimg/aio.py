@@ -49,6 +49,7 @@ __all__ = [
     "MAX_READS",
     "AsyncImage",
     "Opening",
+    "amend",
     "apply_snapshot",
     "check",
     "commit",
@@ -248,6 +249,7 @@ def _asynchronous(function: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R
     return call
 
 
+amend = _asynchronous(_in_place.amend)
 apply_snapshot = _asynchronous(_snapshots.apply_snapshot)
 check = _asynchronous(_operations.check)
 commit = _asynchronous(_in_place.commit)

@@ -6,8 +6,8 @@ use crate::output::Program;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use diskimg::open::{Node, SingleFile, appliance_and_disk, local_path};
 use diskimg::{
-    Caching, Durability, Error, ExternalFiles, Format, Image, Limits, OpenOptions, Options,
-    Probing, Secrets, SnapshotSelector,
+    Caching, Durability, Error, ExternalFiles, Format, Image, Limits, OpenOptions, OptionSpec,
+    Options, Probing, Secrets, SnapshotSelector,
 };
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -528,13 +528,18 @@ pub(crate) fn options_help(format: Format, has_operands: bool) -> String {
         true => "Supported options:\n".to_owned(),
         false => format!("Supported {format} options:\n"),
     };
-    let mut specs = format.options().to_vec();
+    options_list(&title, format.options())
+}
+
+/// Returns a list of options below a title, in the order of their names.
+pub(crate) fn options_list(title: &str, specs: &[OptionSpec]) -> String {
+    let mut specs = specs.to_vec();
     specs.sort_by_key(|spec| spec.name);
     let lines = specs.iter().map(|spec| {
         let left = format!("{}={}", spec.name, spec.kind);
         format!("  {left:<22} - {}\n", spec.help)
     });
-    std::iter::once(title).chain(lines).collect()
+    std::iter::once(title.to_owned()).chain(lines).collect()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! `Args::parse` validates it and returns the `Job` that the command runs.
 
 pub(crate) mod advice;
+pub(crate) mod amend;
 pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod commit;
@@ -96,6 +97,7 @@ enum CommandArgs {
     Rebase(rebase::Args),
     Commit(commit::Args),
     Snapshot(snapshot::Args),
+    Amend(amend::Args),
     Iso(iso::Args),
     /// Create an ISO image; takes the options of mkisofs.
     #[command(aliases = ["genisoimage", "xorrisofs"], disable_help_flag = true)]
@@ -170,6 +172,8 @@ pub(crate) enum Command {
     Commit(commit::Job),
     /// `snapshot`.
     Snapshot(snapshot::Job),
+    /// `amend`.
+    Amend(amend::Job),
     /// `iso info`, `iso boot`.
     IsoShow(iso::show::Job),
     /// `iso ls`.
@@ -358,6 +362,7 @@ pub(crate) fn parse(
         CommandArgs::Rebase(args) => run(args.parse()?, Command::Rebase),
         CommandArgs::Commit(args) => run(args.parse()?, Command::Commit),
         CommandArgs::Snapshot(args) => run(args.parse()?, Command::Snapshot),
+        CommandArgs::Amend(args) => run(args.parse()?, Command::Amend),
         CommandArgs::Iso(args) => args.parse()?,
         // Reached when run as qemu-img or with options before the command; otherwise mkisofs::parse
         // has handled the line above.

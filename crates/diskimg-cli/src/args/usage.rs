@@ -7,7 +7,7 @@ use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Commands of qemu-img that are not supported.
-const UNSUPPORTED: [&str; 2] = ["amend", "bitmap"];
+const UNSUPPORTED: [&str; 1] = ["bitmap"];
 
 /// Options that `-h` leaves out, so that its help fits on a screen, by command; those of an empty
 /// name are left out everywhere.

@@ -1,5 +1,6 @@
 //! The commands: each runs its job and returns the exit code.
 
+mod amend;
 mod bench;
 mod check;
 mod commit;
@@ -48,6 +49,7 @@ pub(crate) fn calls(command: &Command) -> Calls {
         Command::Dd(job) => Calls::create(&job.output).and_options(&job.options).and_spool(),
         Command::Resize(_) | Command::Rebase(_) | Command::Commit(_) => Calls::modify(),
         Command::Bench(job) if job.pattern.is_some() => Calls::modify(),
+        Command::Amend(job) if job.options.is_some() => Calls::modify(),
         Command::Snapshot(job) if job.action != Action::List => Calls::modify(),
         Command::IsoExtract(job) => Calls::extract(Extract {
             owners: job.options.owners,
@@ -75,6 +77,7 @@ pub(crate) fn calls(command: &Command) -> Calls {
         | Command::Measure(_)
         | Command::Snapshot(_)
         | Command::Bench(_)
+        | Command::Amend(_)
         | Command::IsoShow(_)
         | Command::IsoLs(_)
         | Command::IsoVerify(_)
@@ -120,6 +123,7 @@ pub(crate) fn run(command: Command, console: &Console) -> Result<u8, Failure> {
         Command::Rebase(job) => rebase::run(&job, console),
         Command::Commit(job) => commit::run(&job, console),
         Command::Snapshot(job) => snapshot::run(&job, console),
+        Command::Amend(job) => amend::run(&job, console),
         Command::IsoShow(job) => iso::show::run(&job, console),
         Command::IsoLs(job) => iso::ls::run(&job, console),
         Command::IsoCat(job) => iso::cat::run(&job, console),

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::model::backing::Backing;
 use crate::model::flat::Preallocation;
 use crate::model::image::Image;
+use crate::model::options::Options;
 use crate::model::target::TargetSpec;
 use crate::report::check::{Finding, RepairScope};
 use crate::storage::edit::Edits;
@@ -80,6 +81,25 @@ pub(crate) struct RepairRequest<'a> {
     pub(crate) scope: RepairScope,
     /// Called with damage that is left although the check of the format does not find it.
     pub(crate) report: &'a mut dyn FnMut(Finding),
+}
+
+/// New values of options of an image.
+pub(crate) struct AmendRequest<'a> {
+    pub(crate) options: &'a Options,
+    /// The format was probed, not named; see [`ResizeRequest`].
+    pub(crate) format_probed: bool,
+    /// The backing chain, if the image has one and the size changes.
+    pub(crate) backing: Option<&'a Image>,
+    /// Called with how much is done, and of how much.
+    pub(crate) report: &'a mut dyn FnMut(u64, u64) -> Result<()>,
+}
+
+/// The result of [`Amend::run`](crate::Amend::run).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Amended {
+    /// Number of bitmaps that were removed, because the image cannot have any now.
+    pub removed_bitmaps: u64,
 }
 
 /// A new virtual size.

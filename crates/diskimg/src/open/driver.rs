@@ -11,7 +11,7 @@ pub(crate) use crate::formats::signatures::{Kind as SignatureKind, SIGNATURES, S
 use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::model::layer::Layer;
-use crate::model::mutable::{MutableLayer, RepairRequest};
+use crate::model::mutable::{AmendRequest, Amended, MutableLayer, RepairRequest};
 use crate::model::options::OptionSpec;
 use crate::model::target::{CreateRequest, Measure, MeasureRequest, TargetSpec};
 use crate::open::OpenContext;
@@ -35,6 +35,11 @@ pub(crate) type OpenMutable =
 /// image is not worse than before.
 pub(crate) type Repair =
     fn(&Arc<dyn Storage>, &OpenContext<'_>, &mut RepairRequest<'_>) -> Result<()>;
+
+/// Changes the options of an image in place. After a crash at any point, the image is consistent, and
+/// guest data is not changed.
+pub(crate) type Amend =
+    fn(&Arc<dyn Storage>, &OpenContext<'_>, &mut AmendRequest<'_>) -> Result<Amended>;
 
 /// Specifies a new image.
 type Create = fn(CreateRequest<'_>) -> Result<Box<dyn TargetSpec>>;
@@ -62,6 +67,8 @@ pub(crate) struct Driver {
     pub(crate) open_mutable: Option<OpenMutable>,
     /// Repairs an image; `None` if the format does not support it.
     pub(crate) repair: Option<Repair>,
+    /// Changes the options of an image; `None` if the format does not support it.
+    pub(crate) amend: Option<Amending>,
     /// Create options, including `size`, `backing_file` and `backing_fmt` where they apply.
     pub(crate) options: &'static [OptionSpec],
     /// Computes the size of a new image, if the layout of the format allows it.
@@ -88,6 +95,7 @@ impl Driver {
         create: None,
         open_mutable: None,
         repair: None,
+        amend: None,
         options: &[],
         measure: None,
         #[cfg(feature = "inspect")]
@@ -95,6 +103,14 @@ impl Driver {
         node: NodeKeys::NONE,
         appliance: None,
     };
+}
+
+/// How the options of an existing image are changed.
+pub(crate) struct Amending {
+    /// The options that can be changed, and those that may be given unchanged.
+    pub(crate) options: &'static [OptionSpec],
+    /// Changes them in place.
+    pub(crate) amend: Amend,
 }
 
 /// Operations of a format with several disks per file.
@@ -205,6 +221,12 @@ impl Format {
     /// for a new image of this format.
     pub fn options(self) -> &'static [OptionSpec] {
         self.driver().options
+    }
+
+    /// Returns the options that [`Amend`](crate::Amend) accepts for an image of this format, or
+    /// `None` if they cannot be changed.
+    pub fn amend_options(self) -> Option<&'static [OptionSpec]> {
+        self.driver().amend.as_ref().map(|amending| amending.options)
     }
 }
 

@@ -24,9 +24,9 @@ pub use protocol::{OpenMode, Protocol, Protocols};
 use crate::error::{Error, Result};
 use crate::model::format::Format;
 use crate::model::image::Image;
-use crate::model::mutable::RepairRequest;
+use crate::model::mutable::{AmendRequest, Amended, RepairRequest};
 use crate::open::chain::{Opening, Place};
-use crate::open::driver::Repair;
+use crate::open::driver::{Amend, Repair};
 use crate::open::external_files::{ExternalFiles, Resolver, StandIn, real_path};
 use crate::open::limits::Limits;
 use crate::open::node::NodeSettings;
@@ -406,6 +406,21 @@ impl OpenOptions {
         let real = real_path(&**storage);
         let resolver = self.resolver(storage.path(), real.as_deref(), self.policy(false));
         repair(storage, &self.context(resolver), request)
+    }
+
+    /// Changes the options of an image with its format's `amend`.
+    ///
+    /// # Errors
+    /// The errors of `amend`.
+    pub(crate) fn amend(
+        &self,
+        storage: &Arc<dyn Storage>,
+        amend: Amend,
+        request: &mut AmendRequest<'_>,
+    ) -> Result<Amended> {
+        let real = real_path(&**storage);
+        let resolver = self.resolver(storage.path(), real.as_deref(), self.policy(false));
+        amend(storage, &self.context(resolver), request)
     }
 
     /// Returns what opens the files that an image references, by `policy`. `image` is the path of

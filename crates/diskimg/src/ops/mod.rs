@@ -1,6 +1,7 @@
 //! The operations on images. They use [`Image`](crate::Image) and the writing side of a format, and
 //! name no format.
 
+mod amend;
 mod bench;
 mod check;
 mod commit;
@@ -24,6 +25,7 @@ mod rebase;
 mod repair;
 mod resize;
 
+pub use amend::Amend;
 pub use bench::Bench;
 pub use check::Check;
 pub use commit::{Commit, Committed};

@@ -1,5 +1,6 @@
 //! Tests of the commands, one file each; `ewf`, `ova`, `vdi`, `vmdk` and `scale` run several commands.
 
+mod amend;
 mod apple_sparse;
 mod bench;
 mod chains;

@@ -44,6 +44,7 @@ pub(crate) static DRIVER: Driver = Driver {
     create: Some(create),
     open_mutable: None,
     repair: None,
+    amend: None,
     options: &[],
     measure: Some(measure),
     #[cfg(feature = "inspect")]

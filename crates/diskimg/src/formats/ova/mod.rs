@@ -80,6 +80,7 @@ pub(crate) static DRIVER: Driver = Driver {
     create: Some(target::create),
     open_mutable: None,
     repair: None,
+    amend: None,
     options: options::OPTIONS,
     measure: None,
     #[cfg(feature = "inspect")]

@@ -64,6 +64,7 @@ pub(crate) static DRIVER: Driver = Driver {
     create: Some(write::create),
     open_mutable: Some(edit::open),
     repair: Some(repair::repair),
+    amend: None,
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
         OptionSpec::new("cluster_size", OptionKind::Size, "Parallels image cluster size")

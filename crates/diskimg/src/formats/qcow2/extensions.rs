@@ -19,9 +19,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 const END: u32 = 0;
 pub(crate) const BACKING_FORMAT: u32 = 0xe279_2aca;
 pub(crate) const FEATURE_NAMES: u32 = 0x6803_f857;
-const BITMAPS: u32 = 0x2385_2875;
+pub(crate) const BITMAPS: u32 = 0x2385_2875;
 const ENCRYPTION: u32 = 0x0537_be77;
-const DATA_FILE: u32 = 0x4441_5441;
+pub(crate) const DATA_FILE: u32 = 0x4441_5441;
 
 /// Maximum length in bytes of a backing format name (QEMU's limit: 15 and a terminating zero).
 pub(crate) const MAX_BACKING_FORMAT: usize = 15;
@@ -237,9 +237,14 @@ pub(crate) fn encode_data_file(out: &mut Vec<u8>, name: &str) {
     encode(out, DATA_FILE, name.as_bytes());
 }
 
-/// Appends the feature name table, so that programs that do not support
-/// a feature can report its name.
+/// Appends the feature name table.
 pub(crate) fn encode_feature_names(out: &mut Vec<u8>) {
+    encode(out, FEATURE_NAMES, &feature_names());
+}
+
+/// Returns the feature name table, with which programs that do not support a feature can report its
+/// name.
+pub(crate) fn feature_names() -> Vec<u8> {
     let features: [(u8, u64, &str); 8] = [
         (0, Incompatible::DIRTY.bits(), "dirty bit"),
         (0, Incompatible::CORRUPT.bits(), "corrupt bit"),
@@ -257,7 +262,7 @@ pub(crate) fn encode_feature_names(out: &mut Vec<u8>) {
         let bit = to_u8(mask.trailing_zeros());
         table.extend_from_slice(RawFeatureName { kind, bit, name }.as_bytes());
     }
-    encode(out, FEATURE_NAMES, &table);
+    table
 }
 
 /// Appends the end marker of the extensions.

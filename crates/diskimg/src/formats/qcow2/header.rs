@@ -166,7 +166,7 @@ impl RawHeader {
     /// # Errors
     /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the magic bytes are wrong or the header is
     /// too short, and [`Unsupported`](crate::ErrorKind::Unsupported) for an unknown version.
-    fn parse(bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
         let too_short = || {
             Error::corrupt(
                 "header",

@@ -40,7 +40,7 @@ mod use_counts;
 
 pub use modify::Qcow2Mut;
 
-use crate::open::driver::{Driver, NodeKeys};
+use crate::open::driver::{Amending, Driver, NodeKeys};
 use crate::open::probe::ProbeBuffer;
 use std::sync::Arc;
 
@@ -53,6 +53,7 @@ pub(crate) static DRIVER: Driver = Driver {
     create: Some(target::create),
     open_mutable: Some(edit::open),
     repair: Some(repair::repair),
+    amend: Some(Amending { options: options::AMEND_OPTIONS, amend: edit::amend }),
     options: options::OPTIONS,
     measure: Some(measure::measure),
     #[cfg(feature = "inspect")]

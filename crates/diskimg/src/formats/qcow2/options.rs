@@ -49,6 +49,54 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     EXTENT_SIZE_HINT,
 ];
 
+/// The options of an existing image that can be changed, and those that may be given unchanged.
+pub(super) const AMEND_OPTIONS: &[OptionSpec] = &[
+    OptionSpec::new("backing_file", OptionKind::Text, "File name of a base image"),
+    OptionSpec::new("backing_fmt", OptionKind::Text, "Image format of the base image"),
+    OptionSpec::new("compat", OptionKind::Text, "Compatibility level (v2 [0.10] or v3 [1.1])"),
+    OptionSpec::new("data_file", OptionKind::Text, "File name of an external data file"),
+    OptionSpec::new(
+        "data_file_raw",
+        OptionKind::Switch,
+        "The external data file must stay valid as a raw image",
+    ),
+    OptionSpec::new("lazy_refcounts", OptionKind::Switch, "Postpone refcount updates"),
+    OptionSpec::new(
+        "refcount_bits",
+        OptionKind::Number,
+        "Width of a reference count entry in bits",
+    ),
+    OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
+];
+
+/// Returns the version that `compat` names.
+///
+/// # Errors
+/// Returns [`Invalid`](crate::ErrorKind::Invalid) for another value.
+pub(super) fn version(options: &crate::Options) -> Result<Option<u32>> {
+    match options.get("compat") {
+        None => Ok(None),
+        Some("1.1" | "v3") => Ok(Some(3)),
+        Some("0.10" | "v2") => Ok(Some(2)),
+        Some(other) => Err(Error::invalid(format!("Unknown compatibility level {other}"))
+            .hint("use 0.10 (v2) or 1.1 (v3)")),
+    }
+}
+
+/// Returns the binary logarithm of `refcount_bits`.
+///
+/// # Errors
+/// Returns [`Invalid`](crate::ErrorKind::Invalid) if it is not a power of two up to 64.
+pub(super) fn refcount_order(options: &crate::Options) -> Result<Option<u32>> {
+    match options.number("refcount_bits")? {
+        None => Ok(None),
+        Some(bits @ (1 | 2 | 4 | 8 | 16 | 32 | 64)) => Ok(Some(bits.trailing_zeros())),
+        Some(_) => {
+            Err(Error::invalid("Refcount width must be a power of two and may not exceed 64 bits"))
+        }
+    }
+}
+
 /// The compression method of clusters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
@@ -154,14 +202,7 @@ impl CreateOptions {
         }
         let extended_l2 = options.switch("extended_l2")?.unwrap_or(false);
         let cluster_bits = cluster_bits(options.size("cluster_size")?, extended_l2)?;
-        let refcount_order = match options.number("refcount_bits")?.unwrap_or(16) {
-            bits @ (1 | 2 | 4 | 8 | 16 | 32 | 64) => bits.trailing_zeros(),
-            _ => {
-                return Err(Error::invalid(
-                    "Refcount width must be a power of two and may not exceed 64 bits",
-                ));
-            }
-        };
+        let refcount_order = refcount_order(options)?.unwrap_or(4);
         let compression = match options.get("compression_type") {
             None | Some("zlib") => Compression::Zlib,
             #[cfg(feature = "zstd")]

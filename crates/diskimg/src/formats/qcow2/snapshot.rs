@@ -10,6 +10,7 @@
 //!
 //! Specification: "Snapshots". Each snapshot has its own L1 table and its own disk size.
 
+use super::check::MIN_V3_SNAPSHOT_EXTRA;
 use super::header::{Header, Table};
 use crate::error::{Error, Result};
 use crate::open::SnapshotSelector;
@@ -257,23 +258,27 @@ impl Snapshot {
         Ok((snapshot, len))
     }
 
-    /// Appends the entry that is stored as `bytes`, with the extra data that version 3 requires:
-    /// the size of the VM state and that of the disk, which it has already or which follow from its
-    /// absence.
+    /// Appends the entry that is stored as `bytes`. If it lacks the extra data that version 3 requires,
+    /// it gets what QEMU writes: the size of the VM state and that of the disk, which it has already
+    /// or which follow from its absence, and no instruction count.
     pub(crate) fn encode_with_extra(&self, bytes: &[u8], out: &mut Vec<u8>) {
-        let (Ok((mut raw, rest)), extra) =
-            (RawSnapshot::read_from_prefix(bytes), to_index(self.extra_bytes))
-        else {
-            return;
-        };
-        let (old, names) = rest.split_at(extra.min(rest.len()));
-        let mut extra = [self.info.vm_state_size, self.disk_size]
-            .iter()
-            .flat_map(|word| word.to_be_bytes())
-            .collect::<Vec<_>>();
-        extra.extend(old.get(extra.len()..).unwrap_or_default());
-        raw.extra_size = to_u32(extra.len()).into();
-        out.extend(raw.as_bytes().iter().chain(&extra).chain(names));
+        let Ok((mut raw, rest)) = RawSnapshot::read_from_prefix(bytes) else { return };
+        let (old, names) = rest.split_at(to_index(self.extra_bytes).min(rest.len()));
+        let mut extra = [self.info.vm_state_size, self.disk_size, NO_ICOUNT].map(U64::new);
+        let known = if old.len() < to_index(MIN_V3_SNAPSHOT_EXTRA) { 0 } else { old.len().min(24) };
+        extra.as_mut_bytes()[..known].copy_from_slice(&old[..known]);
+        let later = old.get(size_of_val(&extra)..).unwrap_or_default();
+        raw.extra_size = to_u32(size_of_val(&extra) + later.len()).into();
+        for part in [raw.as_bytes(), extra.as_bytes(), later, names] {
+            out.extend_from_slice(part);
+        }
+    }
+}
+
+/// Replaces the offset of the L1 table in an entry.
+pub(super) fn set_l1_offset(entry: &mut [u8], offset: u64) {
+    if let Some(field) = entry.first_chunk_mut::<8>() {
+        *field = offset.to_be_bytes();
     }
 }
 

@@ -61,6 +61,7 @@ pub(crate) static DRIVER: Driver = Driver {
     create: Some(target::create),
     open_mutable: Some(edit::open),
     repair: Some(repair::repair),
+    amend: None,
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
         OptionSpec::new("backing_file", OptionKind::Text, "File name of a base image"),

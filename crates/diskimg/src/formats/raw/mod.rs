@@ -44,6 +44,7 @@ pub(crate) static DRIVER: Driver = Driver {
     create: Some(target::create),
     open_mutable: Some(resize::open),
     repair: None,
+    amend: None,
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
         NOCOW,

@@ -51,6 +51,7 @@ pub(crate) static DRIVER: Driver = Driver {
     create: Some(write::create),
     open_mutable: Some(edit::open),
     repair: Some(repair::repair),
+    amend: None,
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
         OptionSpec::new("backing_file", OptionKind::Text, "File name of a base image"),

@@ -70,6 +70,7 @@ pub(crate) static DRIVER: Driver = Driver {
     create: Some(write::create),
     open_mutable: Some(edit::open),
     repair: None,
+    amend: None,
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
         OptionSpec::new("backing_file", OptionKind::Text, "File name of a base image"),

@@ -65,6 +65,7 @@ pub(crate) static DRIVER: Driver = Driver {
     create: Some(write::create),
     open_mutable: Some(edit::open),
     repair: None,
+    amend: None,
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size; max of 64TB."),
         OptionSpec::new("backing_file", OptionKind::Text, "File name of a base image"),

@@ -88,6 +88,7 @@ pub(crate) static DRIVER: Driver = Driver {
     create: Some(write::create),
     open_mutable: Some(edit::open),
     repair: None,
+    amend: None,
     // In the order in which `qemu-img create -o help` lists them.
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),

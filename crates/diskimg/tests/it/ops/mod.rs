@@ -1,5 +1,6 @@
 //! Tests of the operations.
 
+mod amend;
 mod chains;
 mod commit;
 mod convert;

@@ -19,10 +19,12 @@
 //! modified; nor is one whose guest data is used more often than its refcounts say
 //! ([`references::verify`]).
 
+mod amend;
 mod backing;
 mod bitmaps;
 mod compressed;
 mod empty;
+mod header_area;
 mod metadata;
 mod pages;
 mod references;
@@ -36,6 +38,9 @@ mod spec;
 mod store;
 mod table;
 mod write;
+mod zero_clusters;
+
+pub(super) use amend::amend;
 
 use super::bitmaps::Bitmap;
 use super::header::{Autoclear, Header, Incompatible, RawHeader};

@@ -68,7 +68,10 @@ fn grow(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<()> {
         }
         data_file.grow(&growth.added, preallocation)?;
     } else {
-        growth.clear_last_cluster()?;
+        growth.clear_last_cluster(matches!(
+            preallocation,
+            Preallocation::Falloc | Preallocation::Full
+        ))?;
     }
     let prepared = match preallocation {
         Preallocation::Off => growth.clear_clusters(),
@@ -213,8 +216,9 @@ impl Growth<'_> {
         entry.copied().unwrap_or(0) & OFFSET_MASK
     }
 
-    /// Makes the bytes between the end of the disk and the end of its last cluster read as zeros.
-    fn clear_last_cluster(&mut self) -> Result<()> {
+    /// Makes the bytes between the end of the disk and the end of its last cluster read as zeros. If
+    /// `allocates` is true, allocates their space where the cluster is stored verbatim.
+    fn clear_last_cluster(&mut self, allocates: bool) -> Result<()> {
         let size = self.cluster_size();
         let start = self.added.start / size * size;
         if start == self.added.start {
@@ -225,7 +229,8 @@ impl Growth<'_> {
         let padded = self.padded_image(start + size);
         padded.read_at(&mut bytes, start)?;
         let rest = to_usize(self.added.start - start);
-        if bytes[rest..].iter().all(|&byte| byte == 0) {
+        let is_zero = bytes[rest..].iter().all(|&byte| byte == 0);
+        if is_zero && !allocates {
             return Ok(());
         }
         let (l1_index, index) = self.position(start);
@@ -238,7 +243,13 @@ impl Growth<'_> {
             // Nothing else refers to this cluster, and the guest does not see these bytes yet.
             self.require_data(offset)?;
             let offset = offset + to_u64(rest);
-            self.edits.push(Edit::Zero { offset, len: size - to_u64(rest) });
+            self.edits.push(match allocates {
+                true => Edit::Write { offset, bytes: vec![0; to_usize(size) - rest] },
+                false => Edit::Zero { offset, len: size - to_u64(rest) },
+            });
+            return Ok(());
+        }
+        if is_zero {
             return Ok(());
         }
         let visible = padded.extents_in(start..self.added.start)?;

@@ -15,17 +15,19 @@
 //! is then written part by part: memory is needed for counts, two bytes per cluster that is used,
 //! and not for tables.
 
+mod refcounts;
+
 use super::Qcow2Mut;
 use super::references::{self, Tree};
 use super::space::{Space, TRUNCATED, TableLocation};
 use crate::error::{Error, Result};
-use crate::formats::qcow2::header::{MAX_REFCOUNT_TABLE_BYTES, RawHeader};
+use crate::formats::qcow2::header::RawHeader;
 use crate::formats::qcow2::refcount;
-use crate::formats::qcow2::tables::{read_words, to_bytes};
 use crate::formats::qcow2::use_counts::UseCounts;
 use crate::storage::edit::{Edits, Storage};
-use crate::storage::number::{to_u32, to_u64, to_usize};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use crate::storage::number::{to_u64, to_usize};
+use refcounts::NewCounts;
+use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 
@@ -36,12 +38,17 @@ const MAX_FREE_RANGES: usize = 1 << 16;
 /// Length in bytes from which adjacent tables are written together.
 const BATCH_BYTES: usize = 1 << 20;
 
+/// Maximum length in bytes of what is made zero at once.
+const MAX_ZERO_BYTES: u64 = 1 << 30;
+
 /// New metadata of an image, which nothing refers to until the [switch](Self::switch).
 #[derive(Debug)]
 pub(super) struct Shadow<'a> {
     image: &'a Qcow2Mut,
     /// The refcounts of the image as it is, which are not changed.
     space: Space,
+    /// Width of the future refcounts: `1 << order` bits.
+    order: u32,
     /// References that are added to each cluster.
     added: UseCounts,
     /// References that are removed from each cluster.
@@ -54,6 +61,11 @@ pub(super) struct Shadow<'a> {
     pending: Vec<u8>,
     /// Host offset of the first of them.
     pending_at: u64,
+    /// Index of the cluster after the last one of the file, or of those that are used of a device,
+    /// before anything was allocated.
+    old_end: u64,
+    /// Host offsets of what is made zero later.
+    zeros: Range<u64>,
     /// What was allocated in the file.
     taken: Vec<Range<u64>>,
     /// All refcount blocks are written again.
@@ -71,20 +83,39 @@ impl<'a> Shadow<'a> {
     /// refcount of metadata is 0, and [`Limit`](crate::ErrorKind::Limit) if a refcount would be
     /// larger than it can be.
     pub(super) fn open(image: &'a Qcow2Mut, added: Tree, removed: Tree) -> Result<Self> {
+        Self::open_with_order(image, added, removed, image.header().refcount_order)
+    }
+
+    /// As [`open`](Self::open), for an image whose refcounts will be `1 << order` bits wide.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(super) fn open_with_order(
+        image: &'a Qcow2Mut,
+        added: Tree,
+        removed: Tree,
+        order: u32,
+    ) -> Result<Self> {
         let mut space = Space::open(image)?;
         let mut trees = [added, removed];
-        references::verify_and_count(image, &mut space, &mut trees)?;
+        let old_order = image.header().refcount_order;
+        // Wider refcounts help where a cluster is used more often than the old ones can say.
+        let max = if order > old_order { refcount::mask(old_order) } else { u64::MAX };
+        references::verify_and_count(image, &mut space, &mut trees, max)?;
         require_metadata_counts(&mut space)?;
         let [added, removed] = trees.map(Tree::into_counts);
         let next = space.end() >> image.header().cluster_bits;
         let mut shadow = Self {
             image,
+            order,
             added,
             removed,
             free: VecDeque::new(),
             next,
             pending: Vec::new(),
             pending_at: 0,
+            old_end: next,
+            zeros: 0..0,
             taken: Vec::new(),
             moves_blocks: false,
             is_switched: false,
@@ -106,16 +137,27 @@ impl<'a> Shadow<'a> {
         self.image.header().cluster_size()
     }
 
-    /// Returns the number of refcounts in a block.
+    /// Returns the number of refcounts in a future block.
     fn per_block(&self) -> u64 {
+        refcount::per_block(self.cluster_size(), self.order)
+    }
+
+    /// Returns the number of refcounts in a block of the image as it is.
+    fn old_per_block(&self) -> u64 {
         refcount::per_block(self.cluster_size(), self.image.header().refcount_order)
+    }
+
+    /// Returns true if all refcounts get another width.
+    fn changes_width(&self) -> bool {
+        self.order != self.image.header().refcount_order
     }
 
     /// Verifies that no refcount becomes too large, and finds the free clusters in the file.
     fn examine_counts(&mut self) -> Result<()> {
-        let max = refcount::mask(self.image.header().refcount_order);
+        let max = self.max_count();
         let (mut free, mut too_large): (VecDeque<Range<u64>>, _) = (VecDeque::new(), None);
-        let (per_block, end) = (self.per_block(), self.next);
+        let (per_block, end, is_new_width) =
+            (self.old_per_block(), self.next, self.changes_width());
         let (added, removed) = (&self.added, &self.removed);
         let mut each = |cluster, count: u64| {
             if count == 0 {
@@ -128,7 +170,7 @@ impl<'a> Shadow<'a> {
                 return;
             }
             let more = added.get(cluster);
-            if more > 0 {
+            if more > 0 || is_new_width {
                 let count = count.saturating_add(more).saturating_sub(removed.get(cluster));
                 if count > max {
                     too_large.get_or_insert((cluster, count));
@@ -153,14 +195,30 @@ impl<'a> Shadow<'a> {
         if let Some(cluster) = beyond {
             return Err(self.in_use_beyond_end(cluster));
         }
-        let Some((cluster, count)) = too_large else { return Ok(()) };
-        Err(Error::limit(format!(
-            "the cluster at {:#x} would be used {count} times, but refcounts of {} bits are at most \
-             {max}",
-            cluster << self.cluster_bits(),
-            self.image.header().refcount_bits(),
-        ))
-        .hint("delete snapshots, or convert it to an image with more refcount_bits"))
+        match too_large {
+            Some((cluster, count)) => Err(self.too_large(cluster, count)),
+            None => Ok(()),
+        }
+    }
+
+    fn too_large(&self, cluster: u64, count: u64) -> Error {
+        let (at, bits, max) = (cluster << self.cluster_bits(), 1 << self.order, self.max_count());
+        match self.changes_width() {
+            true => Error::limit(format!(
+                "Cannot decrease refcount entry width to {bits} bits: Cluster at offset {at:#x} has \
+                 a refcount of {count}"
+            )),
+            false => Error::limit(format!(
+                "the cluster at {at:#x} would be used {count} times, but refcounts of {bits} bits \
+                 are at most {max}"
+            ))
+            .hint("delete snapshots, or amend it to more refcount_bits"),
+        }
+    }
+
+    /// Returns the largest future refcount.
+    fn max_count(&self) -> u64 {
+        refcount::mask(self.order)
     }
 
     /// Returns the future refcount of a cluster.
@@ -176,6 +234,27 @@ impl<'a> Shadow<'a> {
     /// Returns [`Io`](crate::ErrorKind::Io) if reading fails.
     pub(super) fn count_at(&mut self, offset: u64) -> Result<u64> {
         self.count(offset >> self.cluster_bits())
+    }
+
+    /// Returns the refcount of the cluster at a host offset in the image as it is.
+    ///
+    /// # Errors
+    /// Returns [`Io`](crate::ErrorKind::Io) if reading fails.
+    pub(super) fn old_count_at(&mut self, offset: u64) -> Result<u64> {
+        self.space.count_at(offset)
+    }
+
+    /// Returns the number of L1 entries, of the disk and of snapshots, that refer to the L2 table at
+    /// a host offset in the image as it is.
+    pub(super) fn l2_uses(&self, offset: u64) -> u64 {
+        let metadata = self.space.metadata();
+        let found = metadata.l2_tables().binary_search(&offset);
+        found.ok().and_then(|index| metadata.l2_uses().get(index)).map_or(0, |uses| uses.count)
+    }
+
+    /// Returns the host offsets of all L2 tables, of the disk and of snapshots.
+    pub(super) fn l2_tables(&self) -> &[u64] {
+        self.space.metadata().l2_tables()
     }
 
     /// Adds references to the cluster at a host offset.
@@ -259,6 +338,41 @@ impl<'a> Shadow<'a> {
         Ok(())
     }
 
+    /// Returns true if no refcount changes.
+    fn is_unchanged(&self) -> bool {
+        let clusters = self.next;
+        let has_none = |counts| next_counted(counts, 0, clusters).is_none();
+        !self.changes_width()
+            && !self.moves_blocks
+            && has_none(&self.added)
+            && has_none(&self.removed)
+    }
+
+    /// Makes the cluster at a host offset zero. It is an allocated one, or one that is not read in the
+    /// image as it is.
+    pub(super) fn zero(&mut self, offset: u64) -> Result<()> {
+        let size = self.cluster_size();
+        // What the file is extended by is zero.
+        if offset >= self.old_end << self.cluster_bits() && !self.storage().has_fixed_len() {
+            return Ok(());
+        }
+        if self.zeros.end != offset || self.zeros.end - self.zeros.start >= MAX_ZERO_BYTES {
+            self.write_zeros()?;
+            self.zeros = offset..offset;
+        }
+        self.zeros.end = offset + size;
+        Ok(())
+    }
+
+    fn write_zeros(&mut self) -> Result<()> {
+        let zeros = std::mem::take(&mut self.zeros);
+        let len = zeros.end - zeros.start;
+        match len {
+            0 => Ok(()),
+            _ => self.storage().write_zeros_at(zeros.start, len).map_err(cannot_modify),
+        }
+    }
+
     fn write_pending(&mut self) -> Result<()> {
         let written = self.storage().write_all_at(&self.pending, self.pending_at);
         self.pending_at += to_u64(self.pending.len());
@@ -290,159 +404,53 @@ impl<'a> Shadow<'a> {
     /// # Errors
     /// As [`allocate`](Self::allocate), and [`Limit`](crate::ErrorKind::Limit) if the refcount table
     /// would become larger than QEMU accepts.
-    pub(super) fn switch(mut self, change: impl FnOnce(&mut RawHeader)) -> Result<()> {
+    pub(super) fn switch(self, change: impl FnOnce(&mut RawHeader)) -> Result<()> {
+        let image = self.image;
+        self.switch_with(|location| {
+            let edit = image.change_header(|raw| {
+                raw.refcount_table_offset = location.offset.into();
+                raw.refcount_table_clusters = location.len.into();
+                change(raw);
+            })?;
+            let mut edits = Edits::new();
+            edits.phase([edit]);
+            Ok(edits)
+        })
+    }
+
+    /// As [`switch`](Self::switch), with the modifications that `header` returns for a refcount table
+    /// at a location. One of them makes what is new effective.
+    ///
+    /// # Errors
+    /// As [`switch`](Self::switch), and those of `header`.
+    pub(super) fn switch_with(
+        mut self,
+        header: impl FnOnce(TableLocation) -> Result<Edits>,
+    ) -> Result<()> {
+        if self.is_unchanged() {
+            // Not even the refcount table moves.
+            let edits = header(self.space.table_location())?;
+            return edits.apply(self.storage()).map_err(cannot_modify);
+        }
         let (table, location) = self.store_refcounts()?;
+        self.write_zeros()?;
         self.write_pending()?;
         let storage = self.storage();
         let end = self.next << self.cluster_bits();
         if !storage.has_fixed_len() && end > storage.current_len() {
             storage.set_len(end).map_err(cannot_modify)?;
         }
-        let edit = self.image.change_header(|raw| {
-            raw.refcount_table_offset = location.offset.into();
-            raw.refcount_table_clusters = location.len.into();
-            change(raw);
-        })?;
+        let edits = header(location)?;
         storage.barrier().map_err(cannot_modify)?;
         self.is_switched = true;
-        let mut edits = Edits::new();
-        edits.phase([edit]);
         edits.apply(storage).map_err(cannot_modify)?;
         self.deallocate(&table)
     }
 
-    /// Writes the changed refcount blocks and the refcount table. Returns the table and where it is.
-    fn store_refcounts(&mut self) -> Result<(Vec<u64>, TableLocation)> {
-        let mut blocks = Blocks { queue: self.changed_blocks(), ..Blocks::default() };
-        if self.moves_blocks {
-            let table = self.space.table().iter().zip(0..);
-            blocks.queue.extend(table.filter(|(offset, _)| **offset != 0).map(|(_, block)| block));
-        }
-        self.place_blocks(&mut blocks)?;
-        let old = self.space.table_location();
-        let clusters = self.table_clusters(&blocks)?;
-        let offset = self.allocate(clusters)?;
-        let old_bytes = u64::from(old.len) * self.cluster_size();
-        self.release(old.offset, old_bytes, 1)?;
-        for (start, bytes) in [(offset, clusters * self.cluster_size()), (old.offset, old_bytes)] {
-            let bits = self.cluster_bits();
-            for cluster in start >> bits..(start + bytes) >> bits {
-                blocks.add(cluster / self.per_block());
-            }
-        }
-        self.place_blocks(&mut blocks)?;
-        let mut table = self.space.table().to_vec();
-        let entries = to_usize(clusters * self.cluster_size() / 8);
-        if blocks.placed.last_key_value().is_some_and(|(&last, _)| to_usize(last) >= entries) {
-            return Err(Error::limit("the new refcount table does not fit into its clusters"));
-        }
-        table.resize(entries, 0);
-        blocks.unused.iter().for_each(|&block| table[to_usize(block)] = 0);
-        for (&block, &offset) in &blocks.placed {
-            let words = self.new_block(block)?;
-            self.write(offset, &to_bytes(&words))?;
-            table[to_usize(block)] = offset;
-        }
-        self.write(offset, &to_bytes(&table))?;
-        Ok((table, TableLocation { offset, len: to_u32(clusters) }))
-    }
-
-    /// Returns the indexes of the blocks in which a refcount changes.
-    fn changed_blocks(&self) -> BTreeSet<u64> {
-        let mut blocks = BTreeSet::new();
-        for counts in [&self.added, &self.removed] {
-            let mut at = 0;
-            while let Some(cluster) = next_counted(counts, at, self.next) {
-                let block = cluster / self.per_block();
-                blocks.insert(block);
-                at = (block + 1) * self.per_block();
-            }
-        }
-        blocks
-    }
-
-    /// Allocates new clusters for blocks, which may change refcounts in further ones.
-    fn place_blocks(&mut self, blocks: &mut Blocks) -> Result<()> {
-        let (bits, per_block) = (self.cluster_bits(), self.per_block());
-        while let Some(block) = blocks.queue.pop_first() {
-            let old = self.space.table().get(to_usize(block)).copied().unwrap_or(0);
-            let is_unused = self.moves_blocks && self.is_unused(block)?;
-            let was_released = match is_unused {
-                true => !blocks.unused.insert(block),
-                false => blocks.unused.remove(&block),
-            };
-            if !is_unused {
-                let offset = self.allocate(1)?;
-                blocks.placed.insert(block, offset);
-                blocks.add((offset >> bits) / per_block);
-            }
-            if old != 0 && !was_released {
-                self.release(old, self.cluster_size(), 1)?;
-                blocks.add((old >> bits) / per_block);
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns true if a block has no refcounts, and will have none.
-    fn is_unused(&mut self, block: u64) -> Result<bool> {
-        let (first, mut is_unused) = (block * self.per_block(), true);
-        let (added, clusters) = (&self.added, first..first + self.per_block());
-        self.space.for_counts(clusters, |cluster, count| {
-            is_unused &= count == 0 && added.get(cluster) == 0;
-        })?;
-        Ok(is_unused)
-    }
-
-    /// Returns the number of clusters of the new refcount table.
-    fn table_clusters(&self, blocks: &Blocks) -> Result<u64> {
-        let per_cluster = self.cluster_size() / 8;
-        let last = blocks.placed.last_key_value().map_or(0, |(&last, _)| last);
-        let mut clusters = to_u64(self.space.table().len()).max(last + 1).div_ceil(per_cluster);
-        // The blocks that describe the table's own clusters, and those that describe these blocks.
-        let end = |clusters: u64| self.next + clusters + clusters / 32 + 16;
-        while end(clusters).div_ceil(self.per_block()) > clusters * per_cluster {
-            clusters += 1;
-        }
-        if clusters * self.cluster_size() > MAX_REFCOUNT_TABLE_BYTES.max(self.cluster_size()) {
-            return Err(Error::limit(
-                "the image file would grow beyond what its refcounts can cover",
-            ));
-        }
-        Ok(clusters)
-    }
-
-    /// Returns the words of a refcount block with all changes.
-    fn new_block(&self, block: u64) -> Result<Vec<u64>> {
-        let words = self.cluster_size() / 8;
-        let old = self.space.table().get(to_usize(block)).copied().unwrap_or(0);
-        let mut words = match old {
-            0 => vec![0; to_usize(words)],
-            offset => read_words(self.storage(), "refcount block", offset, words)?,
-        };
-        let order = self.image.header().refcount_order;
-        let first = block * self.per_block();
-        for cluster in first..first + self.per_block() {
-            let (added, removed) = (self.added.get(cluster), self.removed.get(cluster));
-            if added == removed {
-                continue;
-            }
-            let (word, bit) = refcount::position(cluster - first, order);
-            let count = refcount::extract(words[word], order, bit);
-            let count = count.checked_add(added).and_then(|count| count.checked_sub(removed));
-            let count = count.filter(|&count| count <= refcount::mask(order)).ok_or_else(|| {
-                Error::corrupt("refcount block", "the refcount of a cluster is too low or too high")
-                    .at(cluster << self.cluster_bits())
-            })?;
-            words[word] = refcount::insert(words[word], order, bit, count);
-        }
-        Ok(words)
-    }
-
     /// Shortens the file to the clusters that are used, and deallocates those before that.
-    fn deallocate(&mut self, table: &[u64]) -> Result<()> {
+    fn deallocate(&self, table: &[u64]) -> Result<()> {
         let (storage, bits) = (self.storage(), self.cluster_bits());
-        let mut counts = NewCounts { shadow: self, table, block: None };
+        let mut counts = NewCounts::new(self, table);
         let mut end = storage.current_len();
         if !storage.has_fixed_len() {
             let used = counts.end_of_used()? << bits;
@@ -453,7 +461,7 @@ impl<'a> Shadow<'a> {
         }
         let mut run = 0..0;
         let mut at = 0;
-        while let Some(cluster) = next_counted(&counts.shadow.removed, at, end >> bits) {
+        while let Some(cluster) = next_counted(&self.removed, at, end >> bits) {
             at = cluster + 1;
             if counts.get(cluster)? != 0 {
                 continue;
@@ -483,75 +491,6 @@ impl Drop for Shadow<'_> {
         for run in &self.taken {
             let _ = discard(storage, &(run.start..run.end.min(end)), self.cluster_bits());
         }
-    }
-}
-
-/// The refcount blocks that are written.
-#[derive(Default)]
-struct Blocks {
-    /// Indexes of those without a place yet.
-    queue: BTreeSet<u64>,
-    /// The host offsets of the others.
-    placed: BTreeMap<u64, u64>,
-    /// Indexes of blocks without refcounts, which are left out.
-    unused: BTreeSet<u64>,
-}
-
-impl Blocks {
-    fn add(&mut self, block: u64) {
-        if !self.placed.contains_key(&block) {
-            self.queue.insert(block);
-        }
-    }
-}
-
-/// The refcounts after the switch.
-struct NewCounts<'a, 'b> {
-    shadow: &'a Shadow<'b>,
-    table: &'a [u64],
-    /// The block that was read last, and its index.
-    block: Option<(u64, Vec<u64>)>,
-}
-
-impl NewCounts<'_, '_> {
-    /// Returns the words of a block, which are in memory afterwards.
-    fn block(&mut self, index: u64) -> Result<&[u64]> {
-        if self.block.as_ref().is_none_or(|block| block.0 != index) {
-            let storage = self.shadow.storage();
-            let mut bytes = vec![0; to_usize(self.shadow.cluster_size())];
-            let offset = self.table.get(to_usize(index)).copied().unwrap_or(0);
-            if offset != 0 {
-                let len = storage.current_len().saturating_sub(offset).min(to_u64(bytes.len()));
-                let read = storage.read_exact_at(&mut bytes[..to_usize(len)], offset);
-                read.map_err(|e| Error::io("cannot read", e).in_structure("refcount block"))?;
-            }
-            let words = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word));
-            self.block = Some((index, words.collect()));
-        }
-        Ok(self.block.as_ref().map_or(&[], |block| &block.1))
-    }
-
-    fn get(&mut self, cluster: u64) -> Result<u64> {
-        let (order, per_block) =
-            (self.shadow.image.header().refcount_order, self.shadow.per_block());
-        let (word, bit) = refcount::position(cluster % per_block, order);
-        Ok(refcount::extract(self.block(cluster / per_block)?[word], order, bit))
-    }
-
-    /// Returns the index of the cluster after the last one that is used.
-    fn end_of_used(&mut self) -> Result<u64> {
-        let per_block = self.shadow.per_block();
-        for block in (0..to_u64(self.table.len())).rev() {
-            if self.table[to_usize(block)] == 0 || self.block(block)?.iter().all(|&w| w == 0) {
-                continue;
-            }
-            for cluster in (block * per_block..(block + 1) * per_block).rev() {
-                if self.get(cluster)? != 0 {
-                    return Ok(cluster + 1);
-                }
-            }
-        }
-        Ok(0)
     }
 }
 

@@ -158,12 +158,17 @@ impl Qcow2Mut {
             if left_out == Some(entry.at) {
                 continue;
             }
-            let start = bytes.len();
-            bytes.resize(start + to_usize(entry.len), 0);
-            let read = self.storage.read_exact_at(&mut bytes[start..], entry.at);
-            read.map_err(|e| Error::io("cannot read", e).in_structure("snapshot table"))?;
+            bytes.append(&mut self.snapshot_entry(entry)?);
             bytes.resize(bytes.len().next_multiple_of(8), 0);
         }
+        Ok(bytes)
+    }
+
+    /// Returns an entry of the snapshot table as it is, without padding.
+    pub(super) fn snapshot_entry(&self, snapshot: &Snapshot) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; to_usize(snapshot.len)];
+        let read = self.storage.read_exact_at(&mut bytes, snapshot.at);
+        read.map_err(|e| Error::io("cannot read", e).in_structure("snapshot table"))?;
         Ok(bytes)
     }
 

@@ -55,6 +55,11 @@ pub(super) fn repair(
         step.change_header(|header| header.snapshots_offset = 0.into())?;
         step = examine()?;
     }
+    if !step.image.header.autoclear.difference(Autoclear::all()).is_empty() {
+        // What unknown bits say may be wrong after a repair. Changing the header clears them.
+        step.change_header(|_| {})?;
+        step = examine()?;
+    }
     if all {
         if step.found.damage.entries {
             entries::correct(&step)?;

@@ -108,7 +108,7 @@ const OPERATIONS: [Operation; 3] = [
 ];
 
 /// Returns the bytes of the disk and of each snapshot with its name.
-fn contents(image: &[u8]) -> Vec<(String, Vec<u8>)> {
+pub(in crate::ops) fn contents(image: &[u8]) -> Vec<(String, Vec<u8>)> {
     let open = |wanted: Option<SnapshotSelector>| {
         let source = Arc::new(MemorySource::new(image.to_vec()));
         options().snapshot(wanted).open_source(source, "a.qcow2").unwrap()
@@ -122,7 +122,7 @@ fn contents(image: &[u8]) -> Vec<(String, Vec<u8>)> {
     contents
 }
 
-fn assert_clean(image: &[u8], context: &dyn Fn() -> String) {
+pub(in crate::ops) fn assert_clean(image: &[u8], context: &dyn Fn() -> String) {
     let source = Arc::new(MemorySource::new(image.to_vec()));
     let image = options().open_source(source, "a.qcow2").unwrap();
     let mut findings = Vec::new();

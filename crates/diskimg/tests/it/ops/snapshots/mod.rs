@@ -1,16 +1,16 @@
 //! Internal snapshots of qcow2: created, applied and deleted by turns with qemu-img, and after a
 //! crash at any point.
 
-mod crash;
+pub(super) mod crash;
 mod hostile;
-mod sequences;
+pub(super) mod sequences;
 
 use diskimg::formats::qcow2::Qcow2Mut;
 use diskimg::{ErrorKind, Format, Image, OpenOptions, SnapshotSelector};
 use diskimg_testkit::tool::{assert_qemu_check, run, try_run};
 use std::path::{Path, PathBuf};
 
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 
 pub(super) fn options() -> OpenOptions {
     OpenOptions::new().format(Format::Qcow2)

@@ -4,13 +4,13 @@ use super::{MIB, bytes_of, id_or_name, options, qemu};
 use diskimg::formats::qcow2::Qcow2Mut;
 use diskimg::{NewSize, Resize, SnapshotSelector};
 use diskimg_testkit::tool::{assert_qemu_check, cases, run, try_run};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Marsaglia's xorshift64.
-struct Random(u64);
+pub(in crate::ops) struct Random(u64);
 
 impl Random {
-    fn below(&mut self, end: u64) -> u64 {
+    pub(in crate::ops) fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -29,20 +29,51 @@ const IMAGES: &[(&str, u64, bool)] = &[
     ("cluster_size=4k,refcount_bits=32,compression_type=zstd", 4 << 10, true),
 ];
 
-struct Lab {
-    path: PathBuf,
+/// An image, and what it should contain.
+pub(in crate::ops) struct Lab {
+    pub(in crate::ops) path: PathBuf,
     cluster: u64,
-    resizable: bool,
-    random: Random,
+    pub(in crate::ops) resizable: bool,
+    pub(in crate::ops) max_snapshots: usize,
+    pub(in crate::ops) random: Random,
     /// What the disk should contain.
-    disk: Vec<u8>,
+    pub(in crate::ops) disk: Vec<u8>,
     /// The snapshots with their IDs, in the order of the table.
-    snapshots: Vec<(u64, Vec<u8>)>,
-    log: Vec<String>,
+    pub(in crate::ops) snapshots: Vec<(u64, Vec<u8>)>,
+    pub(in crate::ops) log: Vec<String>,
 }
 
 impl Lab {
-    fn file(&self) -> &str {
+    /// Creates an image with up to 3 MiB in a directory, over a file of random bytes if
+    /// `has_backing` is true.
+    pub(in crate::ops) fn new(
+        dir: &Path,
+        (options, cluster, resizable): (&str, u64, bool),
+        seed: u64,
+        has_backing: bool,
+    ) -> Self {
+        let path = dir.join("a.qcow2");
+        let mut random = Random(seed);
+        for _ in 0..20 {
+            random.below(2);
+        }
+        let size = 512 * (1 + random.below(3 * MIB / 512));
+        let mut args = vec!["create", "-q", "-f", "qcow2", "-o", options];
+        let mut disk = vec![0; size as usize];
+        if has_backing {
+            disk.iter_mut().for_each(|byte| *byte = 1 + random.below(250) as u8);
+            std::fs::write(dir.join("base"), &disk).unwrap();
+            args.extend(["-b", "base", "-F", "raw"]);
+        }
+        let size = size.to_string();
+        args.extend([path.to_str().unwrap(), &size]);
+        run("qemu-img", args);
+        let log = vec![format!("{options} {size} seed {seed:#x} backing {has_backing}")];
+        let (max_snapshots, snapshots) = (6, Vec::new());
+        Self { path, cluster, resizable, max_snapshots, random, disk, snapshots, log }
+    }
+
+    pub(in crate::ops) fn file(&self) -> &str {
         self.path.to_str().unwrap()
     }
 
@@ -138,10 +169,10 @@ impl Lab {
         self.disk.resize(size as usize, 0);
     }
 
-    fn step(&mut self) {
+    pub(in crate::ops) fn step(&mut self) {
         let ours = self.random.below(3) > 0;
         match self.random.below(8) {
-            0 | 1 if self.snapshots.len() < 6 => self.create(ours),
+            0 | 1 if self.snapshots.len() < self.max_snapshots => self.create(ours),
             2 if !self.snapshots.is_empty() => self.apply(ours),
             3 if !self.snapshots.is_empty() => self.delete(ours),
             4 if self.resizable => self.resize(ours),
@@ -149,7 +180,7 @@ impl Lab {
         }
     }
 
-    fn assert_as_expected(&self) {
+    pub(in crate::ops) fn assert_as_expected(&self) {
         let log = || self.log.join("\n");
         let image = options().open(&self.path).unwrap_or_else(|e| panic!("{e}\n{}", log()));
         let mut found = Vec::new();
@@ -166,7 +197,7 @@ impl Lab {
     }
 
     /// Compares what QEMU reads.
-    fn assert_qemu_agrees(&self) {
+    pub(in crate::ops) fn assert_qemu_agrees(&self) {
         let raw = self.path.with_extension("raw");
         let raw = raw.to_str().unwrap();
         let read = |extra: &[&str]| {
@@ -188,22 +219,11 @@ impl Lab {
 fn snapshots_have_their_contents_after_random_operations_of_both_programs() {
     let rounds = u64::from(cases(6).cases);
     let mut steps = 0;
-    for (number, &(options, cluster, resizable)) in IMAGES.iter().enumerate() {
+    for (number, &image) in IMAGES.iter().enumerate() {
         for round in 0..rounds {
             let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join("a.qcow2");
             let seed = 0x9e37_79b9_7f4a_7c15 ^ (round << 8) ^ number as u64;
-            let mut random = Random(seed);
-            for _ in 0..20 {
-                random.below(2);
-            }
-            let size = 512 * (1 + random.below(3 * MIB / 512));
-            let args = ["create", "-q", "-f", "qcow2", "-o", options, path.to_str().unwrap()];
-            run("qemu-img", [&args[..], &[&size.to_string()]].concat());
-            let disk = vec![0; size as usize];
-            let log = vec![format!("{options} {size} seed {seed:#x}")];
-            let (snapshots, random) = (Vec::new(), random);
-            let mut lab = Lab { path, cluster, resizable, random, disk, snapshots, log };
+            let mut lab = Lab::new(dir.path(), image, seed, false);
             for _ in 0..30 {
                 lab.step();
                 lab.assert_as_expected();
