@@ -34,6 +34,10 @@ fn option(remedy: Remedy) -> String {
         Remedy::ForceShare => "-U reads it anyway",
         Remedy::AllowShrinking => "Use the --shrink option to perform a shrink operation.",
         Remedy::Repair => "'diskimg check -r all' repairs it",
+        Remedy::RemoveBitmap => "'diskimg bitmap --remove' deletes it",
+        Remedy::SkipBrokenBitmaps => {
+            "Try --skip-broken-bitmaps, or use 'diskimg bitmap --remove' to delete it"
+        }
         Remedy::GiveSize => "give SIZE, or a backing file to take it from",
         Remedy::ListOptions => "-o help lists the options",
         Remedy::Compress => "-c compresses the output",

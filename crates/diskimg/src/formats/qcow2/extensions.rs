@@ -19,7 +19,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 const END: u32 = 0;
 pub(crate) const BACKING_FORMAT: u32 = 0xe279_2aca;
 pub(crate) const FEATURE_NAMES: u32 = 0x6803_f857;
-const BITMAPS: u32 = 0x2385_2875;
+pub(crate) const BITMAPS: u32 = 0x2385_2875;
 const ENCRYPTION: u32 = 0x0537_be77;
 const DATA_FILE: u32 = 0x4441_5441;
 
@@ -67,6 +67,19 @@ pub(crate) struct BitmapDirectory {
     pub(crate) bytes: u64,
     /// Host offset.
     pub(crate) offset: u64,
+}
+
+impl BitmapDirectory {
+    /// Returns the content of the bitmaps extension.
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let raw = RawBitmaps {
+            count: self.count.into(),
+            reserved: U32::ZERO,
+            directory_bytes: self.bytes.into(),
+            directory_offset: self.offset.into(),
+        };
+        raw.as_bytes().to_vec()
+    }
 }
 
 /// Location of the LUKS header.

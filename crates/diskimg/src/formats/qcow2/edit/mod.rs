@@ -19,10 +19,11 @@
 //! modified; nor is one whose guest data is used more often than its refcounts say
 //! ([`references::verify`]).
 
-mod backing;
+mod bitmap_changes;
 mod bitmaps;
 mod compressed;
 mod empty;
+mod first_cluster;
 mod metadata;
 mod pages;
 mod references;
@@ -51,6 +52,7 @@ use crate::open::OpenContext;
 use crate::remedy::Remedy;
 use crate::storage::edit::{Edit, Edits, Reopened, Storage};
 use crate::storage::source::{HostFileId, Source};
+pub(super) use bitmap_changes::{BitmapChanges, Disk};
 use space::{Changes, TableLocation};
 use std::sync::Arc;
 use zerocopy::FromBytes;
@@ -142,7 +144,7 @@ impl MutableLayer for Qcow2Mut {
     }
 
     fn backing_edits(&self, backing: Option<&Backing>) -> Result<Edits> {
-        backing::edits(&*self.storage, self.header().cluster_size(), backing)
+        first_cluster::backing_edits(&*self.storage, self.header().cluster_size(), backing)
     }
 
     fn make_empty(self: Box<Self>) -> Result<bool> {
@@ -234,7 +236,7 @@ impl Qcow2Mut {
         edits.apply(&*self.storage).map_err(|e| Error::io("cannot modify the image", e))
     }
 
-    fn header(&self) -> &Header {
+    pub(super) fn header(&self) -> &Header {
         &self.old.header
     }
 
@@ -248,7 +250,6 @@ impl Qcow2Mut {
     /// # Errors
     /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the bitmap directory is damaged.
     fn bitmaps(&self) -> Result<&[Bitmap]> {
-        let damaged = |error: &Error| Error::corrupt("bitmap directory", error.without_remedy());
-        self.old.bitmaps.as_deref().map_err(damaged)
+        self.old.bitmap_entries()
     }
 }

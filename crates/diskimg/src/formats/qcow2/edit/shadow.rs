@@ -267,14 +267,16 @@ impl<'a> Shadow<'a> {
     }
 
     /// Allocates and writes a table of whole clusters. Returns its host offset, 0 for an empty one.
-    pub(super) fn store(&mut self, mut bytes: Vec<u8>) -> Result<u64> {
+    pub(super) fn store(&mut self, bytes: &[u8]) -> Result<u64> {
         let size = self.cluster_size();
         if bytes.is_empty() {
             return Ok(0);
         }
-        bytes.resize(bytes.len().next_multiple_of(to_usize(size)), 0);
-        let offset = self.allocate(to_u64(bytes.len()) / size)?;
-        self.write(offset, &bytes)?;
+        let len = to_u64(bytes.len()).next_multiple_of(size);
+        let offset = self.allocate(len / size)?;
+        self.write(offset, bytes)?;
+        let padding = len - to_u64(bytes.len());
+        self.write(offset + to_u64(bytes.len()), &vec![0; to_usize(padding)])?;
         Ok(offset)
     }
 
@@ -290,7 +292,27 @@ impl<'a> Shadow<'a> {
     /// # Errors
     /// As [`allocate`](Self::allocate), and [`Limit`](crate::ErrorKind::Limit) if the refcount table
     /// would become larger than QEMU accepts.
-    pub(super) fn switch(mut self, change: impl FnOnce(&mut RawHeader)) -> Result<()> {
+    pub(super) fn switch(self, change: impl FnOnce(&mut RawHeader)) -> Result<()> {
+        self.switch_by(|image, set_location| {
+            let mut edits = Edits::new();
+            edits.phase([image.change_header(|raw| {
+                set_location(raw);
+                change(raw);
+            })?]);
+            Ok(edits)
+        })
+    }
+
+    /// As [`switch`](Self::switch), with all that `edits` returns: modifications of the header's
+    /// cluster, of which one write of sector 0 makes everything effective. It gets a function that
+    /// sets the location of the new refcount table.
+    ///
+    /// # Errors
+    /// As [`switch`](Self::switch), and the errors of `edits`.
+    pub(super) fn switch_by(
+        mut self,
+        edits: impl FnOnce(&Qcow2Mut, &dyn Fn(&mut RawHeader)) -> Result<Edits>,
+    ) -> Result<()> {
         let (table, location) = self.store_refcounts()?;
         self.write_pending()?;
         let storage = self.storage();
@@ -298,15 +320,12 @@ impl<'a> Shadow<'a> {
         if !storage.has_fixed_len() && end > storage.current_len() {
             storage.set_len(end).map_err(cannot_modify)?;
         }
-        let edit = self.image.change_header(|raw| {
+        let edits = edits(self.image, &|raw| {
             raw.refcount_table_offset = location.offset.into();
             raw.refcount_table_clusters = location.len.into();
-            change(raw);
         })?;
         storage.barrier().map_err(cannot_modify)?;
         self.is_switched = true;
-        let mut edits = Edits::new();
-        edits.phase([edit]);
         edits.apply(storage).map_err(cannot_modify)?;
         self.deallocate(&table)
     }
