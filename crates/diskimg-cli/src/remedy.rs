@@ -12,7 +12,8 @@ pub(crate) fn second_image_message(error: &Error) -> String {
     error.describe(|remedy| Some(option(remedy).replace("-f", "-F")))
 }
 
-fn option(remedy: Remedy) -> String {
+/// The option that helps.
+pub(crate) fn option(remedy: Remedy) -> String {
     let text = match remedy {
         Remedy::RaiseLimit(name) => return format!("--limit {name}=N raises the limit"),
         Remedy::DropFromImage(what) => return format!("--drop {what} leaves it out"),

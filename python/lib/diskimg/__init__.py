@@ -20,6 +20,14 @@ raw disk.
 The GIL is released during all work. All objects may be used from several threads at once.
 """
 
+from diskimg._bitmaps import (
+    add_bitmap,
+    clear_bitmap,
+    disable_bitmap,
+    enable_bitmap,
+    merge_bitmap,
+    remove_bitmap,
+)
 from diskimg._errors import (
     CorruptError,
     Error,
@@ -50,6 +58,7 @@ from diskimg._operations import (
 )
 from diskimg._partitions import FileSystem, Partition, PartitionTable
 from diskimg._results import (
+    Bitmap,
     CheckReport,
     Child,
     Committed,
@@ -77,6 +86,7 @@ from diskimg._snapshots import apply_snapshot, create_snapshot, delete_snapshot
 __all__ = [
     "FORMATS",
     "LIMITS",
+    "Bitmap",
     "CheckReport",
     "Child",
     "Committed",
@@ -114,8 +124,10 @@ __all__ = [
     "TransientError",
     "UnsupportedError",
     "__version__",
+    "add_bitmap",
     "apply_snapshot",
     "check",
+    "clear_bitmap",
     "commit",
     "compare",
     "convert",
@@ -124,12 +136,16 @@ __all__ = [
     "create_snapshot",
     "delete_snapshot",
     "detect",
+    "disable_bitmap",
+    "enable_bitmap",
     "info",
     "inspect",
     "map",
     "measure",
+    "merge_bitmap",
     "open",
     "rebase",
+    "remove_bitmap",
     "resize",
     "sandboxed",
 ]

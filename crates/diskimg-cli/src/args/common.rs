@@ -105,6 +105,11 @@ impl Policy {
         self.image_opts || name.to_str().is_some_and(|name| name.starts_with("json:"))
     }
 
+    /// Returns the policy without `--image-opts`, for an image that is always given by its name.
+    pub(crate) fn of_file_names(self) -> Self {
+        Self { image_opts: false, ..self }
+    }
+
     /// Returns the options for opening an image.
     pub(crate) fn options(&self) -> OpenOptions {
         OpenOptions::new()
@@ -288,6 +293,22 @@ impl Input {
             Some(_) => Err(Failure::not_supported("json: or --image-opts for an image to modify")),
             None => Ok(()),
         }
+    }
+
+    /// Verifies that the image is a file, which can be modified. A description (`json:`,
+    /// `--image-opts`) may say no more than the file's name and its format.
+    pub(crate) fn require_one_file(&mut self) -> Result<(), Failure> {
+        let Some(node) = &self.node else { return Ok(()) };
+        let Some((driver, name)) = node.as_file() else {
+            let what = "a description of an image to modify that is not a format in a file";
+            return Err(Failure::not_supported(what));
+        };
+        if let Some(driver) = driver {
+            self.options = self.options.clone().format(format(&driver)?);
+        }
+        self.path = PathBuf::from(name);
+        self.node = None;
+        Ok(())
     }
 
     /// Returns the options for opening the image, as the program that the command was run as.

@@ -2,6 +2,7 @@
 //! `Args::parse` validates it and returns the `Job` that the command runs.
 
 pub(crate) mod advice;
+pub(crate) mod bitmap;
 pub(crate) mod check;
 pub(crate) mod commit;
 pub(crate) mod common;
@@ -94,6 +95,7 @@ enum CommandArgs {
     Rebase(rebase::Args),
     Commit(commit::Args),
     Snapshot(snapshot::Args),
+    Bitmap(bitmap::Args),
     Iso(iso::Args),
     /// Create an ISO image; takes the options of mkisofs.
     #[command(aliases = ["genisoimage", "xorrisofs"], disable_help_flag = true)]
@@ -166,6 +168,8 @@ pub(crate) enum Command {
     Commit(commit::Job),
     /// `snapshot`.
     Snapshot(snapshot::Job),
+    /// `bitmap`.
+    Bitmap(bitmap::Job),
     /// `iso info`, `iso boot`.
     IsoShow(iso::show::Job),
     /// `iso ls`.
@@ -264,6 +268,7 @@ fn operands(command: &str) -> &'static str {
         "create" => "FILE [SIZE]",
         "measure" => "{FILE | --size SIZE}",
         "resize" => "FILE [+|-]SIZE",
+        "bitmap" => "FILE BITMAP",
         "dd" => "if=FILE of=FILE [bs=SIZE] [skip=N] [count=N]",
         "mkisofs" => "[-o IMAGE] FILE...",
         "xorriso" => "COMMAND...",
@@ -295,7 +300,9 @@ fn styled(text: &str) -> StyledStr {
 
 /// Lets the value of an option begin with a hyphen, as getopt does.
 fn allow_hyphen_values(arg: clap::Arg) -> clap::Arg {
-    let takes_value = arg.get_action().takes_values() && !arg.is_positional();
+    // Flags whose positions matter take no values.
+    let is_flag = arg.get_num_args().is_some_and(|values| !values.takes_values());
+    let takes_value = arg.get_action().takes_values() && !is_flag && !arg.is_positional();
     if takes_value { arg.allow_hyphen_values(true) } else { arg }
 }
 
@@ -353,6 +360,7 @@ pub(crate) fn parse(
         CommandArgs::Rebase(args) => run(args.parse()?, Command::Rebase),
         CommandArgs::Commit(args) => run(args.parse()?, Command::Commit),
         CommandArgs::Snapshot(args) => run(args.parse()?, Command::Snapshot),
+        CommandArgs::Bitmap(args) => run(args.parse()?, Command::Bitmap),
         CommandArgs::Iso(args) => args.parse()?,
         // Reached when run as qemu-img or with options before the command; otherwise mkisofs::parse
         // has handled the line above.

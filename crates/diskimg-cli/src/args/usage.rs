@@ -7,7 +7,7 @@ use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Commands of qemu-img that are not supported.
-const UNSUPPORTED: [&str; 3] = ["amend", "bench", "bitmap"];
+const UNSUPPORTED: [&str; 2] = ["amend", "bench"];
 
 /// Options that `-h` leaves out, so that its help fits on a screen, by command; those of an empty
 /// name are left out everywhere.
@@ -16,6 +16,7 @@ const RARELY_USED: [(&str, &[&str]); 8] = [
     (
         "convert",
         &[
+            "bitmaps",
             "cache",
             "copy_range_offloading",
             "force",
@@ -28,6 +29,7 @@ const RARELY_USED: [(&str, &[&str]); 8] = [
             "report",
             "salvage",
             "sha256",
+            "skip_broken_bitmaps",
             "source_cache",
             "sparse_size",
             "strict",

@@ -1,5 +1,6 @@
 //! The commands: each runs its job and returns the exit code.
 
+mod bitmap;
 mod check;
 mod commit;
 mod compare;
@@ -46,6 +47,7 @@ pub(crate) fn calls(command: &Command) -> Calls {
         Command::Create(job) => Calls::create(&job.path).and_options(&job.options),
         Command::Dd(job) => Calls::create(&job.output).and_options(&job.options).and_spool(),
         Command::Resize(_) | Command::Rebase(_) | Command::Commit(_) => Calls::modify(),
+        Command::Bitmap(_) => Calls::modify().and_spool(),
         Command::Snapshot(job) if job.action != Action::List => Calls::modify(),
         Command::IsoExtract(job) => Calls::extract(Extract {
             owners: job.options.owners,
@@ -116,6 +118,7 @@ pub(crate) fn run(command: Command, console: &Console) -> Result<u8, Failure> {
         Command::Rebase(job) => rebase::run(&job, console),
         Command::Commit(job) => commit::run(&job, console),
         Command::Snapshot(job) => snapshot::run(&job, console),
+        Command::Bitmap(job) => bitmap::run(&job, console),
         Command::IsoShow(job) => iso::show::run(&job, console),
         Command::IsoLs(job) => iso::ls::run(&job, console),
         Command::IsoCat(job) => iso::cat::run(&job, console),

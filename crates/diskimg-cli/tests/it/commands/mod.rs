@@ -1,6 +1,7 @@
 //! Tests of the commands, one file each; `ewf`, `ova`, `vdi`, `vmdk` and `scale` run several commands.
 
 mod apple_sparse;
+mod bitmap;
 mod chains;
 mod check;
 mod compare;

@@ -233,6 +233,7 @@ fn a_link_of_another_user_in_a_shared_directory_is_not_followed() {
         "create -q -f raw shared/r 1M",
         "resize -q shared/q +1M",
         "snapshot -q -c s shared/q",
+        "bitmap --add shared/q b",
         "iso create -q -o shared/new a.raw",
         "iso extract -C shared/dir i.iso",
         "iso extract -C shared/dir/new/dir i.iso",

@@ -48,6 +48,7 @@ const CASES: &[Case] = &[
     Case { line: "resize --external-files none in/disk.qcow2 +1M", parsing: NONE, running: NONE },
     Case { line: "dd --external-files none -O qcow2 if=in/disk.qcow2 of=out/x.qcow2 count=9", parsing: OUT, running: OUT },
     Case { line: "snapshot --external-files none -c s in/disk.qcow2", parsing: NONE, running: NONE },
+    Case { line: "bitmap --external-files none --add in/disk.qcow2 b", parsing: NONE, running: NONE },
     Case { line: "iso ls --external-files none in/tree.iso", parsing: NONE, running: NONE },
     Case { line: "iso cat --external-files none in/tree.iso a", parsing: NONE, running: NONE },
     Case { line: "iso verify --external-files none in/tree.iso", parsing: NONE, running: NONE },

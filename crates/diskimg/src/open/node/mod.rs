@@ -34,7 +34,8 @@ use crate::model::image::Image;
 use crate::open::OpenOptions;
 use crate::storage::source::Source;
 use graph::Graph;
-use options::NodeOptions;
+use keys::{FILE, FILE_DRIVERS, GENERIC};
+use options::{Child, NodeOptions};
 use std::sync::Arc;
 
 /// An image that is described by options; see [`OpenOptions::open_node`].
@@ -78,6 +79,24 @@ impl Node {
     /// data files.
     pub fn file_names(&self) -> Vec<&str> {
         self.0.texts("filename")
+    }
+
+    /// Returns the driver, if there is one, and the name of the file if the image is a format in a
+    /// file of the host, and nothing else is said of it that makes a difference.
+    pub fn as_file(&self) -> Option<(Option<String>, String)> {
+        let mut node = self.0.clone();
+        let driver = node.take("driver").ok()?;
+        let Some(Child::Node(mut file)) = node.take_child("file") else { return None };
+        let of_file = file.take("driver").ok()?;
+        let is_file = of_file.is_none_or(|name| FILE_DRIVERS.contains(&&*name));
+        let name = file.take("filename").ok()??;
+        for part in [&mut node, &mut file] {
+            part.ignore(&GENERIC);
+            part.ignore(&["node-name"]);
+        }
+        file.ignore(&FILE);
+        let is_plain = is_file && node.first_key().is_none() && file.first_key().is_none();
+        is_plain.then_some((driver, name))
     }
 }
 

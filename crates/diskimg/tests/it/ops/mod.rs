@@ -1,5 +1,6 @@
 //! Tests of the operations.
 
+mod bitmaps;
 mod chains;
 mod commit;
 mod convert;

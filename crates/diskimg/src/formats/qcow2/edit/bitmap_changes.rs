@@ -144,8 +144,8 @@ impl BitmapChanges {
         if self.bitmaps.len() >= MAX_BITMAPS {
             return Err(Error::limit("Maximum number of persistent bitmaps is already reached"));
         }
-        let old = self.bitmaps.iter().map(|changed| changed.entry.encoded_len()).sum::<u64>();
-        match old + new.encoded_len() > MAX_DIRECTORY_BYTES {
+        let lengths = self.bitmaps.iter().map(|changed| changed.entry.encoded_len());
+        match lengths.sum::<u64>() + new.encoded_len() > MAX_DIRECTORY_BYTES {
             true => Err(Error::limit("Not enough space in the bitmap directory")),
             false => Ok(()),
         }
@@ -154,8 +154,11 @@ impl BitmapChanges {
     /// # Errors
     /// Returns [`Invalid`](crate::ErrorKind::Invalid) if there is no such bitmap.
     fn position(&self, name: &str) -> Result<usize> {
-        let found = self.bitmaps.iter().position(|changed| changed.entry.name() == name);
-        found.ok_or_else(|| bitmap::not_found(name))
+        let is_named = |changed: &Changed| match std::str::from_utf8(&changed.entry.raw_name) {
+            Ok(found) => found == name,
+            Err(_) => changed.entry.name() == name,
+        };
+        self.bitmaps.iter().position(is_named).ok_or_else(|| bitmap::not_found(name))
     }
 
     /// Returns a bitmap that can be changed.
@@ -170,6 +173,14 @@ impl BitmapChanges {
             true => Err(bitmap::inconsistent(name)),
             false => Ok(changed),
         }
+    }
+
+    /// Verifies that a bitmap can be changed.
+    ///
+    /// # Errors
+    /// As [`consistent`](Self::consistent).
+    pub(in super::super) fn require_consistent(&mut self, name: &str) -> Result<()> {
+        self.consistent(name).map(drop)
     }
 
     /// Removes a bitmap.
@@ -374,5 +385,38 @@ fn require_same_size(disk_size: u64, source: &DirtyBitmap) -> Result<()> {
              and can't be merged",
             source.disk_size()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_bitmaps_and_the_length_of_their_names_are_limited() {
+        let disk = Disk { version: 3, size: 1 << 20, cluster_size: 512 };
+        let add = |count: usize, name: &str| {
+            let old = new_entry(&"n".repeat(1023), 512).expect("is valid");
+            let bitmaps = vec![Changed { entry: old, sources: None }; count];
+            let mut changes = BitmapChanges { bitmaps, is_changed: false };
+            changes.add(disk, name, None).map_err(|e| e.to_string())
+        };
+        add(64_000, "x").expect("has room");
+        let error = add(64_035, &"x".repeat(1023)).expect_err("is full");
+        assert_eq!(error, "Not enough space in the bitmap directory");
+        let error = add(MAX_BITMAPS, "x").expect_err("is full");
+        assert_eq!(error, "Maximum number of persistent bitmaps is already reached");
+        let error = add(0, &"x".repeat(1024)).expect_err("is too long");
+        assert_eq!(error, "Name length exceeds maximum (1023 characters)");
+    }
+
+    #[test]
+    fn a_bitmap_takes_at_most_512_mib() {
+        let mut changes = BitmapChanges::default();
+        let disk = Disk { version: 3, size: 2 << 40, cluster_size: 65_536 };
+        changes.add(disk, "just fits", Some(512)).expect("fits");
+        let larger = Disk { size: (2 << 40) + 512, ..disk };
+        changes.add(larger, "too large", Some(512)).expect_err("is too large");
+        changes.add(larger, "coarser", Some(1024)).expect("fits");
     }
 }

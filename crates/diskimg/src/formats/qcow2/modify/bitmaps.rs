@@ -97,6 +97,14 @@ impl BitmapChanges<'_> {
         self.make(|changes, _| changes.enable(name, false))
     }
 
+    /// Verifies that a bitmap can be changed.
+    ///
+    /// # Errors
+    /// As [`clear`](Self::clear).
+    pub fn require_consistent(&mut self, name: &str) -> Result<()> {
+        self.make(|changes, _| changes.require_consistent(name))
+    }
+
     /// Makes dirty in `target` what is dirty in `source`, another bitmap of the image. They may have
     /// different granularities. The bits of `source` must not have been changed before.
     ///
