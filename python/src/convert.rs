@@ -44,6 +44,8 @@ pub(crate) struct ConvertArgs {
     direct: bool,
     in_place: bool,
     target_is_zero: bool,
+    bitmaps: bool,
+    skip_broken_bitmaps: bool,
 }
 
 /// Where the output goes.
@@ -165,7 +167,9 @@ impl ConvertArgs {
                 .verify_manifest(self.verify_manifest)
                 .durability(if self.durable { Durability::Flushed } else { Durability::Cached })
                 .caching(if self.direct { Caching::Direct } else { Caching::Buffered })
-                .target_is_zero(self.target_is_zero);
+                .target_is_zero(self.target_is_zero)
+                .bitmaps(self.bitmaps)
+                .skip_broken_bitmaps(self.skip_broken_bitmaps);
             if let Some(name) = self.backing {
                 convert = convert.backing(arguments::backing(name, self.backing_format));
             }

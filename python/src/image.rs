@@ -146,6 +146,27 @@ impl Image {
         json(&self.run(py, |image| image.info(layer))?)
     }
 
+    /// Returns the dirty bitmaps as JSON; `None` if images of this format and version have none.
+    fn bitmaps(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        self.run(py, diskimg::Image::dirty_bitmaps)?.as_ref().map(json).transpose()
+    }
+
+    /// Returns the dirty parts of a guest range, as pairs of start and end.
+    fn dirty_ranges(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        start: u64,
+        end: u64,
+    ) -> PyResult<Vec<(u64, u64)>> {
+        self.run(py, |image| {
+            let mut ranges = Vec::new();
+            let each = |range: std::ops::Range<u64>| ranges.push((range.start, range.end));
+            image.dirty_bitmap(name)?.for_each_dirty(start..end, each)?;
+            Ok(ranges)
+        })
+    }
+
     /// Returns at most `max_count` extents between `start` and `end`. To continue, call it again
     /// with the end of the last extent as `start`.
     fn extents(

@@ -16,6 +16,7 @@
 //! This module is private to the package: its names and signatures may change at any time.
 
 mod arguments;
+mod bitmaps;
 mod cluster;
 mod command;
 mod confine;
@@ -34,6 +35,8 @@ mod work;
 /// The module `diskimg._native`.
 #[pyo3::pymodule(gil_used = false)]
 mod _native {
+    #[pymodule_export]
+    use crate::bitmaps::change_bitmap;
     #[pymodule_export]
     use crate::command::run_command;
     #[pymodule_export]

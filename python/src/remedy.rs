@@ -30,6 +30,10 @@ pub(crate) fn argument(remedy: Remedy) -> Option<String> {
         Remedy::AllowShrinking => "shrink=True allows it",
         Remedy::Repair => "check(…, repair=\"all\") repairs it",
         Remedy::Rebase => "diskimg.rebase() changes it",
+        Remedy::RemoveBitmap => "diskimg.remove_bitmap() deletes it",
+        Remedy::SkipBrokenBitmaps => {
+            "skip_broken_bitmaps=True leaves it out, diskimg.remove_bitmap() deletes it"
+        }
         Remedy::GiveSize => "give size=, or backing= to take it from",
         Remedy::ListOptions => "diskimg.create_options() lists the options",
         Remedy::Compress => "compress=True compresses the output",

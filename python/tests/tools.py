@@ -19,6 +19,13 @@ def qemu_img(*arguments: object) -> str:
     return run.stdout
 
 
+def qemu_io(command: str, path: Path) -> None:
+    """Run a command of ``qemu-io`` on a qcow2 image."""
+    subprocess.run(
+        ["qemu-io", "-f", "qcow2", "-c", command, str(path)], check=True, capture_output=True
+    )
+
+
 def qemu_version() -> tuple[int, ...]:
     """Return the version of ``qemu-img``, such as ``(10, 0, 2)``."""
     return tuple(int(part) for part in qemu_img("--version").split()[2].split("."))

@@ -12,7 +12,8 @@ pub(crate) fn second_image_message(error: &Error) -> String {
     error.describe(|remedy| Some(option(remedy).replace("-f", "-F")))
 }
 
-fn option(remedy: Remedy) -> String {
+/// The option that helps.
+pub(crate) fn option(remedy: Remedy) -> String {
     let text = match remedy {
         Remedy::RaiseLimit(name) => return format!("--limit {name}=N raises the limit"),
         Remedy::DropFromImage(what) => return format!("--drop {what} leaves it out"),
@@ -35,6 +36,10 @@ fn option(remedy: Remedy) -> String {
         Remedy::AllowShrinking => "Use the --shrink option to perform a shrink operation.",
         Remedy::Repair => "'diskimg check -r all' repairs it",
         Remedy::Rebase => "'diskimg rebase' changes it",
+        Remedy::RemoveBitmap => "'diskimg bitmap --remove' deletes it",
+        Remedy::SkipBrokenBitmaps => {
+            "Try --skip-broken-bitmaps, or use 'diskimg bitmap --remove' to delete it"
+        }
         Remedy::GiveSize => "give SIZE, or a backing file to take it from",
         Remedy::ListOptions => "-o help lists the options",
         Remedy::Compress => "-c compresses the output",

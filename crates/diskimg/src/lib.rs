@@ -100,6 +100,7 @@ mod words;
 
 pub use error::{Error, ErrorKind, Result};
 pub use model::backing::Backing;
+pub use model::bitmap::DirtyBitmap;
 pub use model::extent;
 pub use model::extents::Extents;
 pub use model::fetch::Fetcher;

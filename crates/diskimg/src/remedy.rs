@@ -58,6 +58,11 @@ pub enum Remedy {
     Repair,
     /// Change the backing file in another way: [`Rebase`](crate::Rebase).
     Rebase,
+    /// Remove the inconsistent bitmap: `formats::qcow2::Qcow2Mut::remove_bitmap`.
+    RemoveBitmap,
+    /// Remove the inconsistent bitmap, or leave it out:
+    /// [`Convert::skip_broken_bitmaps`](crate::Convert::skip_broken_bitmaps).
+    SkipBrokenBitmaps,
     /// Give the size of the new disk: [`Create::size`](crate::Create::size).
     GiveSize,
     /// Look up the options of the format:
@@ -132,6 +137,10 @@ impl fmt::Display for Remedy {
             Self::AllowShrinking => "Resize::shrink allows it",
             Self::Repair => "Repair with RepairScope::All repairs it",
             Self::Rebase => "Rebase changes it",
+            Self::RemoveBitmap => "Qcow2Mut::remove_bitmap deletes it",
+            Self::SkipBrokenBitmaps => {
+                "Convert::skip_broken_bitmaps leaves it out, Qcow2Mut::remove_bitmap deletes it"
+            }
             Self::GiveSize => "set Create::size, or name a backing file to take it from",
             Self::ListOptions => "Format::options lists the options",
             Self::Compress => "Convert::compress compresses the output",

@@ -21,6 +21,14 @@ The GIL is released during all work. All objects may be used from several thread
 """
 
 from diskimg._bench import bench
+from diskimg._bitmaps import (
+    add_bitmap,
+    clear_bitmap,
+    disable_bitmap,
+    enable_bitmap,
+    merge_bitmap,
+    remove_bitmap,
+)
 from diskimg._errors import (
     CorruptError,
     Error,
@@ -52,6 +60,7 @@ from diskimg._operations import (
 from diskimg._partitions import FileSystem, Partition, PartitionTable
 from diskimg._results import (
     Amended,
+    Bitmap,
     CheckReport,
     Child,
     Committed,
@@ -80,6 +89,7 @@ __all__ = [
     "FORMATS",
     "LIMITS",
     "Amended",
+    "Bitmap",
     "CheckReport",
     "Child",
     "Committed",
@@ -118,9 +128,11 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "amend",
+    "add_bitmap",
     "apply_snapshot",
     "bench",
     "check",
+    "clear_bitmap",
     "commit",
     "compare",
     "convert",
@@ -129,12 +141,16 @@ __all__ = [
     "create_snapshot",
     "delete_snapshot",
     "detect",
+    "disable_bitmap",
+    "enable_bitmap",
     "info",
     "inspect",
     "map",
     "measure",
+    "merge_bitmap",
     "open",
     "rebase",
+    "remove_bitmap",
     "resize",
     "sandboxed",
 ]

@@ -9,11 +9,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
 from diskimg import _native
-from diskimg._errors import Error, UnsupportedError
+from diskimg._errors import Error, InvalidError, UnsupportedError
 from diskimg._file import ImageFile
 from diskimg._partitions import FileSystem, PartitionTable
 from diskimg._progress import Progress, progress_callback
-from diskimg._results import CheckReport, Extent, Finding, Info, Measure, Snapshot
+from diskimg._results import Bitmap, CheckReport, Extent, Finding, Info, Measure, Snapshot
 from diskimg._types import amount, file_or_name, open_args, option_pairs
 from diskimg._words import choice
 from diskimg.types import BinaryReader, ExternalFiles, Format, Node, OptionValue, Path
@@ -27,6 +27,9 @@ _EXTENTS = 4096
 _CHUNK = 256 << 10
 """Bytes read into a caller's buffer at a time. The data passes through a copy; at this size the
 copy stays in the CPU cache."""
+
+_BITS = 1 << 20
+"""Maximum number of bits of a bitmap that are read at a time."""
 
 _SUMMARY_SECONDS = 2.0
 """Time after which a notebook shows an image without its map."""
@@ -250,6 +253,64 @@ class Image:
                 extent = Extent(*entry)
                 yield extent
             at = extent.end
+
+    def bitmaps(self) -> tuple[Bitmap, ...]:
+        """List the dirty bitmaps, not those of backing files.
+
+        Raises:
+            CorruptError: The list is damaged.
+        """
+        bitmaps = self._native.bitmaps()
+        return tuple(map(Bitmap._from_json, json.loads(bitmaps))) if bitmaps else ()
+
+    def dirty_ranges(
+        self, bitmap: str, start: int = 0, end: int | None = None
+    ) -> Iterator[tuple[int, int]]:
+        """Iterate over what a dirty bitmap has recorded, in ascending order.
+
+        >>> diskimg.create("disk.qcow2", "1G").size
+        1073741824
+        >>> diskimg.add_bitmap("disk.qcow2", "since-monday")
+        >>> with diskimg.open("disk.qcow2", "qcow2") as image:
+        ...     sum(end - start for start, end in image.dirty_ranges("since-monday"))
+        0
+
+        Args:
+            bitmap: The name of the bitmap.
+            start: First guest offset.
+            end: Guest offset past the last byte; by default, and at most, the end of the disk.
+
+        Returns:
+            Pairs of guest offsets: the first byte, and past the last byte.
+
+        Raises:
+            InvalidError: There is no such bitmap; also a `ValueError`.
+            UnsupportedError: The bitmap is inconsistent.
+            Error: The bitmap cannot be read or is damaged.
+        """
+        at = amount("start", start)
+        end = self.size if end is None else min(amount("end", end), self.size)
+        sizes = [found.granularity for found in self.bitmaps() if found.name == bitmap]
+        if not sizes:
+            raise InvalidError(f"{self.name}: Dirty bitmap '{bitmap}' not found")
+        return self._dirty_ranges(bitmap, at, end, sizes[0] * _BITS)
+
+    def _dirty_ranges(
+        self, bitmap: str, at: int, end: int, window: int
+    ) -> Iterator[tuple[int, int]]:
+        last = (at, at)
+        while at < end:
+            next_at = min((at // window + 1) * window, end)
+            for first, past in self._native.dirty_ranges(bitmap, at, next_at):
+                if last[1] == first:
+                    last = (last[0], past)
+                else:
+                    if last[0] < last[1]:
+                        yield last
+                    last = (first, past)
+            at = next_at
+        if last[0] < last[1]:
+            yield last
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Read exactly ``size`` guest bytes at ``offset``.

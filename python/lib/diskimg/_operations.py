@@ -99,6 +99,8 @@ def convert(
     direct: bool = False,
     in_place: bool = False,
     target_is_zero: bool = False,
+    bitmaps: bool = False,
+    skip_broken_bitmaps: bool = False,
     secrets: Mapping[str, bytes] | None = None,
 ) -> Report:
     """Convert an image to another format.
@@ -180,6 +182,8 @@ def convert(
             (``qemu-img convert -n``). It keeps its options, snapshots, backing file, further
             files and the data beyond the end of the source; enabled bitmaps record the writes.
         target_is_zero: With ``in_place``: assume that ``dst`` reads as zeros.
+        bitmaps: Copy the dirty bitmaps of ``src``, not those of its backing files (qcow2).
+        skip_broken_bitmaps: Leave out inconsistent bitmaps, with a warning, instead of failing.
         secrets: Passwords and keys of the source by ID, as for `open`.
 
     Raises:
@@ -221,6 +225,8 @@ def convert(
         raise InvalidError("backing_format without backing")
     if target_is_zero and not in_place:
         raise InvalidError("target_is_zero needs in_place=True")
+    if skip_broken_bitmaps and not bitmaps:
+        raise InvalidError("skip_broken_bitmaps needs bitmaps=True")
     if part is not None and ((several and len(sources) != 1) or min(part) < 0):
         raise InvalidError("part needs one source, an offset and a length")
     if rate_limit == 0:
@@ -256,6 +262,8 @@ def convert(
         "direct": direct,
         "in_place": in_place,
         "target_is_zero": target_is_zero,
+        "bitmaps": bitmaps,
+        "skip_broken_bitmaps": skip_broken_bitmaps,
     }
     given = [(file_or_name(source), how) for source in sources]
     output = file_or_name(dst)

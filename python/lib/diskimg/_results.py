@@ -25,6 +25,33 @@ def _fields(facts: Json) -> Json:
 
 
 @dataclass(frozen=True, slots=True)
+class Bitmap:
+    """A dirty bitmap of a qcow2 image: it records which parts of the disk were written.
+
+    >>> diskimg.create("disk.qcow2", "1G").size
+    1073741824
+    >>> diskimg.add_bitmap("disk.qcow2", "since-monday")
+    >>> with diskimg.open("disk.qcow2", "qcow2") as image:
+    ...     image.bitmaps()
+    (Bitmap(name='since-monday', granularity=65536, enabled=True, inconsistent=False),)
+    """
+
+    name: str
+    """Name."""
+    granularity: int
+    """Guest bytes per bit."""
+    enabled: bool
+    """Whether writes are recorded."""
+    inconsistent: bool
+    """Whether the bitmap was not stored properly, for example because a program that uses the
+    image was killed. It can only be removed."""
+
+    @classmethod
+    def _from_json(cls, facts: Json) -> Bitmap:
+        return cls(**_fields(facts))
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """An internal snapshot of a qcow2 image.
 

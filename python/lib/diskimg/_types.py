@@ -64,6 +64,8 @@ class ConvertArgs(TypedDict):
     direct: bool
     in_place: bool
     target_is_zero: bool
+    bitmaps: bool
+    skip_broken_bitmaps: bool
 
 
 _MAX_PATH = 4096

@@ -38,7 +38,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from diskimg import _image, _in_place, _native, _operations, _snapshots
+from diskimg import _bitmaps, _image, _in_place, _native, _operations, _snapshots
 from diskimg._errors import StoppedError
 from diskimg._image import Image
 from diskimg._results import CheckReport, Extent, Info, Measure
@@ -50,8 +50,10 @@ __all__ = [
     "AsyncImage",
     "Opening",
     "amend",
+    "add_bitmap",
     "apply_snapshot",
     "check",
+    "clear_bitmap",
     "commit",
     "compare",
     "convert",
@@ -59,12 +61,16 @@ __all__ = [
     "create_snapshot",
     "delete_snapshot",
     "detect",
+    "disable_bitmap",
+    "enable_bitmap",
     "info",
     "inspect",
     "map",
     "measure",
+    "merge_bitmap",
     "open",
     "rebase",
+    "remove_bitmap",
     "resize",
     "run",
 ]
@@ -250,8 +256,10 @@ def _asynchronous(function: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R
 
 
 amend = _asynchronous(_in_place.amend)
+add_bitmap = _asynchronous(_bitmaps.add_bitmap)
 apply_snapshot = _asynchronous(_snapshots.apply_snapshot)
 check = _asynchronous(_operations.check)
+clear_bitmap = _asynchronous(_bitmaps.clear_bitmap)
 commit = _asynchronous(_in_place.commit)
 compare = _asynchronous(_operations.compare)
 convert = _asynchronous(_operations.convert)
@@ -259,11 +267,15 @@ create = _asynchronous(_operations.create)
 create_snapshot = _asynchronous(_snapshots.create_snapshot)
 delete_snapshot = _asynchronous(_snapshots.delete_snapshot)
 detect = _asynchronous(_operations.detect)
+disable_bitmap = _asynchronous(_bitmaps.disable_bitmap)
+enable_bitmap = _asynchronous(_bitmaps.enable_bitmap)
 info = _asynchronous(_operations.info)
 inspect = _asynchronous(_operations.inspect)
 map = _asynchronous(_operations.map)
 measure = _asynchronous(_operations.measure)
+merge_bitmap = _asynchronous(_bitmaps.merge_bitmap)
 rebase = _asynchronous(_in_place.rebase)
+remove_bitmap = _asynchronous(_bitmaps.remove_bitmap)
 resize = _asynchronous(_operations.resize)
 
 

@@ -75,11 +75,9 @@ impl Args {
             1 => common::single_file("amend", self.files)?,
             _ => return Err(Failure::usage("amend", "Expecting one image file name")),
         };
-        self.image_args.require_file_names()?;
         let policy = self.image_args.policy()?;
         common::check_cache_mode("cache", self.cache.as_deref())?;
-        let input = Input::new(&file, self.format.as_deref(), &policy)?;
-        input.require_file()?;
+        let input = Input::new(&file, self.format.as_deref(), &policy)?.into_file()?;
         Ok(Parsed::Job(Job {
             input,
             options,

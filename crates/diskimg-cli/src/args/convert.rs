@@ -162,9 +162,13 @@ pub(crate) struct Args {
     image_args: ImageArgs,
     #[arg(long, hide = true)]
     target_image_opts: bool,
-    #[arg(long, hide = true)]
+    /// Copy the dirty bitmaps of SRC
+    #[arg(long_help = "Copy the dirty bitmaps of SRC, not those of its backing files (qcow2)")]
+    #[arg(long)]
     bitmaps: bool,
-    #[arg(long, hide = true)]
+    /// Leave out inconsistent bitmaps
+    #[arg(long_help = "With --bitmaps: leave out inconsistent bitmaps instead of failing")]
+    #[arg(long)]
     skip_broken_bitmaps: bool,
 }
 
@@ -219,6 +223,10 @@ pub(crate) struct Job {
     pub(crate) dry_run: bool,
     /// `--target-is-zero`.
     pub(crate) target_is_zero: bool,
+    /// `--bitmaps`.
+    pub(crate) bitmaps: bool,
+    /// `--skip-broken-bitmaps`.
+    pub(crate) skip_broken_bitmaps: bool,
     /// `-t`.
     pub(crate) durability: Durability,
     /// `-t`.
@@ -315,6 +323,8 @@ impl Args {
             report: self.report,
             dry_run: self.dry_run,
             target_is_zero: self.target_is_zero,
+            bitmaps: self.bitmaps,
+            skip_broken_bitmaps: self.skip_broken_bitmaps,
             durability,
             caching: common::caching(self.cache.as_deref()),
             progress,
@@ -323,10 +333,8 @@ impl Args {
 
     /// Rejects unsupported options and options that contradict each other.
     fn check_conflicts(&self) -> Result<(), Failure> {
-        let unsupported =
-            [(self.bitmaps, "--bitmaps"), (self.skip_broken_bitmaps, "--skip-broken-bitmaps")];
-        if let Some((_, what)) = unsupported.iter().find(|(given, _)| *given) {
-            return Err(Failure::not_supported(what));
+        if self.skip_broken_bitmaps && !self.bitmaps {
+            return Err(Failure::error("Use of --skip-broken-bitmaps requires --bitmaps"));
         }
         let requests_help = matches!(common::create_options(&self.options), Ok(None));
         if self.no_create && !self.options.is_empty() && !requests_help {

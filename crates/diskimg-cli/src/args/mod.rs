@@ -4,6 +4,7 @@
 pub(crate) mod advice;
 pub(crate) mod amend;
 pub(crate) mod bench;
+pub(crate) mod bitmap;
 pub(crate) mod check;
 pub(crate) mod commit;
 pub(crate) mod common;
@@ -98,6 +99,7 @@ enum CommandArgs {
     Commit(commit::Args),
     Snapshot(snapshot::Args),
     Amend(amend::Args),
+    Bitmap(bitmap::Args),
     Iso(iso::Args),
     /// Create an ISO image; takes the options of mkisofs.
     #[command(aliases = ["genisoimage", "xorrisofs"], disable_help_flag = true)]
@@ -174,6 +176,8 @@ pub(crate) enum Command {
     Snapshot(snapshot::Job),
     /// `amend`.
     Amend(amend::Job),
+    /// `bitmap`.
+    Bitmap(bitmap::Job),
     /// `iso info`, `iso boot`.
     IsoShow(iso::show::Job),
     /// `iso ls`.
@@ -272,6 +276,7 @@ fn operands(command: &str) -> &'static str {
         "create" => "FILE [SIZE]",
         "measure" => "{FILE | --size SIZE}",
         "resize" => "FILE [+|-]SIZE",
+        "bitmap" => "FILE BITMAP",
         "dd" => "if=FILE of=FILE [bs=SIZE] [skip=N] [count=N]",
         "mkisofs" => "[-o IMAGE] FILE...",
         "xorriso" => "COMMAND...",
@@ -303,7 +308,9 @@ fn styled(text: &str) -> StyledStr {
 
 /// Lets the value of an option begin with a hyphen, as getopt does.
 fn allow_hyphen_values(arg: clap::Arg) -> clap::Arg {
-    let takes_value = arg.get_action().takes_values() && !arg.is_positional();
+    // Flags whose positions matter take no values.
+    let is_flag = arg.get_num_args().is_some_and(|values| !values.takes_values());
+    let takes_value = arg.get_action().takes_values() && !is_flag && !arg.is_positional();
     if takes_value { arg.allow_hyphen_values(true) } else { arg }
 }
 
@@ -363,6 +370,7 @@ pub(crate) fn parse(
         CommandArgs::Commit(args) => run(args.parse()?, Command::Commit),
         CommandArgs::Snapshot(args) => run(args.parse()?, Command::Snapshot),
         CommandArgs::Amend(args) => run(args.parse()?, Command::Amend),
+        CommandArgs::Bitmap(args) => run(args.parse()?, Command::Bitmap),
         CommandArgs::Iso(args) => args.parse()?,
         // Reached when run as qemu-img or with options before the command; otherwise mkisofs::parse
         // has handled the line above.

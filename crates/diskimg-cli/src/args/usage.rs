@@ -6,9 +6,6 @@ use crate::output::Program;
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// Commands of qemu-img that are not supported.
-const UNSUPPORTED: [&str; 1] = ["bitmap"];
-
 /// Options that `-h` leaves out, so that its help fits on a screen, by command; those of an empty
 /// name are left out everywhere.
 const RARELY_USED: [(&str, &[&str]); 8] = [
@@ -16,6 +13,7 @@ const RARELY_USED: [(&str, &[&str]); 8] = [
     (
         "convert",
         &[
+            "bitmaps",
             "cache",
             "copy_range_offloading",
             "force",
@@ -28,6 +26,7 @@ const RARELY_USED: [(&str, &[&str]); 8] = [
             "report",
             "salvage",
             "sha256",
+            "skip_broken_bitmaps",
             "source_cache",
             "sparse_size",
             "strict",
@@ -92,9 +91,6 @@ pub(super) fn explain(
         }
         ErrorKind::InvalidSubcommand => {
             let name = text(error, ContextKind::InvalidSubcommand).unwrap_or_default();
-            if UNSUPPORTED.contains(&name.as_str()) {
-                return Err(Failure::not_supported(&format!("the command '{name}'")));
-            }
             with_suggestion(
                 format!("Command not found: {name}"),
                 text(error, ContextKind::SuggestedSubcommand),

@@ -9,7 +9,7 @@ use crate::output::plan;
 use crate::output::progress::{Meter, ProgressMode};
 use crate::output::report::{self, ReportFormat};
 use crate::output::{self, Console, Program};
-use diskimg::{Convert, DigestAlgorithm, Error, Format, Plan, Report, printable};
+use diskimg::{Convert, DigestAlgorithm, Error, Format, Plan, Remedy, Report, printable};
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -67,6 +67,8 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         .trust_source(job.trust_source)
         .verify(job.verify)
         .target_is_zero(job.target_is_zero)
+        .bitmaps(job.bitmaps)
+        .skip_broken_bitmaps(job.skip_broken_bitmaps)
         .durability(job.durability)
         .caching(job.caching)
         .progress(&report_progress);
@@ -92,7 +94,8 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
             Destination::Stdout => convert.plan("-"),
         };
         meter.end();
-        return show_plan(&plan?, Some(&source), compress, job.report, console);
+        let plan = plan.map_err(failure)?;
+        return show_plan(&plan, Some(&source), compress, job.report, console);
     }
     if let (Destination::Existing(path), Format::Raw) = (&job.output, job.format)
         && console.program() == Program::QemuImg
@@ -109,7 +112,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     }
     meter.end();
     let done = Done {
-        report: outcome?,
+        report: outcome.map_err(failure)?,
         took: began.elapsed(),
         source,
         output: path,
@@ -120,6 +123,18 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     };
     conclude(&done, console)?;
     Ok(0)
+}
+
+/// Returns the failure for an error. What can be done about a bitmap is on a line of its own, as in
+/// qemu-img.
+fn failure(error: Error) -> Failure {
+    match error.remedy() {
+        Some(Remedy::SkipBrokenBitmaps) => {
+            let advice = crate::remedy::option(Remedy::SkipBrokenBitmaps);
+            Failure::error(format!("{}\n{advice}", error.describe(|_| None)))
+        }
+        _ => error.into(),
+    }
 }
 
 /// Makes a raw file consist of whole sectors, as it does for QEMU.

@@ -2,6 +2,7 @@
 
 mod amend;
 mod bench;
+mod bitmap;
 mod check;
 mod commit;
 mod compare;
@@ -50,6 +51,7 @@ pub(crate) fn calls(command: &Command) -> Calls {
         Command::Resize(_) | Command::Rebase(_) | Command::Commit(_) => Calls::modify(),
         Command::Bench(job) if job.pattern.is_some() => Calls::modify(),
         Command::Amend(job) if job.options.is_some() => Calls::modify(),
+        Command::Bitmap(_) => Calls::modify().and_spool(),
         Command::Snapshot(job) if job.action != Action::List => Calls::modify(),
         Command::IsoExtract(job) => Calls::extract(Extract {
             owners: job.options.owners,
@@ -124,6 +126,7 @@ pub(crate) fn run(command: Command, console: &Console) -> Result<u8, Failure> {
         Command::Commit(job) => commit::run(&job, console),
         Command::Snapshot(job) => snapshot::run(&job, console),
         Command::Amend(job) => amend::run(&job, console),
+        Command::Bitmap(job) => bitmap::run(&job, console),
         Command::IsoShow(job) => iso::show::run(&job, console),
         Command::IsoLs(job) => iso::ls::run(&job, console),
         Command::IsoCat(job) => iso::cat::run(&job, console),

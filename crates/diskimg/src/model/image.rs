@@ -1,12 +1,14 @@
 //! An image: a layer and its backing chain.
 
 use crate::error::{Error, Result};
+use crate::model::bitmap::{self, DirtyBitmap};
 use crate::model::extent::{ChainExtent, Extent, HostOffset, Kind, push_chain};
 use crate::model::fetch::Fetcher;
 use crate::model::format::Format;
 use crate::model::layer::{DiskLayout, Layer};
 use crate::open::limits::Limits;
 use crate::report::check::{CheckReport, Finding};
+use crate::report::info;
 use crate::report::printable::printable;
 use crate::storage::lock;
 use crate::storage::source::{HostFileId, IoHints, Source, segments};
@@ -331,6 +333,34 @@ impl Image {
             let line = move |warning| printable(&format!("{name}: {warning}")).into_owned();
             layer.warnings().into_iter().map(line)
         })
+    }
+
+    /// Returns the dirty bitmaps of the top layer in the order in which they are stored, or `None` if
+    /// images of its format and version have none.
+    ///
+    /// # Errors
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the list of bitmaps is damaged.
+    pub fn dirty_bitmaps(&self) -> Result<Option<Vec<info::Bitmap>>> {
+        self.top().dirty_bitmaps().map_err(|e| self.in_layer(e, 0))
+    }
+
+    /// Opens the dirty bitmap of the top layer with this name for reading.
+    ///
+    /// # Errors
+    /// - [`Invalid`](crate::ErrorKind::Invalid) if there is no such bitmap;
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported) if it is inconsistent;
+    /// - [`Corrupt`](crate::ErrorKind::Corrupt) if it is damaged;
+    /// - [`Limit`](crate::ErrorKind::Limit) if its table exceeds
+    ///   [`Limits::table_bytes`](crate::Limits::table_bytes);
+    /// - [`Io`](crate::ErrorKind::Io) if reading fails.
+    pub fn dirty_bitmap(&self, name: &str) -> Result<DirtyBitmap> {
+        let bitmaps = self.dirty_bitmaps()?.unwrap_or_default();
+        let index = bitmaps.iter().position(|bitmap| bitmap.name == name);
+        let opened = match index {
+            Some(index) => self.top().dirty_bitmap(index),
+            None => Err(bitmap::not_found(name)),
+        };
+        opened.map_err(|e| self.in_layer(e, 0))
     }
 
     /// Checks the consistency of the top layer's metadata, without its backing files and without

@@ -1,12 +1,13 @@
 //! The interface for reading a format.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::model::bitmap::DirtyBitmap;
 use crate::model::extent::Extent;
 use crate::model::format::Format;
 use crate::model::options::Options;
 use crate::model::sealed::Sealed;
 use crate::report::check::{CheckReport, Finding, RecordedDigest};
-use crate::report::info::Details;
+use crate::report::info::{self, Details};
 use crate::storage::number::{to_u64, to_usize};
 use crate::storage::source::{HostFileId, Source};
 use std::fmt::Debug;
@@ -156,6 +157,27 @@ pub trait Layer: Sealed + Send + Sync + Debug {
     /// Returns warnings about damage that reading tolerates but that the user should know about.
     fn warnings(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// Returns the dirty bitmaps in the order in which they are stored, or `None` if images of this
+    /// format and version have none.
+    ///
+    /// # Errors
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the list of bitmaps is damaged.
+    fn dirty_bitmaps(&self) -> Result<Option<Vec<info::Bitmap>>> {
+        Ok(None)
+    }
+
+    /// Opens the dirty bitmap at `index` of [`dirty_bitmaps`](Self::dirty_bitmaps) for reading.
+    ///
+    /// # Errors
+    /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if it is inconsistent,
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is damaged,
+    /// [`Limit`](crate::ErrorKind::Limit) if its table exceeds a limit, and
+    /// [`Io`](crate::ErrorKind::Io) if reading fails.
+    fn dirty_bitmap(&self, index: usize) -> Result<DirtyBitmap> {
+        let _ = index;
+        Err(Error::unsupported("images of this format have no dirty bitmaps"))
     }
 
     /// Returns the create options of an empty image like this one. Overwriting an existing image

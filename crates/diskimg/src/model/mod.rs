@@ -13,6 +13,7 @@
 //! the convert engine writes the bytes there.
 
 pub(crate) mod backing;
+pub(crate) mod bitmap;
 pub(crate) mod budget;
 pub mod extent;
 pub(crate) mod extents;

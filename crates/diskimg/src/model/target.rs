@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::backing::Backing;
+use crate::model::bitmap::DirtyBitmap;
 use crate::model::extent::Encoded;
 use crate::model::options::Options;
 use crate::report::info::Info;
@@ -156,6 +157,17 @@ pub(crate) trait TargetSpec: Send + Sync + Debug {
     /// Returns an error if it cannot be unwrapped.
     fn contents(&self, file: Arc<dyn Source>) -> Result<Arc<dyn Source>> {
         Ok(file)
+    }
+
+    /// Sets the dirty bitmaps that the image gets besides those that it has. They are stored after
+    /// the guest data. Returns false if images of this format and version have none.
+    ///
+    /// # Errors
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) or [`Limit`](crate::ErrorKind::Limit) if the
+    /// image cannot have these.
+    fn set_bitmaps(&mut self, bitmaps: Vec<DirtyBitmap>) -> Result<bool> {
+        let _ = bitmaps;
+        Ok(false)
     }
 
     /// Starts to write the image to `output`.

@@ -98,6 +98,24 @@ pub struct Snapshot {
     pub vm_state_size: u64,
 }
 
+/// A dirty bitmap: it has a bit for every `granularity` bytes of the disk, which is set if they were
+/// written while the bitmap was enabled.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub struct Bitmap {
+    /// Name.
+    pub name: String,
+    /// Guest bytes per bit, a power of two.
+    pub granularity: u64,
+    /// True if writes are recorded.
+    pub enabled: bool,
+    /// True if the bitmap was not stored properly, for example because a program that uses the image
+    /// was killed: its contents are unknown, and it can only be removed.
+    pub inconsistent: bool,
+}
+
 /// Information about one image of a chain. Serializes in the order of `qemu-img info
 /// --output=json`.
 #[derive(Debug, Clone)]

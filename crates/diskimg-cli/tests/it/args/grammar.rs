@@ -87,20 +87,6 @@ fn a_pipe_that_is_named_is_an_error_that_says_how_to_read_it() {
 }
 
 #[test]
-fn unsupported_options_are_errors_and_not_ignored() {
-    let lab = Lab::new();
-    lab.raw("a.raw");
-    for (line, what) in
-        [("convert --bitmaps a.raw b.raw", "--bitmaps"), ("bitmap --add a.raw b0", "'bitmap'")]
-    {
-        let error = lab.line(line).fails(1);
-        assert!(error.contains(what) && error.contains("not supported"), "{line}: {error}");
-        assert_eq!(error.lines().count(), 1, "{line}: {error}");
-        assert!(!lab.path("b.raw").exists(), "{line}");
-    }
-}
-
-#[test]
 fn invalid_values_are_errors_with_qemu_imgs_messages() {
     let lab = Lab::new();
     lab.raw("a.raw");

@@ -3,6 +3,7 @@
 mod amend;
 mod apple_sparse;
 mod bench;
+mod bitmap;
 mod chains;
 mod check;
 mod compare;

@@ -234,6 +234,7 @@ fn a_link_of_another_user_in_a_shared_directory_is_not_followed() {
         "resize -q shared/q +1M",
         "snapshot -q -c s shared/q",
         "amend -q -o compat=1.1,lazy_refcounts=on shared/q",
+        "bitmap --add shared/q b",
         "iso create -q -o shared/new a.raw",
         "iso extract -C shared/dir i.iso",
         "iso extract -C shared/dir/new/dir i.iso",

@@ -50,6 +50,7 @@ const CASES: &[Case] = &[
     Case { line: "snapshot --external-files none -c s in/disk.qcow2", parsing: NONE, running: NONE },
     Case { line: "amend --external-files none -o compat=0.10 in/disk.qcow2", parsing: NONE, running: NONE },
     Case { line: "amend --external-files none -o size=9M in/disk.qcow2", parsing: NONE, running: NONE },
+    Case { line: "bitmap --external-files none --add in/disk.qcow2 b", parsing: NONE, running: NONE },
     Case { line: "iso ls --external-files none in/tree.iso", parsing: NONE, running: NONE },
     Case { line: "iso cat --external-files none in/tree.iso a", parsing: NONE, running: NONE },
     Case { line: "iso verify --external-files none in/tree.iso", parsing: NONE, running: NONE },

@@ -6,20 +6,28 @@
 //!   24 extra │ name │ padding to a multiple of 8 │ the next entry …
 //! ```
 //!
-//! Specification: "Bitmaps". Bitmaps are listed, and a check counts their clusters; their bits are
-//! not read.
+//! Specification: "Bitmaps". [`bitmap_bits`](super::bitmap_bits) reads and writes the bits.
 
 use super::extensions::{BitmapDirectory, MAX_BITMAP_NAME};
 use super::header::{Table, text};
 use crate::error::{Error, Result};
-use crate::report::info::Value;
-use crate::storage::number::{to_u64, to_usize};
+use crate::report::info::{self, Value};
+use crate::storage::number::{to_u8, to_u16, to_u32, to_u64, to_usize};
 use crate::storage::source::Source;
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Granularities that QEMU supports: 512 bytes to 2 GiB.
 const GRANULARITY_BITS: std::ops::RangeInclusive<u8> = 9..=31;
+
+/// Maximum number of bitmaps of an image (QEMU's limit).
+pub(super) const MAX_BITMAPS: usize = 65_535;
+
+/// Maximum length in bytes of a bitmap directory (QEMU's limit).
+pub(super) const MAX_DIRECTORY_BYTES: u64 = 1024 * 65_535;
+
+/// Maximum length in bytes of the bits of a bitmap (QEMU's limit).
+pub(super) const MAX_BITS_BYTES: u64 = 512 << 20;
 
 /// Maximum number of entries of a bitmap table (QEMU's limit).
 const MAX_TABLE_ENTRIES: u32 = 1 << 27;
@@ -68,7 +76,8 @@ struct RawBitmap {
 /// An entry of the bitmap directory.
 #[derive(Debug, Clone)]
 pub(crate) struct Bitmap {
-    name: String,
+    /// The name as it is stored.
+    pub(super) raw_name: Vec<u8>,
     /// Guest bytes per bit.
     pub(super) granularity: u64,
     pub(super) flags: Flags,
@@ -83,11 +92,42 @@ impl Bitmap {
     #[cfg(test)]
     pub(super) fn of_granularity(granularity: u64) -> Self {
         let table = Table { offset: 0, entries: 0 };
-        Self { name: String::new(), granularity, flags: Flags::AUTO, flags_at: 0, table }
+        Self { raw_name: Vec::new(), granularity, flags: Flags::AUTO, flags_at: 0, table }
     }
 
-    pub(super) fn name(&self) -> &str {
-        &self.name
+    pub(super) fn name(&self) -> String {
+        text(&self.raw_name)
+    }
+
+    /// Returns the bitmap as a library user sees it.
+    pub(super) fn info(&self) -> info::Bitmap {
+        info::Bitmap {
+            name: self.name(),
+            granularity: self.granularity,
+            enabled: self.flags.contains(Flags::AUTO),
+            inconsistent: self.flags.contains(Flags::IN_USE),
+        }
+    }
+
+    /// Appends the directory entry, except that the table is `table`.
+    pub(super) fn encode(&self, table: Table, directory: &mut Vec<u8>) {
+        let raw = RawBitmap {
+            table_offset: table.offset.into(),
+            table_size: to_u32(table.entries).into(),
+            flags: self.flags.bits().into(),
+            kind: DIRTY_TRACKING,
+            granularity_bits: to_u8(self.granularity.trailing_zeros()),
+            name_size: to_u16(self.raw_name.len()).into(),
+            extra_size: U32::ZERO,
+        };
+        directory.extend_from_slice(raw.as_bytes());
+        directory.extend_from_slice(&self.raw_name);
+        directory.resize(directory.len().next_multiple_of(8), 0);
+    }
+
+    /// Returns the length in bytes of the directory entry.
+    pub(super) fn encoded_len(&self) -> u64 {
+        to_u64((size_of::<RawBitmap>() + self.raw_name.len()).next_multiple_of(8))
     }
 
     /// Returns the bitmap as `info` shows it.
@@ -99,7 +139,7 @@ impl Bitmap {
             .collect();
         Value::Map(vec![
             ("flags", Value::List(flags)),
-            ("name", Value::Text(self.name.clone())),
+            ("name", Value::Text(self.name())),
             ("granularity", self.granularity.into()),
         ])
     }
@@ -153,7 +193,6 @@ impl Bitmap {
         let Some(name) = rest.get(..name_size) else {
             return Err(corrupt("it ends within a name".into()));
         };
-        let name = text(name);
         let table = Table { offset: raw.table_offset.get(), entries: raw.table_size.get().into() };
         let is_valid = (1..=MAX_BITMAP_NAME).contains(&to_u64(name_size))
             && raw.kind == DIRTY_TRACKING
@@ -162,12 +201,18 @@ impl Bitmap {
             && table.offset != 0
             && table.offset.is_multiple_of(cluster_size);
         let Some(flags) = Flags::from_bits(raw.flags.get()).filter(|_| is_valid) else {
+            let name = text(name);
             return Err(corrupt(format!("the entry of bitmap '{name}' is invalid: {raw:?}")));
         };
         let granularity = 1 << raw.granularity_bits;
-        let bitmap = Self { name, granularity, flags, flags_at: 0, table };
+        let bitmap = Self { raw_name: name.to_owned(), granularity, flags, flags_at: 0, table };
         Ok((bitmap, (size_of::<RawBitmap>() + name_size).next_multiple_of(8)))
     }
+}
+
+/// Returns the number of entries of the table of a bitmap of a disk of `disk_size` bytes.
+pub(super) fn table_entries(granularity: u64, disk_size: u64, cluster_size: u64) -> u64 {
+    disk_size.div_ceil(cluster_size.saturating_mul(8).saturating_mul(granularity))
 }
 
 /// Returns the host offset in a bitmap table entry, if any.
@@ -213,7 +258,11 @@ mod tests {
     fn the_length_of_a_directory_is_that_of_its_entries() {
         let two = [entry(16, "b0"), entry(9, "another")].concat();
         let bitmaps = read(two.clone(), 2).expect("reads");
-        assert_eq!(bitmaps[1].name, "another");
+        let mut encoded = Vec::new();
+        bitmaps.iter().for_each(|bitmap| bitmap.encode(bitmap.table, &mut encoded));
+        assert_eq!(encoded, two);
+        assert_eq!(bitmaps[1].encoded_len(), 32);
+        assert_eq!(bitmaps[1].name(), "another");
         assert_eq!(bitmaps[0].granularity, 65536);
         for count in [1, 3] {
             read(two.clone(), count).expect_err("wrong number of entries");

@@ -69,6 +69,19 @@ pub(crate) struct BitmapDirectory {
     pub(crate) offset: u64,
 }
 
+impl BitmapDirectory {
+    /// Returns the content of the bitmaps extension.
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let raw = RawBitmaps {
+            count: self.count.into(),
+            reserved: U32::ZERO,
+            directory_bytes: self.bytes.into(),
+            directory_offset: self.offset.into(),
+        };
+        raw.as_bytes().to_vec()
+    }
+}
+
 /// Location of the LUKS header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EncryptionHeader {

@@ -11,6 +11,7 @@ use super::tables::{
 };
 use crate::error::{Error, Result};
 use crate::formats::distinct::SharedTables;
+use crate::model::bitmap::DirtyBitmap;
 use crate::model::extent::{Encoded, Extent, HostOffset, Kind, push};
 use crate::model::format::Format;
 use crate::model::layer::{
@@ -21,7 +22,7 @@ use crate::model::sealed::Sealed;
 use crate::open::OpenContext;
 use crate::open::limits::Limits;
 use crate::report::check::{CheckReport, Finding};
-use crate::report::info::Details;
+use crate::report::info::{self, Details};
 use crate::storage::number::{to_u32, to_u64, to_usize};
 use crate::storage::source::Source;
 use std::ops::Range;
@@ -544,6 +545,15 @@ impl Layer for Qcow2 {
 
     fn parent(&self) -> Option<&ParentReference> {
         self.parent.as_ref()
+    }
+
+    fn dirty_bitmaps(&self) -> Result<Option<Vec<info::Bitmap>>> {
+        self.bitmap_list()
+    }
+
+    fn dirty_bitmap(&self, index: usize) -> Result<DirtyBitmap> {
+        let entry = self.bitmap_entries()?.get(index);
+        self.open_bitmap(entry.ok_or_else(|| Error::invalid("there is no such bitmap"))?)
     }
 
     fn details(&self) -> Details {

@@ -16,6 +16,7 @@
 //! Specification: QEMU's `docs/interop/qcow2`.
 
 mod allocator;
+mod bitmap_bits;
 mod bitmaps;
 mod check;
 mod damage;
@@ -38,7 +39,7 @@ mod tables;
 mod target;
 mod use_counts;
 
-pub use modify::Qcow2Mut;
+pub use modify::{BitmapChanges, Qcow2Mut};
 
 use crate::open::driver::{Amending, Driver, NodeKeys};
 use crate::open::probe::ProbeBuffer;

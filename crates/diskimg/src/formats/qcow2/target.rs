@@ -6,6 +6,7 @@
 //!   2        refcount block
 //!   3 …      L1 table
 //!   …        L2 table, its data clusters, next L2 table, …      (guest order)
+//!   …        clusters and tables of bitmaps, bitmap directory
 //!            refcount blocks, wherever the last one is full
 //! ```
 //!
@@ -14,13 +15,15 @@
 //! last, so that an incomplete file is not an image. On a device an old header is erased first.
 
 use super::allocator::{Allocator, TablePosition};
-use super::extensions;
+use super::edit::{BitmapChanges, Disk};
+use super::extensions::{self, BitmapDirectory};
 use super::header::{self, Autoclear, Compatible, Incompatible, RawHeader};
 use super::options::{Compression, CreateOptions, Preallocation};
 use super::tables;
 use crate::error::{Error, Result};
 use crate::formats::cluster_encoder::ClusterEncoder;
 use crate::model::backing::Backing;
+use crate::model::bitmap::DirtyBitmap;
 use crate::model::target::{Allocate, CreateRequest, Slot, Target, TargetSpec, UnitEncoder};
 use crate::storage::buffer;
 use crate::storage::codec::Codec;
@@ -53,6 +56,7 @@ struct Qcow2Spec {
     compress: bool,
     /// Number of entries of the L1 table.
     l1_entries: u64,
+    bitmaps: BitmapChanges,
 }
 
 /// A qcow2 image being written.
@@ -67,6 +71,7 @@ struct Qcow2Target {
     l1_offset: u64,
     l1: Vec<u64>,
     l2: L2,
+    bitmaps: BitmapChanges,
 }
 
 /// The L2 table in memory: the one for the guest range placed last.
@@ -83,7 +88,8 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn TargetSpec>> 
     let options = CreateOptions::from_request(&request)?;
     let CreateRequest { size, backing, compress, .. } = request;
     let l1_entries = options.l1_entries(size)?;
-    Ok(Box::new(Qcow2Spec { options, size, backing, compress, l1_entries }))
+    let bitmaps = BitmapChanges::default();
+    Ok(Box::new(Qcow2Spec { options, size, backing, compress, l1_entries, bitmaps }))
 }
 
 impl TargetSpec for Qcow2Spec {
@@ -106,6 +112,15 @@ impl TargetSpec for Qcow2Spec {
             #[cfg(feature = "zstd")]
             Compression::Zstd => ClusterEncoder::of(Codec::Zstd, Encoder::zstd(), level),
         })
+    }
+
+    fn set_bitmaps(&mut self, bitmaps: Vec<DirtyBitmap>) -> Result<bool> {
+        let disk = Disk {
+            version: self.options.version,
+            size: self.size,
+            cluster_size: self.options.cluster_size(),
+        };
+        self.bitmaps.add_copies(disk, bitmaps)
     }
 
     fn start(&self, output: &mut Output) -> Result<Box<dyn Target>> {
@@ -144,6 +159,7 @@ impl TargetSpec for Qcow2Spec {
             l1_offset,
             l1: vec![0; to_usize(self.l1_entries)],
             l2: L2 { index: None, bytes: buffer::zeroed(to_usize(cluster)) },
+            bitmaps: self.bitmaps.clone(),
             options: options.clone(),
         }))
     }
@@ -325,9 +341,37 @@ impl Qcow2Target {
         }
     }
 
+    /// Writes the bitmaps, if there are any. Returns where their directory is.
+    fn write_bitmaps(&mut self) -> Result<Option<BitmapDirectory>> {
+        let (cluster_size, size) = (self.cluster_size(), self.size);
+        let bitmaps = std::mem::take(&mut self.bitmaps);
+        bitmaps.store_all(size, cluster_size, |bytes| {
+            let mut bytes = bytes.to_vec();
+            let len = bytes.len().next_multiple_of(to_usize(cluster_size));
+            buffer::resize(&mut bytes, len);
+            let offset = self.allocator.allocate(to_u64(len) / cluster_size)?;
+            self.files[0]
+                .write_all_at(&bytes, offset)
+                .map_err(|e| Error::io("cannot write a bitmap", e).at(offset))?;
+            Ok(offset)
+        })
+    }
+
     /// Returns the content of the first cluster: header, extensions, backing file name.
-    fn header(&self, refcounts: TablePosition) -> Result<Vec<u8>> {
-        let mut bytes = self.raw_header(refcounts).encoded().to_vec();
+    fn header(
+        &self,
+        refcounts: TablePosition,
+        bitmaps: Option<BitmapDirectory>,
+    ) -> Result<Vec<u8>> {
+        let mut raw = self.raw_header(refcounts);
+        if bitmaps.is_some() {
+            let autoclear = raw.autoclear_features.get() | Autoclear::BITMAPS.bits();
+            raw.autoclear_features = autoclear.into();
+        }
+        let mut bytes = raw.encoded().to_vec();
+        if let Some(directory) = bitmaps {
+            extensions::encode(&mut bytes, extensions::BITMAPS, &directory.encode());
+        }
         if let Some(format) = self.backing.as_ref().and_then(|b| b.format.as_deref()) {
             extensions::encode_backing_format(&mut bytes, format);
         }
@@ -423,12 +467,13 @@ impl Target for Qcow2Target {
     fn finish(mut self: Box<Self>) -> Result<()> {
         self.write_l2()?;
         self.write_l1()?;
+        let bitmaps = self.write_bitmaps()?;
         let refcounts = self.allocator.finish()?;
         self.files[0]
             .set_len(self.file_end())
             .map_err(|e| Error::io("cannot set the image file's length", e))?;
         self.preallocate_file()?;
-        let header = self.header(refcounts)?;
+        let header = self.header(refcounts, bitmaps)?;
         self.files[0].write_all_at(&header, 0).map_err(|e| Error::io("cannot write the header", e))
     }
 }

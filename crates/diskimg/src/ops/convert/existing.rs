@@ -4,6 +4,7 @@ use super::input::Input;
 use super::run::Prepared;
 use super::{Report, SECTOR, Settings, Sparse};
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::bitmap::DirtyBitmap;
 use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::model::mutable::WriteRequest;
@@ -64,7 +65,7 @@ pub(super) fn plan(mut settings: Settings<'_>, input: Input, path: &Path) -> Res
         let storage = FileStorage::open(path).map_err(cannot_open)?;
         let name = path.display().to_string();
         if let Some(existing) = Existing::open(&settings, &input, open, Arc::new(storage), name)? {
-            return plan_modification(settings, input, &existing);
+            return plan_modification(settings, input, existing);
         }
     }
     refuse_backing(&settings, path)?;
@@ -75,14 +76,15 @@ pub(super) fn plan(mut settings: Settings<'_>, input: Input, path: &Path) -> Res
 
 fn plan_modification(
     mut settings: Settings<'_>,
-    input: Input,
-    existing: &Existing,
+    mut input: Input,
+    mut existing: Existing,
 ) -> Result<Plan> {
     let path = PathBuf::from(&existing.name);
-    require_modifiable(&settings, &input, existing)?;
+    require_modifiable(&settings, &input, &existing)?;
     let mut prepare = || {
         settings.prepare_existing(&input)?;
-        open_common_backing(&mut settings, existing.storage.path(), existing)
+        settings.copy_bitmaps(&mut input, &mut *existing.spec)?;
+        open_common_backing(&mut settings, existing.storage.path(), &existing)
     };
     prepare().map_err(|e: Error| e.in_file(&path))?;
     let files = Planned::in_place(&path).files();
@@ -315,6 +317,10 @@ impl TargetSpec for Started {
 
     fn wants_digest(&self) -> bool {
         self.spec.wants_digest()
+    }
+
+    fn set_bitmaps(&mut self, bitmaps: Vec<DirtyBitmap>) -> Result<bool> {
+        self.spec.set_bitmaps(bitmaps)
     }
 
     fn start(&self, output: &mut Output) -> Result<Box<dyn Target>> {

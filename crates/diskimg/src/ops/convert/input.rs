@@ -1,5 +1,6 @@
 //! The source of a conversion: one image, or several concatenated ones.
 
+use super::bitmaps::CopiedBitmaps;
 use crate::error::{Error, Result};
 use crate::model::budget::Budgets;
 use crate::model::extent::ChainExtent;
@@ -18,6 +19,7 @@ pub(super) struct Input {
     size: u64,
     /// Every image starts at a multiple of this many bytes of the input.
     alignment: u64,
+    pub(super) bitmaps: CopiedBitmaps,
 }
 
 /// A range of an image and its position in the input.
@@ -48,7 +50,8 @@ impl Input {
     /// # Errors
     /// Returns [`Limit`](crate::ErrorKind::Limit) if the total exceeds `i64::MAX` bytes.
     pub(super) fn concatenate(images: Vec<Image>, alignment: u64) -> Result<Self> {
-        let mut input = Self { images: Vec::new(), parts: Vec::new(), size: 0, alignment };
+        let bitmaps = CopiedBitmaps::default();
+        let mut input = Self { images: Vec::new(), parts: Vec::new(), size: 0, alignment, bitmaps };
         for image in images {
             let range = 0..image.size();
             input.push(image, range)?;
@@ -120,9 +123,9 @@ impl Input {
         self.images.len()
     }
 
-    /// Returns the images' warnings; see [`Image::warnings`].
+    /// Returns the images' warnings ([`Image::warnings`]), and those about bitmaps.
     pub(super) fn warnings(&self) -> impl Iterator<Item = String> {
-        self.images.iter().flat_map(Image::warnings)
+        self.images.iter().flat_map(Image::warnings).chain(self.bitmaps.warnings())
     }
 
     /// Returns the size in bytes of the disks' logical sectors, if an image records one other than

@@ -10,6 +10,7 @@
 //! The output depends on the source's bytes, the options, and on what can be shared; never on the
 //! number of threads.
 
+mod bitmaps;
 mod digest;
 mod encode;
 mod existing;
@@ -128,6 +129,8 @@ struct Settings<'a> {
     durability: Durability,
     caching: Caching,
     target_is_zero: bool,
+    bitmaps: bool,
+    skip_broken_bitmaps: bool,
     verify_manifest: bool,
     source_digest: Option<(DigestAlgorithm, String)>,
     progress: Option<Callback<'a>>,
@@ -155,6 +158,8 @@ impl Settings<'_> {
             durability: Durability::default(),
             caching: Caching::default(),
             target_is_zero: false,
+            bitmaps: false,
+            skip_broken_bitmaps: false,
             verify_manifest: true,
             source_digest: None,
             progress: None,
@@ -383,6 +388,27 @@ impl<'a> Convert<'a> {
     #[must_use]
     pub fn target_is_zero(mut self, yes: bool) -> Self {
         self.settings.target_is_zero = yes;
+        self
+    }
+
+    /// Sets whether the output gets the dirty bitmaps of the source: names, granularities, contents,
+    /// and whether they are enabled. Those of its backing files are not copied. There must be a
+    /// single source, of a format with bitmaps, and the output must have the same size. An existing
+    /// image ([`run_existing`](Self::run_existing)) keeps its own bitmaps as well, which must have
+    /// other names.
+    ///
+    /// If a bitmap is inconsistent, the conversion fails before anything is written.
+    #[must_use]
+    pub fn bitmaps(mut self, yes: bool) -> Self {
+        self.settings.bitmaps = yes;
+        self
+    }
+
+    /// Sets whether [`bitmaps`](Self::bitmaps) leaves out inconsistent bitmaps, with a
+    /// [warning](Report::warnings).
+    #[must_use]
+    pub fn skip_broken_bitmaps(mut self, yes: bool) -> Self {
+        self.settings.skip_broken_bitmaps = yes;
         self
     }
 

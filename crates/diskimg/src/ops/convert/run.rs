@@ -48,7 +48,11 @@ impl Settings<'_> {
     /// appliance format requires of its disks.
     pub(super) fn join(&self, images: Vec<Image>) -> Result<Input> {
         let appliance = self.format.driver().appliance.as_ref();
-        Input::concatenate(images, appliance.map_or(SECTOR, |appliance| appliance.alignment))
+        let bitmaps = self.open_bitmaps(&images)?;
+        let alignment = appliance.map_or(SECTOR, |appliance| appliance.alignment);
+        let mut input = Input::concatenate(images, alignment)?;
+        input.bitmaps = bitmaps;
+        Ok(input)
     }
 
     /// Runs the conversion. `size` is that of an existing target, whose data beyond the end of the
@@ -70,7 +74,8 @@ impl Settings<'_> {
         let mut output = Output::to_place(Box::new(planned));
         let name = output.name();
         let mut plan = || {
-            let (spec, backing) = self.prepare(&mut input, &mut output, size)?;
+            let (mut spec, backing) = self.prepare(&mut input, &mut output, size)?;
+            self.copy_bitmaps(&mut input, &mut *spec)?;
             self.require_shareable(self.is_verbatim(&*spec, backing.is_some()))?;
             drop(spec.start(&mut output)?);
             let is_allocated = self.is_allocated();
@@ -146,7 +151,8 @@ impl Settings<'_> {
             Error::output("cannot bypass the page cache", e).with_remedy(Remedy::UsePageCache)
         })?;
         let incomplete = |e| Error::output("cannot complete the output", e);
-        let outcome = prepare(&mut self, &mut input, &mut output).and_then(|prepared| {
+        let outcome = prepare(&mut self, &mut input, &mut output).and_then(|mut prepared| {
+            self.copy_bitmaps(&mut input, &mut *prepared.spec)?;
             let target = prepared.spec.start(&mut output)?;
             let (mut done, lost) =
                 self.transfer(&input, &prepared, target, &output, cap.as_ref())?;

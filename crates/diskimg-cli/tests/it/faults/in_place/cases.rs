@@ -11,6 +11,7 @@ const fn qcow2(line: &'static str) -> Case {
 const fn other(line: &'static str, image: &'static str, format: &'static str) -> Case {
     // An image of one file.
     let files: &[&str] = match image.as_bytes() {
+        b"map.qcow2" => &["map.qcow2"],
         b"disk.vhd" => &["disk.vhd"],
         b"disk.vhdx" => &["disk.vhdx"],
         b"disk.vdi" => &["disk.vdi"],
@@ -32,7 +33,14 @@ pub(super) const CASES: &[Case] = &[
     qcow2("rebase -c -F qcow2 -b other.qcow2 top.qcow2"),
     qcow2("rebase -F qcow2 -b '' top.qcow2"),
     qcow2("convert -n -O qcow2 new.raw top.qcow2"),
-    qcow2("check -r all top.qcow2"),
+    qcow2("amend -o refcount_bits=64 top.qcow2"),
+    qcow2("amend -o lazy_refcounts=on top.qcow2"),
+    other("amend -f qcow2 -o compat=0.10 map.qcow2", "map.qcow2", "qcow2"),
+    other("bitmap --add --disable -g 4k map.qcow2 new", "map.qcow2", "qcow2"),
+    other("bitmap --remove map.qcow2 b1", "map.qcow2", "qcow2"),
+    other("bitmap --merge b0 map.qcow2 b1", "map.qcow2", "qcow2"),
+    other("resize map.qcow2 2M", "map.qcow2", "qcow2"),
+    other("resize --shrink map.qcow2 100k", "map.qcow2", "qcow2"),
     Case {
         line: "commit top.qcow2",
         image: "top.qcow2",
@@ -85,6 +93,11 @@ pub(super) fn lab() -> Lab {
     };
     io("qcow2", &["write -P 3 10k 70k", "write -c -P 4 300k 64k", "write -z 500k 9k"], "top.qcow2");
     lab.qemu("snapshot -c s1 top.qcow2").ok();
+    std::fs::copy(lab.path("top.qcow2"), lab.path("map.qcow2")).expect("copies");
+    for bitmap in ["b0", "b1"] {
+        lab.qemu(&format!("bitmap --add -g 512 map.qcow2 {bitmap}")).ok();
+    }
+    io("qcow2", &["write -P 8 90k 200k", "write -P 9 900k 10k"], "map.qcow2");
     io("qcow2", &["write -P 5 40k 70k", "write -P 6 700k 3k", "write -P 7 1000k 1k"], "top.qcow2");
     lab.qemu("create -q -f qcow2 -o data_file=data.raw,data_file_raw=on data.qcow2 1M").ok();
     io("qcow2", &["write -P 3 10k 170k"], "data.qcow2");

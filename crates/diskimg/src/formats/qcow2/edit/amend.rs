@@ -238,7 +238,7 @@ impl Plan {
         }
         if let Some(table) = snapshots {
             shadow.release(header.snapshots_offset, image.snapshots()?.bytes, 1)?;
-            new.fields.snapshots_offset = shadow.store(table)?.into();
+            new.fields.snapshots_offset = shadow.store(&table)?.into();
         }
         shadow.switch_with(|location: TableLocation| {
             new.fields.refcount_table_offset = location.offset.into();

@@ -1,6 +1,6 @@
 //! Changing the name of the backing file, which is in the header's cluster ([`header_area`]).
 
-use super::header_area::{self, HeaderArea};
+use super::header_area;
 use crate::error::{Error, Result};
 use crate::formats::qcow2::extensions::BACKING_FORMAT;
 use crate::formats::qcow2::header::MAX_BACKING_NAME;
@@ -23,13 +23,12 @@ pub(super) fn edits(
         let message = format!("its name has more than {MAX_BACKING_NAME} bytes");
         return Err(Error::limit(message));
     }
-    let bytes = header_area::read(storage, cluster_size)?;
-    let area = HeaderArea::parse(&bytes)?;
-    let mut new = area.contents.clone();
-    new.name = name.to_vec();
-    match backing.and_then(|backing| backing.format.as_deref()) {
-        Some(format) => new.set(BACKING_FORMAT, format.as_bytes(), true),
-        None => new.remove(BACKING_FORMAT),
-    }
-    area.replace(&new)
+    header_area::edits(storage, cluster_size, |new| {
+        new.name = name.to_vec();
+        match backing.and_then(|backing| backing.format.as_deref()) {
+            Some(format) => new.set(BACKING_FORMAT, format.as_bytes(), true),
+            None => new.remove(BACKING_FORMAT),
+        }
+        Ok(())
+    })
 }

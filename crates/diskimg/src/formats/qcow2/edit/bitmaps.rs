@@ -7,7 +7,8 @@ use super::Qcow2Mut;
 use super::space::Space;
 use super::table::{sector_of, sectors};
 use crate::error::{Error, Result};
-use crate::formats::qcow2::bitmaps::{ALL_ONES, Bitmap, Flags, OFFSET_MASK};
+use crate::formats::qcow2::bitmap_bits::set_bits;
+use crate::formats::qcow2::bitmaps::{ALL_ONES, Bitmap, Flags, OFFSET_MASK, table_entries};
 use crate::formats::qcow2::tables::read_words;
 use crate::remedy::Remedy;
 use crate::storage::edit::{Edit, Storage};
@@ -85,8 +86,7 @@ impl TrackedBitmaps {
             if !bitmap.flags.contains(Flags::AUTO) || bitmap.flags.contains(Flags::IN_USE) {
                 continue;
             }
-            let per_entry = cluster_size.saturating_mul(8).saturating_mul(bitmap.granularity);
-            let needed = size.div_ceil(per_entry);
+            let needed = table_entries(bitmap.granularity, size, cluster_size);
             left = left.checked_sub(needed * 8).ok_or_else(|| {
                 Error::over_limit("table_bytes", "bitmap tables that are too large", max)
             })?;
@@ -293,13 +293,6 @@ fn marked_bits(written: &[Range<u64>], granularity: u64, all: &Range<u64>) -> Ve
         }
     }
     marked
-}
-
-/// Sets bits, of which the least significant of each byte is the first.
-fn set_bits(bytes: &mut [u8], range: Range<u64>) {
-    for bit in range {
-        bytes[to_usize(bit / 8)] |= 1 << (bit % 8);
-    }
 }
 
 #[cfg(test)]

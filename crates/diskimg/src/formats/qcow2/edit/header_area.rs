@@ -21,8 +21,10 @@
 
 use super::{SECTOR, clear_unknown_autoclear};
 use crate::error::{Error, Result};
-use crate::formats::qcow2::extensions::{FEATURE_NAMES, encode, encode_end, walk};
-use crate::formats::qcow2::header::RawHeader;
+use crate::formats::qcow2::extensions::{
+    BITMAPS, BitmapDirectory, FEATURE_NAMES, encode, encode_end, walk,
+};
+use crate::formats::qcow2::header::{Autoclear, RawHeader};
 use crate::storage::edit::{Edit, Edits, Storage};
 use crate::storage::number::{to_index, to_u32, to_u64, to_usize};
 use std::ops::Range;
@@ -41,6 +43,23 @@ pub(super) fn read(storage: &dyn Storage, cluster_size: u64) -> Result<Vec<u8>> 
         .read_exact_at(&mut bytes[..stored], 0)
         .map_err(|e| Error::io("cannot read", e).in_structure("header"))?;
     Ok(bytes)
+}
+
+/// Returns the modifications that make a change of what the header's cluster contains effective, all
+/// at once.
+///
+/// # Errors
+/// As [`read`] and [`HeaderArea::replace`], and the errors of `change`.
+pub(super) fn edits(
+    storage: &dyn Storage,
+    cluster_size: u64,
+    change: impl FnOnce(&mut Contents) -> Result<()>,
+) -> Result<Edits> {
+    let bytes = read(storage, cluster_size)?;
+    let area = HeaderArea::parse(&bytes)?;
+    let mut new = area.contents.clone();
+    change(&mut new)?;
+    area.replace(&new)
 }
 
 /// What the header's cluster contains.
@@ -69,13 +88,25 @@ impl Contents {
         self.extensions.retain(|(kind, _)| *kind != unwanted);
     }
 
-    /// Sets an extension: in the place of the one that is there, otherwise as the first one if
-    /// `is_first` is true, and as the last one if not.
+    /// Sets an extension: in the place of the one that is there, otherwise as the first one after that
+    /// of bitmaps if `is_first` is true, and as the last one if not.
     pub(super) fn set(&mut self, wanted: u32, data: &[u8], is_first: bool) {
         let place = self.extensions.iter().position(|(kind, _)| *kind == wanted);
         self.remove(wanted);
-        let place = place.unwrap_or(if is_first { 0 } else { self.extensions.len() });
+        let bitmaps = self.extensions.iter().take_while(|(kind, _)| *kind == BITMAPS).count();
+        let place = place.unwrap_or(if is_first { bitmaps } else { self.extensions.len() });
         self.extensions.insert(place.min(self.extensions.len()), (wanted, data.to_vec()));
+    }
+
+    /// Sets the location of the bitmap directory, which is then in sector 0.
+    pub(super) fn set_bitmaps(&mut self, directory: Option<BitmapDirectory>) {
+        self.remove(BITMAPS);
+        if let Some(directory) = directory {
+            self.extensions.insert(0, (BITMAPS, directory.encode()));
+        }
+        let mut autoclear = Autoclear::from_bits_retain(self.fields.autoclear_features.get());
+        autoclear.set(Autoclear::BITMAPS, directory.is_some());
+        self.fields.autoclear_features = autoclear.bits().into();
     }
 
     /// Removes the fields that version 2 and version 3, as it is known, do not have.
@@ -150,11 +181,14 @@ impl<'a> HeaderArea<'a> {
         })
     }
 
-    /// Returns an offset from `min` on where the name can be written before the header refers to it.
+    /// Returns an offset from `min` on where the name can be written before the header refers to it:
+    /// where it is, if possible.
     fn place_name(&self, name: &[u8], min: usize) -> Option<usize> {
         let fits = |&at: &usize| at + name.len() <= self.bytes.len() && self.is_free(at, name);
+        let is_same = self.contents.name == name;
+        let same = Some(self.used[1].start).filter(|&at| is_same && at >= min);
         let after = self.used.iter().map(|used| used.end.max(min));
-        std::iter::once(min).chain(after).find(fits)
+        same.into_iter().chain(std::iter::once(min)).chain(after).find(fits)
     }
 
     /// Returns the modifications that replace the contents, all at once.
@@ -378,5 +412,53 @@ mod tests {
             });
         }
         assert!(changed > 60, "{changed}");
+    }
+
+    /// Each header has the old or the new directory, and never another name.
+    #[test]
+    fn one_write_of_sector_0_changes_the_bitmap_directory() {
+        let directory = |offset| BitmapDirectory { count: 1, bytes: 32, offset };
+        let bitmaps = (BITMAPS, 24);
+        let lists: [&[(u32, usize)]; 6] = [
+            &[],
+            &[NAMES],
+            &[NAMES, bitmaps],
+            &[(BACKING_FORMAT, 5), (0x4441_5441, 200), NAMES, bitmaps],
+            &[bitmaps, (BACKING_FORMAT, 5), NAMES],
+            &[(0x1234, 300), NAMES, bitmaps],
+        ];
+        let names = ["", "backing.img", &"n".repeat(1000)];
+        for (list, name, wanted) in lists.iter().flat_map(|list| {
+            let wanted = [None, Some(directory(0x50000)), Some(directory(0x60000))];
+            names.iter().flat_map(move |name| wanted.map(|wanted| (*list, *name, wanted)))
+        }) {
+            let before = cluster(4096, 3, list, name);
+            let area = HeaderArea::parse(&before).expect("parses");
+            let mut new = area.contents.clone();
+            new.set_bitmaps(wanted);
+            new.fields.refcount_table_offset = 0x70000.into();
+            let edits = area.replace(&new).expect("has room");
+            let storage = MemoryStorage::new(before.clone());
+            let mut switches = 0;
+            let mut last = area.contents.clone();
+            for edit in edits.phases().iter().flatten() {
+                let mut one = Edits::new();
+                one.phase([edit.clone()]);
+                one.apply(&storage).expect("applies");
+                let bytes = storage.to_vec();
+                let found = HeaderArea::parse(&bytes).expect("parses").contents;
+                assert_eq!(found.name, name.as_bytes());
+                let essential = |contents: &Contents| {
+                    let raw = contents.fields;
+                    let fields = (raw.refcount_table_offset, raw.autoclear_features);
+                    (fields, without(&contents.extensions, &[FEATURE_NAMES]))
+                };
+                switches += usize::from(essential(&found) != essential(&last));
+                assert!(essential(&found) == essential(&last) || switches == 1);
+                last = found;
+            }
+            assert_eq!(switches, 1);
+            assert!(last.extensions == new.extensions);
+        }
     }
 }

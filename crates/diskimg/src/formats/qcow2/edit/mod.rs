@@ -21,6 +21,7 @@
 
 mod amend;
 mod backing;
+mod bitmap_changes;
 mod bitmaps;
 mod compressed;
 mod empty;
@@ -56,6 +57,7 @@ use crate::open::OpenContext;
 use crate::remedy::Remedy;
 use crate::storage::edit::{Edit, Edits, Reopened, Storage};
 use crate::storage::source::{HostFileId, Source};
+pub(super) use bitmap_changes::{BitmapChanges, Disk};
 use space::{Changes, TableLocation};
 use std::sync::Arc;
 use zerocopy::FromBytes;
@@ -239,7 +241,7 @@ impl Qcow2Mut {
         edits.apply(&*self.storage).map_err(|e| Error::io("cannot modify the image", e))
     }
 
-    fn header(&self) -> &Header {
+    pub(super) fn header(&self) -> &Header {
         &self.old.header
     }
 
@@ -253,7 +255,6 @@ impl Qcow2Mut {
     /// # Errors
     /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the bitmap directory is damaged.
     fn bitmaps(&self) -> Result<&[Bitmap]> {
-        let damaged = |error: &Error| Error::corrupt("bitmap directory", error.without_remedy());
-        self.old.bitmaps.as_deref().map_err(damaged)
+        self.old.bitmap_entries()
     }
 }

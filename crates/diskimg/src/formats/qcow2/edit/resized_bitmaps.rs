@@ -7,8 +7,9 @@ use super::Qcow2Mut;
 use super::references;
 use super::space::{Space, TableLocation};
 use crate::error::{Error, Result};
-use crate::formats::qcow2::bitmaps::{Bitmap, FLAGS_OFFSET, Flags, OFFSET_MASK};
+use crate::formats::qcow2::bitmaps::{Bitmap, FLAGS_OFFSET, Flags, OFFSET_MASK, table_entries};
 use crate::formats::qcow2::tables::{read_words, to_bytes};
+use crate::model::bitmap::inconsistent;
 use crate::storage::edit::{Edit, Edits};
 use crate::storage::number::{to_u32, to_u64, to_usize};
 use std::ops::Range;
@@ -46,15 +47,15 @@ impl ResizedBitmaps {
         let mut bitmaps = Vec::new();
         for bitmap in image.bitmaps()? {
             if bitmap.flags.contains(Flags::IN_USE) {
-                let name = bitmap.name();
-                let message = format!("Bitmap '{name}' is inconsistent and cannot be used");
-                return Err(Error::unsupported(message).hint("remove it first"));
+                return Err(inconsistent(&bitmap.name()));
             }
-            if bitmap.table.entries < entries(bitmap, old_size, cluster_size) {
+            if bitmap.table.entries < table_entries(bitmap.granularity, old_size, cluster_size) {
                 let message = "it is too short for the disk";
                 return Err(Error::corrupt("bitmap table", message).at(bitmap.table.offset));
             }
-            if size < old_size || entries(bitmap, size, cluster_size) != bitmap.table.entries {
+            if size < old_size
+                || table_entries(bitmap.granularity, size, cluster_size) != bitmap.table.entries
+            {
                 bitmaps.push(bitmap.clone());
             }
         }
@@ -148,7 +149,8 @@ impl ResizedBitmaps {
     ) -> Result<()> {
         let cluster_size = space.cluster_size();
         let padded = |entries: u64| (entries * 8).next_multiple_of(cluster_size);
-        let (old, new) = (bitmap.table.entries, entries(bitmap, self.size, cluster_size));
+        let (old, new) =
+            (bitmap.table.entries, table_entries(bitmap.granularity, self.size, cluster_size));
         let at = bitmap.table.offset;
         let mut table = read_table(image, bitmap)?;
         let removed = table.iter().skip(to_usize(new)).map(|entry| entry & OFFSET_MASK);
@@ -205,9 +207,4 @@ impl ResizedBitmaps {
 fn read_table(image: &Qcow2Mut, bitmap: &Bitmap) -> Result<Vec<u64>> {
     let table = bitmap.table;
     read_words(&*image.storage, "bitmap table", table.offset, table.entries)
-}
-
-/// Returns the number of entries that the table of a bitmap has if the disk has `size` bytes.
-fn entries(bitmap: &Bitmap, size: u64, cluster_size: u64) -> u64 {
-    size.div_ceil(cluster_size.saturating_mul(8).saturating_mul(bitmap.granularity))
 }

@@ -381,14 +381,16 @@ impl<'a> Shadow<'a> {
     }
 
     /// Allocates and writes a table of whole clusters. Returns its host offset, 0 for an empty one.
-    pub(super) fn store(&mut self, mut bytes: Vec<u8>) -> Result<u64> {
+    pub(super) fn store(&mut self, bytes: &[u8]) -> Result<u64> {
         let size = self.cluster_size();
         if bytes.is_empty() {
             return Ok(0);
         }
-        bytes.resize(bytes.len().next_multiple_of(to_usize(size)), 0);
-        let offset = self.allocate(to_u64(bytes.len()) / size)?;
-        self.write(offset, &bytes)?;
+        let len = to_u64(bytes.len()).next_multiple_of(size);
+        let offset = self.allocate(len / size)?;
+        self.write(offset, bytes)?;
+        let padding = len - to_u64(bytes.len());
+        self.write(offset + to_u64(bytes.len()), &vec![0; to_usize(padding)])?;
         Ok(offset)
     }
 

@@ -31,7 +31,7 @@ pub(super) fn shrink(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<()
     let mut l1 = image.old.l1[..to_usize(entries)].to_vec();
     let tail = shorten_last_table(image, &mut shadow, &mut l1, size)?;
     shadow.release(header.l1.offset, header.l1.bytes(), 1)?;
-    let l1_offset = shadow.store(to_bytes(&l1))?;
+    let l1_offset = shadow.store(&to_bytes(&l1))?;
     bitmaps.begin(image)?;
     shadow.switch(|raw| {
         raw.size = size.into();
@@ -64,10 +64,10 @@ fn move_tables(image: &Qcow2Mut) -> Result<()> {
         let (offset, size) = (*entry & OFFSET_MASK, header.cluster_size());
         let words = read_words(&*image.storage, "L2 table", offset, size / 8)?;
         shadow.release(offset, size, 1)?;
-        *entry = shadow.store(to_bytes(&words))? | COPIED;
+        *entry = shadow.store(&to_bytes(&words))? | COPIED;
     }
     shadow.release(header.l1.offset, header.l1.bytes(), 1)?;
-    let offset = shadow.store(to_bytes(&l1))?;
+    let offset = shadow.store(&to_bytes(&l1))?;
     shadow.switch(|raw| raw.l1_table_offset = offset.into())
 }
 
@@ -120,7 +120,7 @@ fn shorten_last_table(
                     let mut bytes = bytes;
                     bytes[rest..].fill(0);
                     shadow.release(host, len, 1)?;
-                    words[index] = shadow.store(bytes)? | COPIED;
+                    words[index] = shadow.store(&bytes)? | COPIED;
                     if layout.extended && is_compressed {
                         words[index + 1] = ALL_STORED;
                     }
@@ -133,7 +133,7 @@ fn shorten_last_table(
         shadow.release(offset, cluster_size, 1)?;
         *entry = match words.iter().all(|&word| word == 0) {
             true => 0,
-            false => shadow.store(to_bytes(&words))? | COPIED,
+            false => shadow.store(&to_bytes(&words))? | COPIED,
         };
     }
     Ok(tail)

@@ -74,8 +74,8 @@ impl Qcow2Mut {
         let mut shadow = Shadow::open(self, self.tree(&self.old.l1), self.tree(&[]))?;
         let l1 = self.settle(&mut shadow, &self.old.l1, 2)?;
         let bytes = to_bytes(&l1);
-        entry.l1.offset = shadow.store(bytes.clone())?;
-        let active = Table { offset: shadow.store(bytes)?, entries };
+        entry.l1.offset = shadow.store(&bytes)?;
+        let active = Table { offset: shadow.store(&bytes)?, entries };
         table.extend(entry.encode());
         let count = self.header().snapshot_count + 1;
         self.switch_snapshots(shadow, active, self.header().size, Some((count, table)))?;
@@ -108,7 +108,7 @@ impl Qcow2Mut {
         // VM state may be stored after the disk, so the table does not become shorter.
         l1.resize(l1.len().max(self.old.l1.len()), 0);
         let l1 = self.settle(&mut shadow, &l1, 1)?;
-        let active = Table { offset: shadow.store(to_bytes(&l1))?, entries: to_u64(l1.len()) };
+        let active = Table { offset: shadow.store(&to_bytes(&l1))?, entries: to_u64(l1.len()) };
         self.switch_snapshots(shadow, active, size, None)
     }
 
@@ -125,7 +125,7 @@ impl Qcow2Mut {
         let mut shadow = Shadow::open(self, self.tree(&[]), self.tree(&l1))?;
         shadow.release(snapshot.l1.offset, snapshot.l1.bytes(), 1)?;
         let l1 = self.settle(&mut shadow, &self.old.l1, 1)?;
-        let active = Table { offset: shadow.store(to_bytes(&l1))?, entries: to_u64(l1.len()) };
+        let active = Table { offset: shadow.store(&to_bytes(&l1))?, entries: to_u64(l1.len()) };
         let count = self.header().snapshot_count - 1;
         self.switch_snapshots(shadow, active, self.header().size, Some((count, table)))
     }
@@ -231,7 +231,7 @@ impl Qcow2Mut {
         let mut new_table = None;
         if let Some((count, table)) = snapshots {
             shadow.release(header.snapshots_offset, self.snapshots()?.bytes, 1)?;
-            new_table = Some((count, shadow.store(table)?));
+            new_table = Some((count, shadow.store(&table)?));
         }
         shadow.switch(|raw| {
             raw.size = size.into();

@@ -1,9 +1,10 @@
 //! An existing image as the target of a conversion, before anything is written.
 
-use super::Qcow2Mut;
 use super::write::Writer;
+use super::{BitmapChanges, Disk, Qcow2Mut};
 use crate::error::{Error, Result};
 use crate::formats::qcow2::target::cluster_encoder;
+use crate::model::bitmap::DirtyBitmap;
 use crate::model::layer::Layer;
 use crate::model::mutable::WriteRequest;
 use crate::model::target::{Target, TargetSpec, UnitEncoder};
@@ -26,6 +27,7 @@ pub(super) fn specify(mut image: Qcow2Mut, request: &WriteRequest) -> Result<Box
         quantum: header.cluster_size(),
         codec: request.compress.then_some(header.codec),
         hides_backing: request.hides_backing,
+        bitmaps: Vec::new(),
         image: Mutex::default(),
     };
     if let Some(file) = image.old.files().get(1) {
@@ -54,6 +56,8 @@ struct ExistingSpec {
     codec: Option<Codec>,
     /// The image is about to get a backing file.
     hides_backing: bool,
+    /// The bitmaps that are added.
+    bitmaps: Vec<DirtyBitmap>,
     /// Taken when writing starts.
     image: Mutex<Option<Qcow2Mut>>,
 }
@@ -71,9 +75,22 @@ impl TargetSpec for ExistingSpec {
         self.codec.map(cluster_encoder)
     }
 
+    fn set_bitmaps(&mut self, bitmaps: Vec<DirtyBitmap>) -> Result<bool> {
+        if let Some(image) = &*lock(&self.image) {
+            let mut changes = BitmapChanges::of(image)?;
+            if !changes.add_copies(Disk::of(image.header()), bitmaps.clone())? {
+                return Ok(false);
+            }
+        }
+        self.bitmaps = bitmaps;
+        Ok(true)
+    }
+
     fn start(&self, _: &mut Output) -> Result<Box<dyn Target>> {
         let image = lock(&self.image).take();
         let image = image.ok_or_else(|| Error::invalid("the image is being written already"))?;
-        Ok(Box::new(Writer::start(image, self.hides_backing)?))
+        let mut writer = Writer::start(image, self.hides_backing)?;
+        writer.new_bitmaps.clone_from(&self.bitmaps);
+        Ok(Box::new(writer))
     }
 }

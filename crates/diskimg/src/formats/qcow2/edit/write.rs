@@ -10,17 +10,18 @@
 //!
 //! What changes in the tables is in memory until it is [stored](super::store).
 
-use super::Qcow2Mut;
 use super::bitmaps::TrackedBitmaps;
 use super::compressed::CompressedSpace;
 use super::references;
 use super::space::{Space, TableLocation};
 use super::table::L2Table;
+use super::{BitmapChanges, Qcow2Mut};
 use crate::error::{Error, Result};
 use crate::formats::qcow2::header::{Autoclear, Header};
 use crate::formats::qcow2::tables::{
     ALL_STORED, ALL_ZERO, COPIED, Cluster, OFFSET_MASK, ZERO, read_words,
 };
+use crate::model::bitmap::DirtyBitmap;
 use crate::model::target::{Allocate, Slot, Target};
 use crate::remedy::Remedy;
 use crate::storage::edit::Edits;
@@ -43,6 +44,8 @@ pub(super) struct Writer {
     pub(super) tables: PendingTables<L2Table>,
     pub(super) compressed: CompressedSpace,
     pub(super) bitmaps: TrackedBitmaps,
+    /// Bitmaps that are added at the end.
+    pub(super) new_bitmaps: Vec<DirtyBitmap>,
     /// Host offset of the end of the last cluster of the file before the modification.
     file_end: u64,
     /// Guest offset below which all data is written.
@@ -83,6 +86,7 @@ impl Writer {
             tables: PendingTables::default(),
             compressed: CompressedSpace::default(),
             bitmaps,
+            new_bitmaps: Vec::new(),
             settled: 0,
             end: image.storage.current_len(),
             hides_backing: hides_backing || image.header().backing.is_some(),
@@ -387,7 +391,10 @@ impl Target for Writer {
     fn finish(mut self: Box<Self>) -> Result<()> {
         self.store_all()?;
         self.is_finished = true;
-        Ok(())
+        match std::mem::take(&mut self.new_bitmaps) {
+            new if new.is_empty() => Ok(()),
+            new => BitmapChanges::store_copies(&self.image.reread()?, new),
+        }
     }
 }
 

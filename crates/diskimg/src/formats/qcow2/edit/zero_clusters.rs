@@ -115,7 +115,7 @@ impl<'a> Expansion<'a> {
             return Ok(table);
         }
         shadow.release(table.offset, table.bytes(), 1)?;
-        Ok(Table { offset: shadow.store(to_bytes(&new))?, entries: table.entries })
+        Ok(Table { offset: shadow.store(&to_bytes(&new))?, entries: table.entries })
     }
 
     /// Returns the host offset of an L2 table without zero clusters: that of the table, or of a new

@@ -1,5 +1,9 @@
 //! A qcow2 image that is modified in place.
 
+mod bitmaps;
+
+pub use bitmaps::BitmapChanges;
+
 use super::edit;
 use crate::error::{Error, Result};
 use crate::model::format::Format;
@@ -90,15 +94,24 @@ impl Qcow2Mut {
 
     /// Calls `change` with the image as it is now.
     fn with<T>(&self, change: impl FnOnce(&edit::Qcow2Mut) -> Result<T>) -> Result<T> {
-        let storage = Reopened::of(&self.storage);
-        let image = self.options.open_mutable(storage, edit::open_image);
-        let outcome = image.and_then(|image| change(&image));
+        let outcome = self.open_image().and_then(|image| change(&image));
         outcome.map_err(|e| e.in_file(&self.name))
+    }
+
+    /// Opens the image as it is now.
+    fn open_image(&self) -> Result<edit::Qcow2Mut> {
+        self.options.open_mutable(Reopened::of(&self.storage), edit::open_image)
     }
 
     /// As [`with`](Self::with), and verifies that the image still has its name.
     fn modify<T>(&mut self, change: impl FnOnce(&edit::Qcow2Mut) -> Result<T>) -> Result<T> {
-        let outcome = self.with(change)?;
+        let image = self.open_image().map_err(|e| e.in_file(&self.name))?;
+        self.modify_opened(|| change(&image))
+    }
+
+    /// As [`modify`](Self::modify), for an image that is open.
+    fn modify_opened<T>(&mut self, change: impl FnOnce() -> Result<T>) -> Result<T> {
+        let outcome = change().map_err(|e| e.in_file(&self.name))?;
         if let (Some((file, _)), Some(path)) = (self.storage.as_file(), self.storage.path()) {
             verify_name(file, path).map_err(|e| Error::output("cannot complete the image", e))?;
         }

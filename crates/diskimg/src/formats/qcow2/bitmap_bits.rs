@@ -1,0 +1,432 @@
+//! The bits of dirty bitmaps.
+//!
+//! ```text
+//!   bitmap table   entry 0      entry 1 …            an entry for each cluster of bits:
+//!                     │                              0 all clear, 1 all set, or a host offset
+//!                     ▼
+//!   cluster        byte 0       byte 1 …             the first bit of a byte is the least significant
+//!                     │
+//!                     ▼
+//!   guest bytes    `granularity` bytes per bit
+//! ```
+
+use super::bitmaps::{ALL_ONES, Bitmap, Flags, MAX_BITS_BYTES, decode_table_entry, table_entries};
+use super::layer::Qcow2;
+use super::tables::read_words;
+use crate::error::{Error, Result};
+use crate::model::bitmap::{self, Bits, DirtyBitmap};
+use crate::model::layer::Layer;
+use crate::report::info;
+use crate::storage::number::{to_u64, to_usize};
+use crate::storage::source::Source;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Length in bytes of the part of a cluster that is read at a time.
+const PART: u64 = 64 << 10;
+
+impl Qcow2 {
+    /// Returns what is known of the bitmaps, or `None` if the image cannot have any.
+    ///
+    /// # Errors
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the directory is damaged.
+    pub(super) fn bitmap_list(&self) -> Result<Option<Vec<info::Bitmap>>> {
+        if self.header.version < 3 {
+            return Ok(None);
+        }
+        Ok(Some(self.bitmap_entries()?.iter().map(Bitmap::info).collect()))
+    }
+
+    /// Returns the entries of the bitmap directory.
+    ///
+    /// # Errors
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if it is damaged.
+    pub(super) fn bitmap_entries(&self) -> Result<&[Bitmap]> {
+        let damaged = |error: &Error| Error::corrupt("bitmap directory", error.without_remedy());
+        self.bitmaps.as_deref().map_err(damaged)
+    }
+
+    /// Opens a bitmap for reading.
+    ///
+    /// # Errors
+    /// As [`Layer::dirty_bitmap`].
+    pub(super) fn open_bitmap(&self, bitmap: &Bitmap) -> Result<DirtyBitmap> {
+        if bitmap.flags.contains(Flags::IN_USE) {
+            return Err(bitmap::inconsistent(&bitmap.name()));
+        }
+        let file = Arc::clone(&self.files()[0]);
+        let max = self.limits.table_bytes;
+        let (size, cluster_size) = (self.header.size, self.header.cluster_size());
+        let bits = StoredBits::read(file, bitmap, size, cluster_size, max)?;
+        Ok(DirtyBitmap::new(bitmap.info(), size, Arc::new(bits)))
+    }
+}
+
+/// The bits of a stored bitmap.
+#[derive(Debug)]
+struct StoredBits {
+    file: Arc<dyn Source>,
+    /// The bitmap table.
+    table: Vec<u64>,
+    granularity: u64,
+    disk_size: u64,
+    cluster_size: u64,
+}
+
+impl StoredBits {
+    /// Reads the table, and verifies that no two entries refer to the same cluster: such a bitmap
+    /// would have more bits than are stored.
+    fn read(
+        file: Arc<dyn Source>,
+        bitmap: &Bitmap,
+        disk_size: u64,
+        cluster_size: u64,
+        max_bytes: u64,
+    ) -> Result<Self> {
+        let (granularity, at) = (bitmap.granularity, bitmap.table.offset);
+        let corrupt = |message: String| Error::corrupt("bitmap table", message).at(at);
+        let entries = table_entries(granularity, disk_size, cluster_size);
+        if bitmap.table.entries != entries {
+            let found = bitmap.table.entries;
+            let message = format!("it has {found} entries instead of {entries}");
+            return Err(corrupt(message).hint("remove the bitmap"));
+        }
+        if entries.saturating_mul(8) > max_bytes {
+            let found = format!("a bitmap table of {entries} entries");
+            return Err(Error::over_limit("table_bytes", found, max_bytes).at(at));
+        }
+        let table = read_words(&*file, "bitmap table", at, entries)?;
+        let mut offsets = Vec::new();
+        for &entry in &table {
+            offsets.extend(decode_table_entry(entry, cluster_size).map_err(|e| e.at(at))?);
+        }
+        offsets.sort_unstable();
+        if let Some(pair) = offsets.windows(2).find(|pair| pair[0] == pair[1]) {
+            let message = format!("two entries refer to the same cluster {:#x}", pair[0]);
+            return Err(corrupt(message).hint("remove the bitmap"));
+        }
+        Ok(Self { file, table, granularity, disk_size, cluster_size })
+    }
+
+    /// Adds to `run` those bits of a range that are set in the cluster at a host offset, whose first
+    /// bit has the number `base`.
+    fn scan(&self, offset: u64, base: u64, bits: Range<u64>, run: &mut Run<'_>) -> Result<()> {
+        let end = (bits.end - base).div_ceil(8);
+        let mut buffer = Vec::new();
+        let mut at = (bits.start - base) / 8;
+        while at < end {
+            let len = (end - at).min(PART);
+            buffer.clear();
+            buffer.resize(to_usize(len), 0);
+            // The file may end within its last cluster.
+            let stored = self.file.len().saturating_sub(offset + at).min(len);
+            self.file
+                .read_exact_at(&mut buffer[..to_usize(stored)], offset + at)
+                .map_err(|e| Error::io("cannot read", e).in_structure("bitmap").at(offset + at))?;
+            for (index, bytes) in buffer.chunks(8).enumerate() {
+                let mut word = [0; 8];
+                word[..bytes.len()].copy_from_slice(bytes);
+                let first = base + (at + to_u64(index) * 8) * 8;
+                run.add_word(first, u64::from_le_bytes(word), &bits);
+            }
+            at += len;
+        }
+        Ok(())
+    }
+}
+
+impl Bits for StoredBits {
+    fn for_each_dirty(&self, range: Range<u64>, each: &mut dyn FnMut(Range<u64>)) -> Result<()> {
+        let per_cluster = self.cluster_size * 8;
+        let bits = self.disk_size.div_ceil(self.granularity);
+        let mut at = range.start / self.granularity;
+        let end = range.end.div_ceil(self.granularity).min(bits);
+        let mut run = Run { bits: 0..0, granularity: self.granularity, guest: range, each };
+        while at < end {
+            let index = at / per_cluster;
+            let part = at..end.min((index + 1) * per_cluster);
+            at = part.end;
+            let entry = self.table.get(to_usize(index)).copied().unwrap_or(0);
+            match decode_table_entry(entry, self.cluster_size)? {
+                Some(offset) => self.scan(offset, index * per_cluster, part, &mut run)?,
+                None if entry & ALL_ONES != 0 => run.add(part),
+                None => {}
+            }
+        }
+        run.end();
+        Ok(())
+    }
+}
+
+/// Joins bits that are set to guest ranges.
+struct Run<'a> {
+    /// Bits that are set and were not passed on yet.
+    bits: Range<u64>,
+    granularity: u64,
+    /// The range that was asked for.
+    guest: Range<u64>,
+    each: &'a mut dyn FnMut(Range<u64>),
+}
+
+impl Run<'_> {
+    fn add(&mut self, bits: Range<u64>) {
+        if self.bits.end == bits.start {
+            self.bits.end = bits.end;
+        } else {
+            self.end();
+            self.bits = bits;
+        }
+    }
+
+    /// Adds the bits of a word within `bits`. The first bit of the word has the number `first`.
+    fn add_word(&mut self, first: u64, mut word: u64, bits: &Range<u64>) {
+        let before = bits.start.saturating_sub(first);
+        let count = bits.end.saturating_sub(first).min(64);
+        if before >= count {
+            return;
+        }
+        word &= mask(before..count);
+        while word != 0 {
+            let start = u64::from(word.trailing_zeros());
+            let end = start + u64::from((word >> start).trailing_ones());
+            self.add(first + start..first + end);
+            word &= !mask(start..end);
+        }
+    }
+
+    /// Passes on what was added.
+    fn end(&mut self) {
+        let bits = std::mem::take(&mut self.bits);
+        let start = (bits.start * self.granularity).max(self.guest.start);
+        let end = bits.end.saturating_mul(self.granularity).min(self.guest.end);
+        if start < end {
+            (self.each)(start..end);
+        }
+    }
+}
+
+/// Returns a word in which a range of bits, at least one, is set.
+fn mask(bits: Range<u64>) -> u64 {
+    (u64::MAX >> (64 - (bits.end - bits.start))) << bits.start
+}
+
+/// Sets bits, of which the least significant of each byte is the first.
+pub(super) fn set_bits(bytes: &mut [u8], range: Range<u64>) {
+    let whole = range.start.next_multiple_of(8)..range.end - range.end % 8;
+    if whole.start >= whole.end {
+        for bit in range {
+            bytes[to_usize(bit / 8)] |= 1 << (bit % 8);
+        }
+        return;
+    }
+    bytes[to_usize(whole.start / 8)..to_usize(whole.end / 8)].fill(0xff);
+    for bit in (range.start..whole.start).chain(whole.end..range.end) {
+        bytes[to_usize(bit / 8)] |= 1 << (bit % 8);
+    }
+}
+
+/// A bitmap that is to be stored: dirty is what is dirty in at least one of several others.
+#[derive(Debug)]
+pub(super) struct NewBits<'a> {
+    pub(super) sources: &'a [DirtyBitmap],
+    pub(super) granularity: u64,
+    pub(super) disk_size: u64,
+    pub(super) cluster_size: u64,
+}
+
+impl NewBits<'_> {
+    /// Stores the bits, a cluster at a time: `put` writes the bytes of one and returns its host
+    /// offset. Returns the bitmap table.
+    ///
+    /// # Errors
+    /// As [`DirtyBitmap::for_each_dirty`], and the errors of `put`.
+    pub(super) fn store(&self, mut put: impl FnMut(&[u8]) -> Result<u64>) -> Result<Vec<u64>> {
+        let entries = table_entries(self.granularity, self.disk_size, self.cluster_size);
+        let mut table = vec![0; to_usize(entries)];
+        if self.sources.is_empty() {
+            return Ok(table);
+        }
+        let mut bytes = vec![0; to_usize(self.cluster_size)];
+        let mut is_clear = true;
+        for (index, entry) in (0..).zip(&mut table) {
+            if !std::mem::replace(&mut is_clear, true) {
+                bytes.fill(0);
+            }
+            let count = self.fill(index, &mut bytes, &mut is_clear)?;
+            *entry = match is_clear {
+                true => 0,
+                false if is_full(&bytes, count) => ALL_ONES,
+                false => put(&bytes)?,
+            };
+        }
+        Ok(table)
+    }
+
+    /// Sets the bits of a cluster. Returns how many it has, those that are clear included.
+    fn fill(&self, index: u64, bytes: &mut [u8], is_clear: &mut bool) -> Result<u64> {
+        let per_cluster = self.cluster_size * 8;
+        let first = index * per_cluster;
+        let end = self.disk_size.div_ceil(self.granularity).min(first + per_cluster);
+        let guest = first * self.granularity..end.saturating_mul(self.granularity);
+        for source in self.sources {
+            source.for_each_dirty(guest.clone(), |range| {
+                let start = range.start / self.granularity - first;
+                set_bits(bytes, start..range.end.div_ceil(self.granularity) - first);
+                *is_clear = false;
+            })?;
+        }
+        Ok(end - first)
+    }
+}
+
+/// Returns true if the first `count` bits are set.
+fn is_full(bytes: &[u8], count: u64) -> bool {
+    let (whole, rest) = (to_usize(count / 8), count % 8);
+    let ones = (1u8 << rest) - 1;
+    bytes[..whole].iter().all(|&byte| byte == 0xff) && (rest == 0 || bytes[whole] & ones == ones)
+}
+
+/// Verifies that a bitmap of this granularity can be stored, in QEMU's words.
+///
+/// # Errors
+/// Returns [`Limit`](crate::ErrorKind::Limit) if it would have too many bits.
+pub(super) fn require_size(granularity: u64, disk_size: u64) -> Result<()> {
+    match disk_size.div_ceil(granularity).div_ceil(8) > MAX_BITS_BYTES {
+        true => Err(Error::limit(
+            "Too much space will be occupied by the bitmap. Use larger granularity",
+        )),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::qcow2::header::Table;
+    use crate::storage::source::MemorySource;
+
+    const CLUSTER: u64 = 512;
+
+    fn stored(table: Vec<u64>, bytes: Vec<u8>, granularity: u64, disk_size: u64) -> DirtyBitmap {
+        let file = Arc::new(MemorySource::new(bytes));
+        let bits = StoredBits { file, table, granularity, disk_size, cluster_size: CLUSTER };
+        let info = info::Bitmap { granularity, ..info::Bitmap::default() };
+        DirtyBitmap::new(info, disk_size, Arc::new(bits))
+    }
+
+    fn dirty(bitmap: &DirtyBitmap, range: Range<u64>) -> Vec<Range<u64>> {
+        let mut ranges = Vec::new();
+        bitmap.for_each_dirty(range, |range| ranges.push(range)).expect("reads");
+        ranges
+    }
+
+    /// Stores a bitmap in memory, and returns it.
+    fn merged(sources: &[DirtyBitmap], granularity: u64) -> (Vec<u64>, DirtyBitmap) {
+        let disk_size = sources[0].disk_size();
+        let mut bytes = vec![0; 512];
+        let new = NewBits { sources, granularity, disk_size, cluster_size: CLUSTER };
+        let table = new.store(|cluster| {
+            let offset = to_u64(bytes.len());
+            bytes.extend_from_slice(cluster);
+            Ok(offset)
+        });
+        let table = table.expect("reads");
+        (table.clone(), stored(table, bytes, granularity, disk_size))
+    }
+
+    #[test]
+    fn ranges_are_joined_across_clusters_and_cut_at_the_ends() {
+        // The file ends in the second cluster of bits.
+        let mut bytes = vec![0; 1000];
+        bytes[1 + 512] = 0b1010_0001;
+        bytes[999] = 0x80;
+        let disk_size = 3 * CLUSTER * 8 * 1024 - 100;
+        let bitmap = stored(vec![512, 1, 0], bytes, 1024, disk_size);
+        let cluster = CLUSTER * 8 * 1024;
+        let all = dirty(&bitmap, 0..u64::MAX);
+        let bit = |n: u64| n * 1024;
+        assert_eq!(all[..3], [bit(8)..bit(9), bit(13)..bit(14), bit(15)..bit(16)]);
+        assert_eq!(all[3..], [bit(487 * 8 + 7)..bit(487 * 8 + 8), cluster..2 * cluster]);
+        assert_eq!(dirty(&bitmap, 9000..13_500), [9000..9216, 13_312..13_500]);
+        assert_eq!(dirty(&bitmap, cluster - 1..cluster + 1), vec![cluster..cluster + 1]);
+        assert_eq!(dirty(&bitmap, 2 * cluster..disk_size), []);
+        let last = stored(vec![0, 0, 1], Vec::new(), 1024, disk_size);
+        assert_eq!(dirty(&last, 0..u64::MAX), vec![2 * cluster..disk_size]);
+    }
+
+    #[test]
+    fn bitmaps_are_merged_whatever_their_granularities_are() {
+        let disk_size = 20 << 20;
+        let mut bits = vec![0; 8 * 512];
+        let mut random = 99u64;
+        for byte in &mut bits {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            *byte = (random >> 56) as u8 & (random >> 48) as u8 & (random >> 40) as u8;
+        }
+        bits[2048..3072].fill(0);
+        let fine =
+            stored(vec![0, 512, 1024, 1536, 2048, 2560, 3072, 1, 0, 0], bits, 512, disk_size);
+        let coarse = stored(vec![512], vec![0x11; 1024], 1 << 20, disk_size);
+        let sources = [fine.clone(), coarse.clone()];
+        for granularity in [512, 4096, 65_536, 1 << 20, 1 << 31] {
+            let (_, merged) = merged(&sources, granularity);
+            let mut expected = vec![false; to_usize(u64::div_ceil(disk_size, granularity))];
+            for source in &sources {
+                for range in dirty(source, 0..disk_size) {
+                    let bits = range.start / granularity..range.end.div_ceil(granularity);
+                    bits.for_each(|bit| expected[to_usize(bit)] = true);
+                }
+            }
+            let mut found = vec![false; expected.len()];
+            for range in dirty(&merged, 0..disk_size) {
+                let bits = range.start / granularity..range.end.div_ceil(granularity);
+                bits.for_each(|bit| found[to_usize(bit)] = true);
+            }
+            assert!(found == expected, "{granularity}");
+        }
+    }
+
+    #[test]
+    fn clusters_of_equal_bits_take_no_space() {
+        let disk_size = (4096 * 3 + 5) * 512;
+        let all = stored(vec![1; 4], Vec::new(), 512, disk_size);
+        assert_eq!(merged(&[all], 512).0, [1; 4]);
+        let one =
+            stored(vec![0, 0, 0, 512], [vec![0; 512], vec![0x10; 512]].concat(), 512, disk_size);
+        let (table, bitmap) = merged(&[one], 512);
+        assert_eq!(table, [0, 0, 0, 512]);
+        assert_eq!(dirty(&bitmap, 0..disk_size), vec![disk_size - 512..disk_size]);
+    }
+
+    #[test]
+    fn tables_that_lie_are_refused() {
+        let read = |table: &[u64], entries: u64, max: u64| {
+            let bytes: Vec<u8> = table.iter().flat_map(|entry| entry.to_be_bytes()).collect();
+            let file = Arc::new(MemorySource::new([vec![0; 512], bytes, vec![0; 4096]].concat()));
+            let mut bitmap = Bitmap::of_granularity(512);
+            bitmap.table = Table { offset: 512, entries };
+            let size = CLUSTER * 8 * 512 * 2;
+            StoredBits::read(file, &bitmap, size, CLUSTER, max).map_err(|e| e.to_string())
+        };
+        read(&[1024, 1536], 2, 16).expect("reads");
+        let error = |table: &[u64], entries, max| read(table, entries, max).expect_err("refused");
+        assert!(error(&[1024, 1024], 2, 16).contains("two entries refer to the same cluster"));
+        assert!(error(&[1024, 1025], 2, 16).contains("entry 0x401 is invalid"));
+        assert!(error(&[1024, 1536], 3, 16).contains("has 3 entries instead of 2"));
+        assert!(error(&[1024, 1536], 2, 15).contains("table_bytes"));
+    }
+
+    #[test]
+    fn bits_are_set_whatever_byte_they_begin_in() {
+        for start in 0..20 {
+            for end in start..40 {
+                let mut bytes = [0; 5];
+                set_bits(&mut bytes, start..end);
+                let mut word = [0; 8];
+                word[..5].copy_from_slice(&bytes);
+                let expected = if start == end { 0 } else { mask(start..end) };
+                assert_eq!(u64::from_le_bytes(word), expected, "{start} {end}");
+            }
+        }
+    }
+}
