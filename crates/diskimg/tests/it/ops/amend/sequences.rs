@@ -7,12 +7,12 @@ use diskimg_testkit::tool::{cases, run, try_run};
 /// Create options, the cluster size, and whether the disk may be resized. With larger clusters,
 /// changing the width of refcounts takes QEMU minutes.
 const IMAGES: &[(&str, u64, bool)] = &[
-    ("cluster_size=64k", 64 << 10, true),
+    ("cluster_size=16k", 16 << 10, true),
     ("cluster_size=4k,compat=0.10", 4 << 10, false),
     ("cluster_size=512,refcount_bits=64", 512, true),
     ("cluster_size=512,refcount_bits=8", 512, true),
     ("cluster_size=16k,extended_l2=on", 16 << 10, true),
-    ("cluster_size=128k,refcount_bits=8", 128 << 10, true),
+    ("cluster_size=8k,refcount_bits=8", 8 << 10, true),
     ("cluster_size=4k,compression_type=zstd", 4 << 10, true),
 ];
 
