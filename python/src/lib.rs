@@ -50,8 +50,8 @@ mod _native {
     };
     #[pymodule_export]
     use crate::operations::{
-        amend, commit, compare, create, detect, formats, inspect, limits, measure_size, rebase, repair,
-        resize,
+        amend, commit, compare, create, detect, formats, inspect, limits, measure_size, rebase,
+        repair, resize,
     };
     #[pymodule_export]
     use crate::picture::{map_html, map_summary};

@@ -120,9 +120,9 @@ pub use open::{OpenOptions, SnapshotSelector};
 #[cfg(feature = "picture")]
 pub use ops::Draw;
 pub use ops::{
-    Amend, Callback, Check, Commit, Committed, Compare, CompareError, CompareStage, Comparison, Convert,
-    Create, Created, DigestAlgorithm, Digests, FileDigest, MapEntries, MapEntry, NewSize, Plan,
-    Progress, Rebase, Rebased, Reflink, Repair, Repaired, Report, Resize, Resized, Salvaged,
+    Amend, Callback, Check, Commit, Committed, Compare, CompareError, CompareStage, Comparison,
+    Convert, Create, Created, DigestAlgorithm, Digests, FileDigest, MapEntries, MapEntry, NewSize,
+    Plan, Progress, Rebase, Rebased, Reflink, Repair, Repaired, Report, Resize, Resized, Salvaged,
     Sparse, map, measure, measure_size,
 };
 #[cfg(feature = "inspect")]

@@ -6,8 +6,8 @@ use crate::output::Program;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use diskimg::open::{Node, appliance_and_disk, local_path};
 use diskimg::{
-    Caching, Durability, Error, ExternalFiles, Format, Image, Limits, OpenOptions, OptionSpec, Options,
-    Probing, Secrets, SnapshotSelector,
+    Caching, Durability, Error, ExternalFiles, Format, Image, Limits, OpenOptions, OptionSpec,
+    Options, Probing, Secrets, SnapshotSelector,
 };
 use std::ffi::OsString;
 use std::fmt::Display;

@@ -74,10 +74,19 @@ fn amends_output_and_exit_codes_are_those_of_qemu_img() {
         ("-o size=3M v2.qcow2", Some("Can't resize a v2 image which has snapshots")),
         ("-o lazy_refcounts=on v2.qcow2", Some("Lazy refcounts only supported with compatibility")),
         ("-o compat=0.10 d.qcow2", Some("Cannot downgrade an image with a data file")),
-        ("-o compat=0.10 e.qcow2", Some("Cannot downgrade an image with incompatible features 0x10")),
-        ("-o data_file=x a.qcow2", Some("data-file can only be set for images that use an external")),
+        (
+            "-o compat=0.10 e.qcow2",
+            Some("Cannot downgrade an image with incompatible features 0x10"),
+        ),
+        (
+            "-o data_file=x a.qcow2",
+            Some("data-file can only be set for images that use an external"),
+        ),
         ("-o data_file_raw=on d.qcow2", Some("data-file-raw cannot be set on existing images")),
-        ("-o backing_file=b.qcow2,backing_fmt=qcow2 o.qcow2", Some("Cannot amend the backing file")),
+        (
+            "-o backing_file=b.qcow2,backing_fmt=qcow2 o.qcow2",
+            Some("Cannot amend the backing file"),
+        ),
         ("-o backing_file=a.qcow2 o.qcow2", Some("Cannot amend the backing file")),
         ("-o cluster_size=4k a.qcow2", only_create),
         ("-o preallocation=full a.qcow2", only_create),

@@ -73,8 +73,7 @@ impl Qcow2 {
             // A check reports a damaged table later; an exceeded limit is an error at once, unless it
             // is repaired.
             Err(error)
-                if !context.metadata_only
-                    || error.exceeded().is_some() && !context.repairing =>
+                if !context.metadata_only || error.exceeded().is_some() && !context.repairing =>
             {
                 return Err(error);
             }

@@ -91,9 +91,9 @@ pub(super) fn refcount_order(options: &crate::Options) -> Result<Option<u32>> {
     match options.number("refcount_bits")? {
         None => Ok(None),
         Some(bits @ (1 | 2 | 4 | 8 | 16 | 32 | 64)) => Ok(Some(bits.trailing_zeros())),
-        Some(_) => Err(Error::invalid(
-            "Refcount width must be a power of two and may not exceed 64 bits",
-        )),
+        Some(_) => {
+            Err(Error::invalid("Refcount width must be a power of two and may not exceed 64 bits"))
+        }
     }
 }
 

@@ -156,7 +156,8 @@ impl<'a> Shadow<'a> {
     fn examine_counts(&mut self) -> Result<()> {
         let max = self.max_count();
         let (mut free, mut too_large): (VecDeque<Range<u64>>, _) = (VecDeque::new(), None);
-        let (per_block, end, is_new_width) = (self.old_per_block(), self.next, self.changes_width());
+        let (per_block, end, is_new_width) =
+            (self.old_per_block(), self.next, self.changes_width());
         let (added, removed) = (&self.added, &self.removed);
         let mut each = |cluster, count: u64| {
             if count == 0 {
@@ -341,7 +342,10 @@ impl<'a> Shadow<'a> {
     fn is_unchanged(&self) -> bool {
         let clusters = self.next;
         let has_none = |counts| next_counted(counts, 0, clusters).is_none();
-        !self.changes_width() && !self.moves_blocks && has_none(&self.added) && has_none(&self.removed)
+        !self.changes_width()
+            && !self.moves_blocks
+            && has_none(&self.added)
+            && has_none(&self.removed)
     }
 
     /// Makes the cluster at a host offset zero. It is an allocated one, or one that is not read in the

@@ -11,9 +11,7 @@ use super::Qcow2Mut;
 use super::shadow::Shadow;
 use crate::error::{Error, Result};
 use crate::formats::qcow2::header::Table;
-use crate::formats::qcow2::tables::{
-    COPIED, Cluster, OFFSET_MASK, ZERO, read_words, to_bytes,
-};
+use crate::formats::qcow2::tables::{COPIED, Cluster, OFFSET_MASK, ZERO, read_words, to_bytes};
 use crate::storage::codec::Codec;
 use crate::storage::number::to_u64;
 use std::collections::BTreeMap;
@@ -44,14 +42,8 @@ impl<'a> Expansion<'a> {
     ) -> Result<Self> {
         let snapshots = image.snapshots()?.entries.iter().map(|snapshot| snapshot.l1.entries);
         let total = to_u64(image.old.l1.len()) + snapshots.sum::<u64>();
-        let mut expansion = Self {
-            image,
-            places: BTreeMap::new(),
-            changes_copied: false,
-            done: 0,
-            total,
-            report,
-        };
+        let mut expansion =
+            Self { image, places: BTreeMap::new(), changes_copied: false, done: 0, total, report };
         expansion.release_shared(shadow)?;
         Ok(expansion)
     }
@@ -205,7 +197,8 @@ impl Qcow2Mut {
             let table = read_words(&*self.storage, "L2 table", offset, words)?;
             let decoded = table.iter().map(|entry| self.old.layout.decode(*entry, 0));
             if decoded.into_iter().any(|cluster| matches!(cluster, Cluster::Zero { .. })) {
-                let message = "an entry has the flag of zero clusters, which version 2 does not have";
+                let message =
+                    "an entry has the flag of zero clusters, which version 2 does not have";
                 return Err(Error::corrupt("L2 table", message).at(offset));
             }
         }

@@ -36,6 +36,7 @@ fn what_cannot_be_done_is_refused_and_changes_nothing() {
         ("preallocation=full,size=2M", "only supported for image creation"),
         ("no_such=1", "Invalid parameter 'no_such'"),
         ("size=1000", "must be a multiple of 512"),
+        ("size=0", "must be positive"),
         ("lazy_refcounts=maybe", "expects 'on' or 'off'"),
     ] {
         refused(given, ErrorKind::Invalid, text);
@@ -92,9 +93,8 @@ fn an_image_that_was_not_closed_properly_is_repaired_before() {
         let path = case.make(dir.path());
         let file = path.to_str().unwrap();
         // Killed before it writes refcounts.
-        let script = format!(
-            "qemu-io -f qcow2 -c 'write -P 42 0 128k' -c flush -c 'sigraise 9' '{file}'"
-        );
+        let script =
+            format!("qemu-io -f qcow2 -c 'write -P 42 0 128k' -c flush -c 'sigraise 9' '{file}'");
         let killed = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
         assert!(!killed.status.success());
         let before = contents(&path);
@@ -128,12 +128,8 @@ fn a_cancelled_amendment_changes_nothing() {
 #[test]
 fn the_flag_of_zero_clusters_is_not_taken_from_a_version_2_image() {
     let dir = tempfile::tempdir().unwrap();
-    let case = Case {
-        name: "",
-        options: "compat=0.10",
-        size: MIB,
-        commands: &["write -P 1 0 64k"],
-    };
+    let case =
+        Case { name: "", options: "compat=0.10", size: MIB, commands: &["write -P 1 0 64k"] };
     let path = case.make(dir.path());
     let mut bytes = std::fs::read(&path).unwrap();
     let at = |field: usize, bytes: &[u8]| {
