@@ -104,8 +104,8 @@ def amend(
     Args:
         path: The image's file name, or a block device.
         options: The options of a qcow2 image to change: ``compat`` (``0.10`` or ``1.1``),
-            ``refcount_bits``, ``lazy_refcounts``, ``data_file``, ``data_file_raw``, ``size``. Others
-            stay as they are.
+            ``refcount_bits``, ``lazy_refcounts``, ``data_file``, ``data_file_raw``, ``size``.
+            Others stay as they are.
         format: One of `FORMATS`; by default it is detected. Pass it whenever you know it.
         progress: As for `convert`, but in entries of tables instead of bytes.
         external_files: Which other files the image may refer to.

@@ -62,6 +62,7 @@ pub struct OpenOptions {
     snapshot: Option<SnapshotSelector>,
     disk: Option<String>,
     metadata_only: bool,
+    repairing: bool,
     with_chain: bool,
     with_extents: bool,
     ignore_content_id: bool,
@@ -115,6 +116,8 @@ pub(crate) struct OpenContext<'a> {
     pub(crate) salvage: bool,
     /// Guest bytes will not be read, so other files need not be opened.
     pub(crate) metadata_only: bool,
+    /// The image is opened to be repaired, also where it exceeds a limit of the format.
+    pub(crate) repairing: bool,
     /// With `metadata_only`: open other files that contain the image's tables nevertheless.
     pub(crate) with_extents: bool,
     /// The backing file will be opened.
@@ -364,6 +367,7 @@ impl OpenOptions {
             strict: self.strict,
             salvage: self.salvage,
             metadata_only: self.metadata_only,
+            repairing: self.repairing,
             with_extents: self.with_extents,
             with_parent: self.with_parent(),
             probed: self.format.is_none(),
@@ -406,6 +410,12 @@ impl OpenOptions {
         let real = real_path(&**storage);
         let resolver = self.resolver(storage.path(), real.as_deref(), self.policy(false));
         repair(storage, &self.context(resolver), request)
+    }
+
+    /// Sets whether the image is opened to be repaired, which a limit of the format does not prevent.
+    pub(crate) fn repairing(mut self, yes: bool) -> Self {
+        self.repairing = yes;
+        self
     }
 
     /// Changes the options of an image with its format's `amend`.
@@ -583,6 +593,7 @@ impl<'a> OpenContext<'a> {
             strict: false,
             salvage: false,
             metadata_only: false,
+            repairing: false,
             with_extents: false,
             with_parent: false,
             probed: false,

@@ -117,6 +117,7 @@ impl Repair {
     ) -> Result<Option<Repaired>> {
         storage.lock(Lock::WRITE).map_err(|e| Error::io("cannot lock it", e))?;
         let options = self.options.clone().snapshot(None).disk(None).metadata_only(true);
+        let options = options.repairing(self.scope == RepairScope::All);
         let open = || options.open_source(Reopened::of(storage), name);
         let image = open()?;
         let format = image.format();

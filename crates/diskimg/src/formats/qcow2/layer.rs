@@ -71,8 +71,11 @@ impl Qcow2 {
             ));
         }
         let snapshots = match snapshots {
-            // A check reports a damaged table later; an exceeded limit is an error at once.
-            Err(error) if !context.metadata_only || error.exceeded().is_some() => {
+            // A check reports a damaged table later; an exceeded limit is an error at once, unless it
+            // is repaired.
+            Err(error)
+                if !context.metadata_only || error.exceeded().is_some() && !context.repairing =>
+            {
                 return Err(error);
             }
             outcome => outcome,

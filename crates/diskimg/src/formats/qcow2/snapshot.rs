@@ -68,6 +68,15 @@ pub(crate) struct Snapshots {
     pub(crate) bytes: u64,
 }
 
+/// Maximum number of snapshots of an image (QEMU's limit).
+pub(super) const MAX_SNAPSHOTS: u64 = 65_536;
+
+/// Maximum length of a snapshot table in bytes (QEMU's limit).
+pub(super) const MAX_TABLE_BYTES: u64 = 64 << 20;
+
+/// Maximum length in bytes of the extra data of an entry (QEMU's limit).
+const MAX_EXTRA_BYTES: u32 = 1024;
+
 /// Maximum length in bytes of the name of a new snapshot (QEMU's limit).
 pub(super) const MAX_NEW_NAME: usize = 255;
 
@@ -207,6 +216,67 @@ impl Snapshots {
         } else {
             error.hint(format!("its snapshots: {}", known.join(", ")))
         }
+    }
+}
+
+/// A snapshot table that QEMU's limits allow.
+#[derive(Debug)]
+pub(super) struct ShortTable {
+    /// Number of its entries.
+    pub(super) count: u32,
+    /// The entries.
+    pub(super) bytes: Vec<u8>,
+}
+
+impl ShortTable {
+    /// Reads the snapshot table, without the end of extra data that is too long, and without the
+    /// snapshots beyond the maximum number or length. Returns `None` if nothing is left out.
+    ///
+    /// # Errors
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the table is not within the file, and
+    /// [`Io`](crate::ErrorKind::Io) if it cannot be read.
+    pub(super) fn read(file: &dyn Source, header: &Header) -> Result<Option<Self>> {
+        let count = u64::from(header.snapshot_count);
+        let mut short = Self { count: 0, bytes: Vec::new() };
+        let mut is_shorter = count > MAX_SNAPSHOTS;
+        let mut at = header.snapshots_offset;
+        for _ in 0..count.min(MAX_SNAPSHOTS) {
+            let (mut entry, len, is_cut) = Self::read_entry(file, at)?;
+            short.bytes.resize(short.bytes.len().next_multiple_of(8), 0);
+            if to_u64(short.bytes.len() + entry.len()) > MAX_TABLE_BYTES {
+                is_shorter = true;
+                break;
+            }
+            short.bytes.append(&mut entry);
+            short.count += 1;
+            is_shorter |= is_cut;
+            at = at.saturating_add(len.next_multiple_of(8));
+        }
+        Ok(is_shorter.then_some(short))
+    }
+
+    /// Returns the entry at a host offset, its length in the file in bytes, and whether extra data
+    /// was left out.
+    fn read_entry(file: &dyn Source, at: u64) -> Result<(Vec<u8>, u64, bool)> {
+        let read = |buf: &mut [u8], at| {
+            let outcome = file.read_exact_at(buf, at);
+            outcome.map_err(|e| Error::io("cannot read", e).in_structure("snapshot table").at(at))
+        };
+        let mut raw = [0; size_of::<RawSnapshot>()];
+        read(&mut raw, at)?;
+        let mut raw: RawSnapshot = zerocopy::transmute!(raw);
+        let stored = raw.extra_size.get();
+        let kept = stored.min(MAX_EXTRA_BYTES);
+        let names = to_index(u32::from(raw.id_size.get()) + u32::from(raw.name_size.get()));
+        raw.extra_size = kept.into();
+        let mut entry = raw.as_bytes().to_vec();
+        let (fixed, kept) = (entry.len(), to_index(kept));
+        entry.resize(fixed + kept + names, 0);
+        let start = at.saturating_add(to_u64(fixed));
+        read(&mut entry[fixed..fixed + kept], start)?;
+        read(&mut entry[fixed + kept..], start.saturating_add(stored.into()))?;
+        let len = to_u64(fixed + names) + u64::from(stored);
+        Ok((entry, len, stored > MAX_EXTRA_BYTES))
     }
 }
 

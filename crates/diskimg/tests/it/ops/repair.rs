@@ -14,6 +14,7 @@ mod damages;
 mod images;
 mod others;
 mod random;
+mod snapshots;
 
 use images::{Base, Bytes};
 

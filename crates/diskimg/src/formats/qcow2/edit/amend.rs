@@ -18,8 +18,8 @@ use crate::formats::qcow2::bitmaps::OFFSET_MASK;
 use crate::formats::qcow2::check::MIN_V3_SNAPSHOT_EXTRA;
 use crate::formats::qcow2::extensions::{BITMAPS, DATA_FILE, FEATURE_NAMES, feature_names};
 use crate::formats::qcow2::header::{
-    Autoclear, Compatible, Incompatible, MAX_BACKING_NAME, RawHeader, Table, V2_HEADER_BYTES,
-    V2_REFCOUNT_ORDER,
+    Autoclear, Compatible, Header, Incompatible, MAX_BACKING_NAME, RawHeader, Table,
+    V2_HEADER_BYTES, V2_REFCOUNT_ORDER,
 };
 use crate::formats::qcow2::options::{self, AMEND_OPTIONS};
 use crate::formats::qcow2::repair;
@@ -27,6 +27,7 @@ use crate::formats::qcow2::snapshot::set_l1_offset;
 use crate::formats::qcow2::tables::read_words;
 use crate::model::flat::Preallocation;
 use crate::model::mutable::{AmendRequest, Amended, RepairRequest, ResizeRequest};
+use crate::model::options::Options;
 use crate::open::OpenContext;
 use crate::remedy::Remedy;
 use crate::report::check::RepairScope;
@@ -100,6 +101,13 @@ impl Plan {
             size: given.size("size")?,
         };
         plan.require_data_file(image)?;
+        match plan.size {
+            Some(0) => return Err(Error::invalid("New image size must be positive")),
+            Some(size) if !size.is_multiple_of(512) => {
+                return Err(Error::invalid("The new size must be a multiple of 512"));
+            }
+            _ => {}
+        }
         if version < 3 && refcount_order != V2_REFCOUNT_ORDER {
             return Err(match given.get("refcount_bits") {
                 Some(_) => Error::invalid(
@@ -109,12 +117,7 @@ impl Plan {
                 None => Error::unsupported("compat=0.10 requires refcount_bits=16"),
             });
         }
-        if let (None, None) = (given.get("backing_file"), given.get("backing_fmt")) {
-        } else if given.get("backing_file") != header.backing.as_deref()
-            || given.get("backing_fmt") != header.extensions.backing_format.as_deref()
-        {
-            return Err(Error::invalid("Cannot amend the backing file").with_remedy(Remedy::Rebase));
-        }
+        require_backing(header, given)?;
         if version < 3 && plan.lazy_refcounts {
             return Err(Error::invalid(
                 "Lazy refcounts only supported with compatibility level 1.1 and above (use \
@@ -233,8 +236,7 @@ impl Plan {
         } else if self.version < header.version {
             amended.removed_bitmaps = to_u64(image.bitmaps()?.len());
             release_bitmaps(image, &mut shadow)?;
-            let tables = expand_zero_clusters(image, &mut shadow, &mut new, request)?;
-            snapshots = tables;
+            snapshots = expand_zero_clusters(image, &mut shadow, &mut new, request)?;
         }
         if let Some(table) = snapshots {
             shadow.release(header.snapshots_offset, image.snapshots()?.bytes, 1)?;
@@ -290,15 +292,23 @@ impl Plan {
     }
 }
 
+/// Verifies that the backing file does not change: what is given of it must be all that is recorded.
+fn require_backing(header: &Header, given: &Options) -> Result<()> {
+    let (name, format) = (given.get("backing_file"), given.get("backing_fmt"));
+    let is_same =
+        name == header.backing.as_deref() && format == header.extensions.backing_format.as_deref();
+    match name.is_none() && format.is_none() || is_same {
+        true => Ok(()),
+        false => Err(Error::invalid("Cannot amend the backing file").with_remedy(Remedy::Rebase)),
+    }
+}
+
 /// Releases the clusters of bitmaps, which version 2 does not have.
 fn release_bitmaps(image: &Qcow2Mut, shadow: &mut Shadow<'_>) -> Result<()> {
     let header = image.header();
-    let Some(directory) = header.extensions.bitmaps.filter(|_| {
-        // Otherwise its clusters may be used for something else.
-        header.autoclear.contains(Autoclear::BITMAPS)
-    }) else {
-        return Ok(());
-    };
+    // If they are not up to date, their clusters may be used for something else.
+    let is_valid = header.autoclear.contains(Autoclear::BITMAPS);
+    let Some(directory) = header.extensions.bitmaps.filter(|_| is_valid) else { return Ok(()) };
     shadow.release(directory.offset, directory.bytes, 1)?;
     for bitmap in image.bitmaps()? {
         let Table { offset, entries } = bitmap.table;

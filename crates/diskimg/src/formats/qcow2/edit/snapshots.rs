@@ -16,18 +16,14 @@ use super::references::Tree;
 use super::shadow::Shadow;
 use crate::error::{Error, Result};
 use crate::formats::qcow2::header::Table;
-use crate::formats::qcow2::snapshot::{MAX_NEW_NAME, NewSnapshot, Snapshot};
+use crate::formats::qcow2::snapshot::{
+    MAX_NEW_NAME, MAX_SNAPSHOTS, MAX_TABLE_BYTES, NewSnapshot, Snapshot,
+};
 use crate::formats::qcow2::tables::{COPIED, Cluster, OFFSET_MASK, read_words, to_bytes};
 use crate::open::SnapshotSelector;
 use crate::report::info;
 use crate::storage::number::{to_u32, to_u64, to_usize};
 use std::time::Duration;
-
-/// Maximum number of snapshots of an image (QEMU's limit).
-const MAX_SNAPSHOTS: u64 = 65_536;
-
-/// Maximum length of a snapshot table in bytes (QEMU's limit).
-const MAX_TABLE_BYTES: u64 = 64 << 20;
 
 impl Qcow2Mut {
     /// Returns the snapshots, in the order of the table.

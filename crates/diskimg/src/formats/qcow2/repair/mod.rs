@@ -1,11 +1,13 @@
 //! Repairing an image in place.
 //!
 //! A repair has steps, each of which is complete before the next one begins, and after each of which
-//! the image is checked again. No step changes what the guest or a snapshot reads.
+//! the image is checked again. No step changes what the guest or a snapshot reads;
+//! snapshots beyond QEMU's limits, which neither program reads, are removed.
 //!
 //! ```text
 //!   entries     L1 and L2 entries are corrected where that does not change what they mean
-//!   snapshots   entries of the snapshot table that lack extra data get it, in a new table
+//!   snapshots   entries of the snapshot table that lack extra data get it, in a new table, which
+//!               does not have what exceeds QEMU's limits
 //!   bitmaps     damaged bitmaps are marked as outdated
 //!   refcounts   refcounts and copied flags are set in place, or
 //!               new refcount blocks and a new table are written to free clusters, and the header's
@@ -63,6 +65,9 @@ pub(super) fn repair(
     if all {
         if step.found.damage.entries {
             entries::correct(&step)?;
+            step = examine()?;
+        }
+        if snapshots::shorten(&step)? {
             step = examine()?;
         }
         if step.found.damage.snapshots && snapshots::add_extra_data(&step)? {

@@ -36,6 +36,7 @@ fn what_cannot_be_done_is_refused_and_changes_nothing() {
         ("preallocation=full,size=2M", "only supported for image creation"),
         ("no_such=1", "Invalid parameter 'no_such'"),
         ("size=1000", "must be a multiple of 512"),
+        ("size=0", "must be positive"),
         ("lazy_refcounts=maybe", "expects 'on' or 'off'"),
     ] {
         refused(given, ErrorKind::Invalid, text);

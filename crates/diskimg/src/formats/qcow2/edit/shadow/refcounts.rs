@@ -138,42 +138,37 @@ impl Shadow<'_> {
 
     /// Returns the words of a future refcount block.
     fn new_block(&mut self, block: u64) -> Result<Vec<u64>> {
-        let mut words = self.old_words(block)?;
-        let (first, order, max) = (block * self.per_block(), self.order, self.max_count());
-        for cluster in first..first + self.per_block() {
-            let (added, removed) = (self.added.get(cluster), self.removed.get(cluster));
-            if added == removed {
-                continue;
-            }
-            let (word, bit) = refcount::position(cluster - first, order);
-            let count = refcount::extract(words[word], order, bit);
-            let count = count.checked_add(added).and_then(|count| count.checked_sub(removed));
-            let count = count.filter(|&count| count <= max).ok_or_else(|| {
-                Error::corrupt("refcount block", "the refcount of a cluster is too low or too high")
-                    .at(cluster << self.cluster_bits())
-            })?;
-            words[word] = refcount::insert(words[word], order, bit, count);
-        }
-        Ok(words)
-    }
-
-    /// Returns the refcounts of the image as it is, as the words of a future block.
-    fn old_words(&mut self, block: u64) -> Result<Vec<u64>> {
         let words = self.cluster_size() / 8;
         let old = self.old_table().get(to_usize(block)).copied().unwrap_or(0);
-        if old != 0 {
-            return read_words(self.storage(), "refcount block", old, words);
+        let mut words = match old {
+            0 => vec![0; to_usize(words)],
+            offset => read_words(self.storage(), "refcount block", offset, words)?,
+        };
+        let (first, order, max) = (block * self.per_block(), self.order, self.max_count());
+        let clusters = first..first + self.per_block();
+        let (added, removed, writes_all) = (&self.added, &self.removed, self.writes_all());
+        let mut wrong = None;
+        self.space.for_counts(clusters, |cluster, old| {
+            let (more, fewer) = (added.get(cluster), removed.get(cluster));
+            if more == fewer && !writes_all {
+                return;
+            }
+            let count = old.checked_add(more).and_then(|count| count.checked_sub(fewer));
+            let Some(count) = count.filter(|&count| count <= max) else {
+                wrong.get_or_insert(cluster);
+                return;
+            };
+            let (word, bit) = refcount::position(cluster - first, order);
+            words[word] = refcount::insert(words[word], order, bit, count);
+        })?;
+        match wrong {
+            None => Ok(words),
+            Some(cluster) => Err(Error::corrupt(
+                "refcount block",
+                "the refcount of a cluster is too low or too high",
+            )
+            .at(cluster << self.cluster_bits())),
         }
-        let mut words = vec![0; to_usize(words)];
-        if self.writes_all() {
-            let (first, order) = (block * self.per_block(), self.order);
-            let clusters = first..first + self.per_block();
-            self.space.for_counts(clusters, |cluster, count| {
-                let (word, bit) = refcount::position(cluster - first, order);
-                words[word] = refcount::insert(words[word], order, bit, count);
-            })?;
-        }
-        Ok(words)
     }
 }
 
