@@ -3,6 +3,7 @@
 mod chains;
 mod commit;
 mod convert;
+mod fix_gpt;
 mod inspect;
 mod lengths;
 mod map;
