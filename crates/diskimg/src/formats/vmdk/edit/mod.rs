@@ -31,6 +31,8 @@ mod text;
 mod verify;
 mod write;
 
+pub(super) use verify::uncleanness;
+
 use super::extent::{Layout, VmdkExtent};
 use super::extent_line::Access;
 use super::header::MAGIC;
