@@ -232,7 +232,12 @@ fn after_a_crash_the_primary_table_is_valid_and_the_partitions_are_as_before() {
                 .preallocation(Preallocation::Off)
                 .run_on(Arc::clone(&storage) as _, "target")
                 .unwrap();
+            let mut number = 0;
             states += storage.crash_states(7, if full() { 1 } else { 8 }, |state| {
+                number += 1;
+                if !full() && number % 8 > 1 {
+                    return;
+                }
                 std::fs::write(&path, state).unwrap();
                 let image = OpenOptions::new().format(format).open(&path).unwrap();
                 assert!([SIZE, size].contains(&image.size()));
