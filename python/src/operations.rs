@@ -86,11 +86,13 @@ pub(crate) fn resize(
     how: OpenArgs,
     shrink: bool,
     preallocation: &str,
+    fix_gpt: bool,
 ) -> PyResult<(u64, u64)> {
     let resize = Resize::new(size.parse().or_raise(py)?)
         .open_options(how.options(py)?)
         .shrink(shrink)
-        .preallocation(preallocation.parse().or_raise(py)?);
+        .preallocation(preallocation.parse().or_raise(py)?)
+        .fix_gpt(fix_gpt);
     let done = work::run(py, None, |_| resize.run(arguments::plain(path)))?;
     Ok((done.old_size, done.new_size))
 }

@@ -98,3 +98,28 @@ def test_qemu_cannot_write_an_image_that_is_open(disk: Path) -> None:
     subprocess.run(command, check=True)
     with diskimg.open(disk, "qcow2", force_share=True):
         subprocess.run(command, check=True)
+
+
+@pytest.mark.parametrize("layout", ["monolithicSparse", "monolithicFlat", "twoGbMaxExtentFlat"])
+def test_vmdk_disks_change_their_size(tmp_path: Path, layout: str) -> None:
+    path = tmp_path / "disk.vmdk"
+    qemu_img("create", "-q", "-f", "vmdk", "-o", f"subformat={layout}", path, "1M")
+    assert diskimg.resize(path, "3G", format="vmdk").new_size == 3072 * MIB
+    assert diskimg.resize(path, "2M", format="vmdk", shrink=True).new_size == 2 * MIB
+    with diskimg.open(path, "vmdk") as image:
+        assert image.read_at(0, 2 * MIB) == bytes(2 * MIB)
+
+
+def test_the_backup_of_a_partition_table_follows_the_size(disk: Path, tmp_path: Path) -> None:
+    with pytest.raises(diskimg.InvalidError, match="no GUID partition table"):
+        diskimg.resize(disk, "+1M", format="qcow2", fix_gpt=True)
+    assert diskimg.info(disk).virtual_size == MIB
+    raw = tmp_path / "disk.raw"
+    raw.write_bytes(bytes(8 * MIB))
+    subprocess.run(["sgdisk", "-n", "1:2048:+1M", raw], check=True, capture_output=True)
+    diskimg.resize(raw, 16 * MIB, format="raw", fix_gpt=True)
+    assert raw.read_bytes()[-512:].startswith(b"EFI PART")
+    verified = subprocess.run(["sgdisk", "-v", raw], check=True, capture_output=True)
+    assert b"No problems found" in verified.stdout
+    with pytest.raises(diskimg.RefusedError, match="partition 1 ends"):
+        diskimg.resize(raw, 2 * MIB, format="raw", shrink=True, fix_gpt=True)

@@ -204,6 +204,7 @@ def resize(
     how: OpenArgs,
     shrink: bool,
     preallocation: str,
+    fix_gpt: bool,
 ) -> tuple[int, int]: ...
 def rebase(
     path: str,

@@ -540,6 +540,7 @@ def resize(
     format: Format | None = None,
     shrink: bool = False,
     preallocation: Preallocation = "off",
+    fix_gpt: bool = False,
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     force_share: bool = False,
@@ -556,7 +557,7 @@ def resize(
     536870912
 
     If the process is killed or power is lost, the disk has its old or its new size, and all its
-    bytes are intact. Partition tables and file systems are not changed.
+    bytes are intact. File systems are not changed, nor are partition tables without ``fix_gpt``.
 
     Args:
         path: The image's file name, or a block device.
@@ -565,16 +566,21 @@ def resize(
         format: One of `FORMATS`; by default it is detected. Pass it whenever you know it.
         shrink: Allow the disk to become smaller, which deletes the data at its end.
         preallocation: How space is allocated for added bytes.
+        fix_gpt: Move the backup of the disk's GUID partition table to the new end of the disk. The
+            size may stay as it is.
         external_files: Which other files the image may refer to.
         limits: Resource limits that differ from the defaults in `LIMITS`, by name.
         force_share: Do not lock the backing files, even if another process is writing to them.
 
     Raises:
         LockedError: Another process uses the image.
-        RefusedError: The disk would become smaller, but ``shrink`` is false.
+        RefusedError: The disk would become smaller, but ``shrink`` is false; a partition would not
+            fit; or the image names files that would be changed, but its format is not given.
         UnsupportedError: Images of this format, or with one of this image's features, cannot be
             resized.
-        InvalidError: The format cannot have this size; also a `ValueError`.
+        InvalidError: The format cannot have this size, or the disk has no GUID partition table;
+            also a `ValueError`.
+        CorruptError: The image or the partition table is damaged.
         Error: As `open`.
     """
     name = name_only(path)
@@ -582,7 +588,7 @@ def resize(
     how = open_args(format, external_files=external_files, limits=limits, force_share=force_share)
     how_allocated = choice("Preallocation", "preallocation", preallocation)
     with _log.operation("resize", name) as details:
-        old, new = _native.resize(name, wanted, how, shrink, how_allocated)
+        old, new = _native.resize(name, wanted, how, shrink, how_allocated, fix_gpt)
         details.append(f"{old} bytes before, {new} now")
     return Resized(old, new)
 

@@ -39,7 +39,7 @@ pub(crate) struct Args {
     /// Accepted for compatibility; has no effect
     #[arg(short = 'T', long, value_name = "MODE")]
     cache: Option<String>,
-    /// Repair a qcow2, VDI, QED or Parallels image in place: leaks only, or all damage
+    /// Repair an image in place: leaks only, or all damage
     #[arg(short, long, value_name = "leaks|all")]
     repair: Option<String>,
     /// With -r: save what is overwritten to this new file

@@ -10,11 +10,13 @@ const EXAMPLES: &str = "\
 Examples:
   diskimg resize disk.qcow2 20G
   diskimg resize -f raw disk.raw +512M
+  diskimg resize -f vmdk --fix-gpt disk.vmdk 20G
 
 SIZE is in bytes and may have a suffix k, M, G, T, P or E. With + or -, it is relative to the
-current size. Added bytes read as zeros; partition tables and file systems are not changed. The
-image is modified in place: if the command is interrupted, the disk has its old or its new size,
-and all its data. No other process may use the image; -U applies to its backing files only.";
+current size. Added bytes read as zeros; file systems are not changed, nor are partition tables
+without --fix-gpt. The image is modified in place: if the command is interrupted, the disk has its
+old or its new size, and all its data. No other process may use the image; -U applies to its
+backing files only.";
 
 /// Change the size of a disk.
 #[derive(Debug, clap::Args)]
@@ -35,10 +37,17 @@ pub(crate) struct Args {
     /// Allow SIZE to be smaller, which deletes the data beyond
     #[arg(long)]
     shrink: bool,
-    /// Raw, qcow2: allocate added bytes: off, metadata, falloc, full
+    /// Move the backup of a GUID partition table to the new end
     #[arg(
-        long_help = "Allocate space for added bytes: off (default), falloc, full; in qcow2 images also \
-                     metadata"
+        long_help = "Move the backup of a GUID partition table to the new end of the disk; with size \
+                     +0, only that"
+    )]
+    #[arg(long)]
+    fix_gpt: bool,
+    /// Raw, qcow2, VMDK: allocate added bytes: off, metadata, falloc, full
+    #[arg(
+        long_help = "Allocate space for added bytes of raw, qcow2 and flat VMDK images: off (default), \
+                     falloc, full; in qcow2 images also metadata"
     )]
     #[arg(long, value_name = "MODE")]
     preallocation: Option<String>,
@@ -58,6 +67,10 @@ pub(crate) struct Job {
     pub(crate) size: NewSize,
     /// `--shrink`.
     pub(crate) shrink: bool,
+    /// `--fix-gpt`.
+    pub(crate) fix_gpt: bool,
+    /// The format is named, and may consist of several files that are created or removed.
+    pub(crate) may_have_parts: bool,
     /// `--preallocation`.
     pub(crate) preallocation: Preallocation,
     /// `-q`.
@@ -71,11 +84,14 @@ impl Args {
         let (Some(file), Some(size), true) = (self.file, self.size, self.rest.is_empty()) else {
             return Err(Failure::usage("resize", "Expecting image file name and size"));
         };
+        let may_have_parts = self.format.as_deref() == Some("vmdk");
         let input = Input::new(&file, self.format.as_deref(), &policy)?.into_file()?;
         Ok(Parsed::Job(Job {
             input,
             size: size.to_string_lossy().parse()?,
             shrink: self.shrink,
+            fix_gpt: self.fix_gpt,
+            may_have_parts,
             preallocation: match self.preallocation.as_deref() {
                 Some(mode) => mode.parse()?,
                 None => Preallocation::Off,

@@ -48,6 +48,9 @@ pub(crate) fn calls(command: &Command) -> Calls {
         Command::Create(job) if job.dry_run => Calls::modify(),
         Command::Create(job) => Calls::create(&job.path).and_options(&job.options),
         Command::Dd(job) => Calls::create(&job.output).and_options(&job.options).and_spool(),
+        Command::Resize(job) if job.may_have_parts => {
+            Calls { attributes: true, ..Calls::create_files() }
+        }
         Command::Resize(_) | Command::Rebase(_) | Command::Commit(_) => Calls::modify(),
         Command::Bench(job) if job.pattern.is_some() => Calls::modify(),
         Command::Amend(job) if job.options.is_some() => Calls::modify(),

@@ -130,6 +130,17 @@ impl Rules {
         }
     }
 
+    /// Also allows creating, renaming and removing files in the directory of the existing image at
+    /// `path`.
+    pub(crate) fn allow_parts(self, path: &Path) -> Self {
+        match output_destination(path) {
+            Ok(found) if found.open_file.is_none() => {
+                self.allow(parent(&found.path), FileAccess::Replace)
+            }
+            _ => self, // No file is replaced.
+        }
+    }
+
     fn allow_existing(self, found: &Destination) -> Self {
         self.allow(found.open_file.as_ref().unwrap_or(&found.path), FileAccess::Overwrite)
     }

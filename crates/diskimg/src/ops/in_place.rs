@@ -24,7 +24,9 @@ pub(super) fn modify_file<T>(
     let open = || FileStorage::open(local_path(path)?).map_err(|e| Error::io("cannot open", e));
     let storage = Arc::new(open().map_err(|e| e.in_file(path))?);
     let result = modify(Arc::clone(&storage) as Arc<dyn Storage>, path.display().to_string())?;
-    if let (Some((file, _)), Some(path)) = (storage.as_file(), storage.path()) {
+    if let (Some((file, _)), Some(path), false) =
+        (storage.as_file(), storage.path(), storage.is_replaced())
+    {
         verify_name(file, path).map_err(|e| Error::output("cannot complete the image", e))?;
     }
     Ok(result)

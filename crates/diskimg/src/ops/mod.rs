@@ -11,6 +11,7 @@ mod create;
 mod disk;
 #[cfg(feature = "picture")]
 mod draw;
+mod guest_bytes;
 mod in_place;
 mod info;
 #[cfg(feature = "inspect")]

@@ -1,13 +1,17 @@
 //! `resize`: changes the size of a disk in place.
 
-use super::in_place::{LockedImage, modify_file};
+use super::guest_bytes;
+use super::in_place::{LockedImage, modify_file, refuse_further_files};
 use crate::error::{Error, Result};
 use crate::model::flat::Preallocation;
 use crate::model::mutable::ResizeRequest;
 use crate::model::options::parse_size;
 use crate::open::OpenOptions;
+use crate::partition::gpt;
 use crate::remedy::Remedy;
-use crate::storage::edit::Storage;
+use crate::storage::edit::{FileStorage, Reopened, Storage};
+use crate::storage::locking::Lock;
+use crate::storage::source::{HostFileId, Source};
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -74,6 +78,7 @@ pub struct Resize {
     options: OpenOptions,
     shrink: bool,
     preallocation: Preallocation,
+    fix_gpt: bool,
 }
 
 /// The result of [`Resize::run`].
@@ -89,7 +94,13 @@ pub struct Resized {
 impl Resize {
     /// Creates a builder for a disk of this size.
     pub fn new(size: NewSize) -> Self {
-        Self { size, options: OpenOptions::new(), shrink: false, preallocation: Preallocation::Off }
+        Self {
+            size,
+            options: OpenOptions::new(),
+            shrink: false,
+            preallocation: Preallocation::Off,
+            fix_gpt: false,
+        }
     }
 
     /// Sets how the image and its backing files are opened: format, external files and limits. The
@@ -114,15 +125,31 @@ impl Resize {
         self
     }
 
+    /// Sets whether the backup of the disk's GUID partition table is moved to the new end, and the
+    /// primary header and the protective MBR are changed accordingly. Partitions stay as they are.
+    /// The disk may keep its size. Sectors have 512 or 4096 bytes, as the table says.
+    ///
+    /// At any time, the primary table is valid. If the process is killed or power is lost, the backup
+    /// may not be at the end; the same operation without a change of size completes it.
+    #[must_use]
+    pub fn fix_gpt(mut self, yes: bool) -> Self {
+        self.fix_gpt = yes;
+        self
+    }
+
     /// Resizes the image at `path`, a regular file or a block device.
     ///
     /// # Errors
     /// - [`Locked`](crate::ErrorKind::Locked) if another process uses the image;
     /// - [`Refused`](crate::ErrorKind::Refused) if the disk would become smaller but may not, or if
-    ///   data would have to be copied from a backing file although the format was not named;
+    ///   data would have to be copied from a backing file although the format was not named, or if
+    ///   files that the image names would be written although the format was not named, or if a
+    ///   partition of a [table that is changed](Self::fix_gpt) would not fit;
     /// - [`Unsupported`](crate::ErrorKind::Unsupported) if images of this format, or with one of
     ///   this image's features, cannot be resized;
-    /// - [`Invalid`](crate::ErrorKind::Invalid) if the format cannot have this size;
+    /// - [`Invalid`](crate::ErrorKind::Invalid) if the format cannot have this size, or there is no
+    ///   GUID partition table to be changed;
+    /// - [`Corrupt`](crate::ErrorKind::Corrupt) if the image or that table is damaged;
     /// - the errors of [`OpenOptions::open`] and of writing.
     ///
     /// After an error of writing, reserving space or flushing, the disk has its old or its new
@@ -141,20 +168,45 @@ impl Resize {
     }
 
     fn resize(&self, storage: Arc<dyn Storage>, name: &str) -> Result<Resized> {
-        let locked = LockedImage::open(storage, &self.options, name)?;
+        let locked = LockedImage::open(Arc::clone(&storage), &self.options, name)?;
         let old_size = locked.image.size();
         let new_size = self
             .size
             .of(old_size)
             .ok_or_else(|| Error::invalid("New image size must be positive"))?;
         self.require(old_size, new_size)?;
+        if !self.fix_gpt {
+            self.change_size(&locked, new_size)?;
+            return Ok(Resized { old_size, new_size });
+        }
+        if self.options.is_probed() {
+            refuse_further_files(&locked.image, 0, "its format is not named")
+                .map_err(|e| e.with_remedy(Remedy::NameFormat))?;
+        }
+        let table = gpt::relocate(&locked.image, new_size)?;
+        if new_size > old_size {
+            self.change_size(&locked, new_size)?;
+        }
+        // The table is written while the disk has its larger size.
+        drop(locked);
+        let current = current(&storage)?;
+        for step in &table.steps {
+            guest_bytes::write(&current, &self.options, name, step)?;
+        }
+        if new_size < old_size {
+            let locked = LockedImage::open(Reopened::of(&current), &self.options, name)?;
+            self.change_size(&locked, new_size)?;
+        }
+        Ok(Resized { old_size, new_size })
+    }
+
+    fn change_size(&self, locked: &LockedImage, size: u64) -> Result<()> {
         locked.mutable("resized")?.resize(&ResizeRequest {
-            size: new_size,
+            size,
             preallocation: self.preallocation,
             format_probed: locked.options.is_probed(),
             backing: locked.image.backing().as_ref(),
-        })?;
-        Ok(Resized { old_size, new_size })
+        })
     }
 
     fn require(&self, old_size: u64, new_size: u64) -> Result<()> {
@@ -169,6 +221,18 @@ impl Resize {
         }
         Ok(())
     }
+}
+
+/// Returns the storage, or that of the file that replaced it when its size changed.
+fn current(storage: &Arc<dyn Storage>) -> Result<Arc<dyn Storage>> {
+    let Some(path) = storage.as_file().and(storage.path()) else { return Ok(Arc::clone(storage)) };
+    if HostFileId::at(path) == storage.identity() {
+        return Ok(Arc::clone(storage));
+    }
+    let cannot = |e| Error::io("cannot open the new descriptor", e);
+    let new = FileStorage::open(path).map_err(cannot)?;
+    new.lock(Lock::WRITE).map_err(cannot)?;
+    Ok(Arc::new(new))
 }
 
 #[cfg(test)]

@@ -14,6 +14,10 @@
 //! Specification: UEFI, "GUID Partition Table (GPT) Disk Layout". Sectors have
 //! 512 bytes, unless a caller says otherwise.
 
+mod relocate;
+
+pub(crate) use relocate::{Piece, relocate};
+
 use super::{Oddity, le16, le32, le64, note};
 use crate::error::{Error, Result};
 use crate::storage::number::{to_index, to_u32, to_u64, to_usize};

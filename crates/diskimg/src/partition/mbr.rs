@@ -9,7 +9,7 @@
 //! Specification: UEFI, "Legacy Master Boot Record".
 
 use super::{Oddity, le16, le32, note};
-use crate::storage::number::{to_u8, to_u64, to_usize};
+use crate::storage::number::{to_u8, to_u32, to_u64, to_usize};
 use serde::{Serialize, Serializer};
 
 /// Sector size in bytes.
@@ -93,6 +93,26 @@ impl Geometry {
 /// Returns the four partition entries.
 fn entries(sector: &[u8; to_usize(SECTOR)]) -> impl Iterator<Item = &[u8]> {
     sector[TABLE..TABLE + 4 * ENTRY].chunks_exact(ENTRY)
+}
+
+/// Makes the partition that protects a GPT end with sector `last`, the last one of the disk, or where
+/// an MBR can say it. Returns false if there is none, or it does so already.
+pub(crate) fn resize_protective(sector: &mut [u8; to_usize(SECTOR)], last: u64) -> bool {
+    let geometry = Geometry::of(sector);
+    if sector[510..] != [0x55, 0xaa] {
+        return false;
+    }
+    let protects = |entry: &&mut [u8]| entry[4] == PROTECTIVE && le32(entry, 8) == 1;
+    let mut entries = sector[TABLE..TABLE + 4 * ENTRY].chunks_exact_mut(ENTRY);
+    let Some(entry) = entries.find(protects) else { return false };
+    let old = entry.to_vec();
+    let chs = match last < CYLINDERS * geometry.cylinder() {
+        true => geometry.encode(last),
+        false => [0xff; 3],
+    };
+    entry[5..8].copy_from_slice(&chs);
+    entry[12..16].copy_from_slice(&to_u32(last.min(u32::MAX.into())).to_le_bytes());
+    entry != old
 }
 
 /// A partition of an MBR.

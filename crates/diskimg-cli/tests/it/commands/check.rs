@@ -159,8 +159,8 @@ fn what_is_left_gives_the_exit_code_of_a_corrupt_image() {
 fn formats_without_a_repair_and_unknown_words_are_errors() {
     let lab = Lab::new();
     lab.raw("a.raw");
-    lab.qemu("create -q -f vmdk a.vmdk 1M").ok();
-    for name in ["a.raw", "a.vmdk"] {
+    lab.qemu("create -q -f qcow a.qcow 1M").ok();
+    for name in ["a.raw", "a.qcow"] {
         for line in [format!("check -r all {name}"), format!("check -r leaks --output=json {name}")]
         {
             let before = lab.read(name);
@@ -172,4 +172,24 @@ fn formats_without_a_repair_and_unknown_words_are_errors() {
     }
     let error = lab.line("check -r some a.raw").fails(1);
     assert!(error.contains("--repair (-r) expects 'leaks' or 'all' not 'some'"), "{error}");
+}
+
+#[test]
+fn copies_of_structures_are_repaired_and_the_result_is_that_afterwards() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for (format, name, at) in [("vmdk", "a.vmdk", 512 * 21), ("vpc", "a.vhd", 30)] {
+        lab.qemu(&format!("convert -f raw -O {format} a.raw {name}")).ok();
+        let whole = lab.read(name);
+        write_at(&lab.path(name), at, &[0xff; 4]);
+        let json = lab.line(&format!("check -r all --output=json {name}")).ok();
+        let report: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(report["check-errors"], 0, "{json}");
+        assert!(report.get("corruptions").is_none_or(|count| *count == 0), "{json}");
+        let fixed = report.get("corruptions-fixed").and_then(serde_json::Value::as_u64);
+        assert_eq!(fixed.unwrap_or(0), u64::from(format == "vmdk"), "{json}");
+        lab.line(&format!("check {name}")).ok();
+        assert!(format == "vmdk" || lab.read(name) == whole);
+        lab.qemu(&format!("compare -f raw -F {format} a.raw {name}")).ok();
+    }
 }

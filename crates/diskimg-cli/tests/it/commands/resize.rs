@@ -1,6 +1,7 @@
 //! `resize`, compared with that of qemu-img.
 
 use crate::support::Lab;
+use diskimg_testkit::tool::run;
 
 fn lab() -> Lab {
     let lab = Lab::new();
@@ -97,4 +98,40 @@ fn an_external_data_file_is_resized_if_the_format_is_named() {
         assert_eq!(lab.read("d.raw").len(), 512 << 10);
         lab.qemu("check -q a.qcow2").ok();
     }
+}
+
+/// The sandbox allows creating, replacing and removing files only if the format is named.
+#[test]
+fn vmdks_of_several_files_are_resized_in_the_sandbox() {
+    for layout in ["monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse"] {
+        let lab = lab();
+        lab.qemu(&format!("convert -f raw -O vmdk -o subformat={layout} a.raw a.vmdk")).ok();
+        if layout != "monolithicSparse" {
+            let error = lab.line("resize a.vmdk 1G").fails(1);
+            assert!(error.contains("name the format with -f"), "{error}");
+        }
+        let out = lab.line("resize -f vmdk a.vmdk 6G").ok();
+        assert_eq!(out, "Image resized.\n");
+        lab.line("check -f vmdk a.vmdk").ok();
+        lab.line("resize -q -f vmdk --shrink a.vmdk 1M").ok();
+        lab.qemu("compare -f raw -F vmdk a.raw a.vmdk").ok();
+        let files = std::fs::read_dir(lab.path("")).expect("lists").flatten();
+        let extents = files.filter(|file| file.file_name().to_string_lossy().starts_with("a-"));
+        assert_eq!(extents.count(), usize::from(layout != "monolithicSparse"), "{layout}");
+    }
+}
+
+#[test]
+fn a_partition_table_is_moved_on_request() {
+    let lab = lab();
+    lab.qemu("resize -q -f raw a.raw 10M").ok();
+    let error = lab.line("resize -f raw --fix-gpt a.raw 20M").fails(1);
+    assert!(error.contains("no GUID partition table"), "{error}");
+    assert_eq!(lab.read("a.raw").len(), 10 << 20);
+    run("sgdisk", ["-Z", "-n", "1:2048:+1M", lab.path("a.raw").to_str().expect("UTF-8")]);
+    lab.line("resize -q -f raw --fix-gpt a.raw 20M").ok();
+    let verified = run("sgdisk", ["-v", lab.path("a.raw").to_str().expect("UTF-8")]);
+    assert!(verified.contains("No problems found"), "{verified}");
+    let error = lab.line("resize -f raw --shrink --fix-gpt a.raw 2M").fails(1);
+    assert!(error.contains("partition 1 ends at byte 2097152"), "{error}");
 }

@@ -22,6 +22,9 @@ pub(super) fn check(image: &Vhd, report: &mut dyn FnMut(Finding)) -> Result<Chec
         // The other copy suffices.
         findings.warning(damage.to_owned());
     }
+    if let Some(damage) = image.header_damage() {
+        findings.corruption(damage.to_owned());
+    }
     if let Some(blocks) = image.blocks() {
         check_blocks(blocks, &mut findings);
     }

@@ -280,6 +280,16 @@ impl Footers {
         }
     }
 
+    /// Describes how two valid copies of a dynamic disk's footer contradict each other.
+    pub(super) fn contradiction(&self) -> Option<String> {
+        match (&self.head, &self.tail) {
+            (Some(Ok(head)), Some((_, Ok(tail)))) if tail.disk_type != DiskType::Fixed => {
+                head.contradiction(tail)
+            }
+            _ => None,
+        }
+    }
+
     /// Returns the end of the space for blocks: the start of the footer at the end, if there is one.
     pub(super) fn data_end(&self, source: &dyn Source) -> u64 {
         self.tail.as_ref().map_or(source.len(), |(start, _)| *start)

@@ -4,7 +4,7 @@
 //! *Virtual Hard Disk Image Format Specification 1.0*, "Dynamic Disk Header Format".
 
 use super::{SECTOR, VERSION, checksum, read, require_valid};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::formats::uuid::Uuid;
 use crate::open::limits::Limits;
 use crate::storage::number::to_usize;
@@ -137,6 +137,41 @@ impl Header {
         let mut bytes = [0; to_usize(HEADER_BYTES)];
         read(source, &mut bytes, at, "VHD dynamic header")?;
         Self::parse(&bytes, at)
+    }
+
+    /// As [`read`](Self::read), also if nothing but the checksum seems to be wrong. Returns what is
+    /// wrong then.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(super) fn read_damaged(source: &dyn Source, at: u64) -> Result<(Self, Option<String>)> {
+        let error = match Self::read(source, at) {
+            Ok(header) => return Ok((header, None)),
+            Err(error) => error,
+        };
+        if error.kind() != ErrorKind::Corrupt || at.saturating_add(HEADER_BYTES) > source.len() {
+            return Err(error);
+        }
+        let bytes = Self::with_checksum(source, at)?;
+        match Self::parse(&bytes, at) {
+            Ok(header) => Ok((header, Some(error.without_remedy()))),
+            Err(_) => Err(error),
+        }
+    }
+
+    /// Returns the bytes of the header at host offset `at`, with the checksum that they should have.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) if they cannot be read.
+    pub(super) fn with_checksum(
+        source: &dyn Source,
+        at: u64,
+    ) -> Result<[u8; to_usize(HEADER_BYTES)]> {
+        let mut bytes = [0; to_usize(HEADER_BYTES)];
+        read(source, &mut bytes, at, "VHD dynamic header")?;
+        let sum = checksum(&bytes, CHECKSUM_AT);
+        bytes[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&sum.to_be_bytes());
+        Ok(bytes)
     }
 
     fn parse(bytes: &[u8; to_usize(HEADER_BYTES)], at: u64) -> Result<Self> {

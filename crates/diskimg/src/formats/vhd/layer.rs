@@ -36,6 +36,8 @@ pub(crate) struct Vhd {
 struct Dynamic {
     header: Header,
     blocks: Blocks,
+    /// What is wrong with the header, if it is used nevertheless.
+    damage: Option<String>,
 }
 
 impl Vhd {
@@ -57,7 +59,10 @@ impl Vhd {
             return Ok(Self { files: [source], footer, size, dynamic: None, parent: None, damage });
         }
         let header_at = footer.header_at.unwrap_or(u64::MAX);
-        let header = Header::read(&*source, header_at)?;
+        let (header, header_damage) = match context.tolerates_damage() {
+            true => Header::read_damaged(&*source, header_at)?,
+            false => (Header::read(&*source, header_at)?, None),
+        };
         let differencing = footer.disk_type == DiskType::Differencing;
         let parent = match differencing {
             true => Some(parent::locate(&header, &*source, context)?),
@@ -72,7 +77,7 @@ impl Vhd {
             differencing,
             context,
         )?;
-        let dynamic = Some(Dynamic { header, blocks });
+        let dynamic = Some(Dynamic { header, blocks, damage: header_damage });
         Ok(Self { files: [source], footer, size, dynamic, parent, damage })
     }
 
@@ -95,8 +100,14 @@ impl Vhd {
         self.damage.as_deref()
     }
 
+    /// Returns what is wrong with the dynamic header, if it is used nevertheless.
+    pub(super) fn header_damage(&self) -> Option<&str> {
+        self.dynamic.as_ref()?.damage.as_deref()
+    }
+
     fn notes(&self) -> Vec<String> {
         let mut notes = self.warnings();
+        notes.extend(self.header_damage().map(str::to_owned));
         if self.footer.saved_state {
             notes.push("the virtual machine was suspended, not shut down".into());
         }

@@ -35,6 +35,7 @@ mod header;
 mod inspect;
 mod layer;
 mod parent;
+mod repair;
 mod write;
 
 use crate::error::{Error, Result};
@@ -69,7 +70,7 @@ pub(crate) static DRIVER: Driver = Driver {
     require: None,
     create: Some(write::create),
     open_mutable: Some(edit::open),
-    repair: None,
+    repair: Some(repair::repair),
     amend: None,
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),

@@ -37,6 +37,7 @@ mod metadata;
 mod parent;
 mod places;
 mod region;
+mod repair;
 mod write;
 
 use crate::error::{Error, Result};
@@ -64,7 +65,7 @@ pub(crate) static DRIVER: Driver = Driver {
     require: None,
     create: Some(write::create),
     open_mutable: Some(edit::open),
-    repair: None,
+    repair: Some(repair::repair),
     amend: None,
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size; max of 64TB."),

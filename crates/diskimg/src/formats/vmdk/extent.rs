@@ -94,6 +94,8 @@ impl OpenExtents {
             descriptor_file_name: descriptor_file_name
                 .map(|name| name.to_string_lossy().into_owned()),
             is_only_extent: lines.len() == 1,
+            lines: lines.len(),
+            opened: 0,
             header,
             files: vec![descriptor_file],
             by_name: HashMap::new(),
@@ -152,6 +154,10 @@ struct ExtentOpener<'a> {
     descriptor_file_name: Option<String>,
     /// Whether the descriptor has only one extent line.
     is_only_extent: bool,
+    /// Number of extent lines.
+    lines: usize,
+    /// Number of those whose opening was begun.
+    opened: usize,
     /// Header of the file with the descriptor, if that file is a sparse extent.
     header: Option<Header>,
     files: Vec<Arc<dyn Source>>,
@@ -168,6 +174,7 @@ struct ExtentOpener<'a> {
 impl ExtentOpener<'_> {
     /// Opens the extent of `line` and returns the index of its file and its layout.
     fn open_line(&mut self, line: &ExtentLine) -> Result<(usize, Layout)> {
+        self.opened += 1;
         if line.access == Access::None {
             return Ok((0, Layout::Forbidden));
         }
@@ -298,7 +305,10 @@ impl ExtentOpener<'_> {
                 .at(0));
             }
         };
-        require_size(header.capacity, header.grain_sectors, line)?;
+        // While the size of a disk changes, its last extent is the longer one.
+        if file == 0 || self.opened < self.lines || header.capacity < line.sectors {
+            require_size(header.capacity, header.grain_sectors, line)?;
+        }
         let on_damage = match self.context {
             context if context.tolerates_damage() => OnDamage::Report,
             context if context.salvage => OnDamage::Scan,
@@ -527,6 +537,12 @@ impl VmdkExtent {
         extent.warnings().into_iter().map(named).collect()
     }
 
+    /// Returns true if the extent's header states more than the line, as it does while the size of
+    /// the disk changes.
+    fn has_unused_capacity(&self, header: &Header) -> bool {
+        header.capacity > self.line.sectors.next_multiple_of(header.grain_sectors)
+    }
+
     /// Remarks for `info`.
     pub(super) fn notes(&self, files: &[Arc<dyn Source>]) -> Vec<String> {
         let mut notes = Vec::new();
@@ -535,6 +551,13 @@ impl VmdkExtent {
             notes.extend(extent.missing().map(|why| format!("the grains cannot be read: {why}")));
         }
         match &self.layout {
+            Layout::Sparse(extent) if self.has_unused_capacity(extent.header()) => {
+                notes.push(format!(
+                    "extent line '{line}': the extent's header has {} sectors: a change of the \
+                     disk's size was interrupted",
+                    extent.header().capacity
+                ));
+            }
             Layout::Sparse(extent) if extent.header().unclean => notes.push(format!(
                 "extent line '{line}': the extent was not closed properly; its tables may be \
                  incomplete"

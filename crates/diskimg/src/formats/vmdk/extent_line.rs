@@ -30,6 +30,11 @@ impl ExtentKind {
         matches!(self, Self::Flat | Self::Vmfs | Self::VmfsRdm | Self::VmfsRaw)
     }
 
+    /// True if the guest's bytes are on a device that is mapped.
+    pub(super) fn is_raw_device(self) -> bool {
+        matches!(self, Self::VmfsRdm | Self::VmfsRaw)
+    }
+
     /// Returns the keyword in the descriptor.
     pub(super) fn name(self) -> &'static str {
         KINDS.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)

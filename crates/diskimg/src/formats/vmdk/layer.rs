@@ -52,6 +52,22 @@ impl Vmdk {
         &self.extents.list
     }
 
+    pub(super) fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    /// Returns true if descriptor and extents are in the same file.
+    pub(super) fn is_in_one_file(&self) -> bool {
+        self.extents.list.iter().all(|extent| extent.file == 0)
+    }
+
+    /// Returns true if the descriptor is in a sparse extent's file.
+    pub(super) fn has_embedded_descriptor(&self) -> Result<bool> {
+        let mut magic = [0; 4];
+        read(&*self.extents.files[0], &mut magic, 0, "VMDK header")?;
+        Ok(magic == MAGIC)
+    }
+
     pub(super) fn content_id(&self) -> Option<u32> {
         self.descriptor.cid
     }
@@ -69,12 +85,9 @@ impl Vmdk {
     pub(super) fn descriptor_range(&self, len: u64) -> Result<Range<u64>> {
         /// The largest descriptor that is modified in bytes.
         const MAX: u64 = 16 << 20;
-        let source = &*self.extents.files[0];
-        let mut magic = [0; 4];
-        read(source, &mut magic, 0, "VMDK header")?;
-        let range = match magic == MAGIC {
+        let range = match self.has_embedded_descriptor()? {
             true => {
-                let header = read_header(source)?;
+                let header = read_header(&*self.extents.files[0])?;
                 let start = header.descriptor_offset.saturating_mul(SECTOR);
                 start..start.saturating_add(header.descriptor_sectors.saturating_mul(SECTOR))
             }

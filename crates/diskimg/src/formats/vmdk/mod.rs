@@ -47,6 +47,7 @@ mod inspect;
 mod layer;
 mod parent;
 mod qemu_rules;
+mod repair;
 mod scan;
 mod sesparse;
 mod sparse;
@@ -87,7 +88,7 @@ pub(crate) static DRIVER: Driver = Driver {
     require: None,
     create: Some(write::create),
     open_mutable: Some(edit::open),
-    repair: None,
+    repair: Some(repair::repair),
     amend: None,
     // In the order in which `qemu-img create -o help` lists them.
     options: &[

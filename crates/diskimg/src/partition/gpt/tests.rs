@@ -19,7 +19,7 @@ fn partitions() -> Vec<GptPartition> {
 
 const SECTORS: u64 = 200;
 
-fn disk() -> Vec<u8> {
+pub(super) fn disk() -> Vec<u8> {
     let new = encode(Guid::from_digest([9; 16]), &partitions(), Placement::new(64), SECTORS);
     let mut disk = vec![0; (SECTORS * SECTOR) as usize];
     let mut put = |sector: u64, bytes: &[u8]| {
@@ -39,7 +39,7 @@ fn read_disk(disk: &[u8]) -> (Option<Gpt>, Vec<Oddity>) {
 }
 
 /// Returns a disk with a modified primary header, whose CRC is updated.
-fn with_header(change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+pub(super) fn with_header(change: impl FnOnce(&mut [u8])) -> Vec<u8> {
     let mut disk = disk();
     let header = &mut disk[512..512 + HEADER];
     change(header);

@@ -12,7 +12,7 @@ use crate::storage::source::{
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A regular file or block device, opened for reading and writing.
 #[derive(Debug)]
@@ -21,6 +21,7 @@ pub struct FileStorage {
     sink: FileSink,
     source: FileSource,
     current_len: AtomicU64,
+    replaced: AtomicBool,
 }
 
 impl FileStorage {
@@ -37,6 +38,7 @@ impl FileStorage {
             current_len: AtomicU64::new(source.len()),
             sink: FileSink::new(file, false)?,
             source,
+            replaced: AtomicBool::new(false),
         })
     }
 
@@ -61,6 +63,11 @@ impl FileStorage {
             return Err(io::Error::other("another process has replaced it since it was opened"));
         }
         Ok(storage)
+    }
+
+    /// Returns true if a new file was put in the place of this one.
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.replaced.load(Ordering::Relaxed)
     }
 
     /// Records that the file has at least `len` bytes.
@@ -160,6 +167,10 @@ impl Sink for FileStorage {
 impl Storage for FileStorage {
     fn current_len(&self) -> u64 {
         self.current_len.load(Ordering::Relaxed)
+    }
+
+    fn note_replaced(&self) {
+        self.replaced.store(true, Ordering::Relaxed);
     }
 
     fn discard_at(&self, offset: u64, len: u64) -> io::Result<()> {

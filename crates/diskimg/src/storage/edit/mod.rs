@@ -35,6 +35,10 @@ pub trait Storage: Source + Sink {
     /// deallocate.
     fn discard_at(&self, offset: u64, len: u64) -> io::Result<()>;
 
+    /// Notes that a new file was put in the place of this one, under its name. The default does
+    /// nothing.
+    fn note_replaced(&self) {}
+
     /// Makes all earlier writes durable before any later one.
     ///
     /// # Errors

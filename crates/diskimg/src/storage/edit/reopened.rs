@@ -96,6 +96,10 @@ impl Sink for Reopened {
 }
 
 impl Storage for Reopened {
+    fn note_replaced(&self) {
+        self.storage.note_replaced();
+    }
+
     fn current_len(&self) -> u64 {
         self.storage.current_len()
     }

@@ -153,6 +153,10 @@ impl Sink for SavingStorage {
 }
 
 impl Storage for SavingStorage {
+    fn note_replaced(&self) {
+        self.inner.note_replaced();
+    }
+
     fn current_len(&self) -> u64 {
         self.inner.current_len()
     }

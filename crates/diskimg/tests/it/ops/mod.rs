@@ -5,6 +5,7 @@ mod bitmaps;
 mod chains;
 mod commit;
 mod convert;
+mod fix_gpt;
 mod inspect;
 mod lengths;
 mod map;

@@ -9,6 +9,7 @@ use diskimg_testkit::tool::{full, run, try_run};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+mod copies;
 mod crashes;
 mod damages;
 mod images;

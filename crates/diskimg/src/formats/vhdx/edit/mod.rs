@@ -20,6 +20,8 @@ mod resize;
 mod start;
 mod table;
 
+pub(super) use start::restore;
+
 use super::check;
 use super::header::{Header, Headers};
 use super::layer::Vhdx;

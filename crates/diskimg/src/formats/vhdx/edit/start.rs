@@ -35,6 +35,30 @@ pub(super) fn start(
     index: usize,
     damage: &[String],
 ) -> Result<()> {
+    // Children of this disk record the old one: they do not fit it any more.
+    start_with(storage, header, index, damage, Guid::random())
+}
+
+/// As [`start`], when guest data does not change, so that children still fit the disk.
+///
+/// # Errors
+/// As [`start`].
+pub(in super::super) fn restore(
+    storage: &Arc<dyn Storage>,
+    header: &Header,
+    index: usize,
+    damage: &[String],
+) -> Result<()> {
+    start_with(storage, header, index, damage, header.data_write)
+}
+
+fn start_with(
+    storage: &Arc<dyn Storage>,
+    header: &Header,
+    index: usize,
+    damage: &[String],
+    data_write: Guid,
+) -> Result<()> {
     let failed = |e| Error::io("cannot modify the image", e);
     let source: Arc<dyn Source> = storage.clone();
     if let Some(overlay) = log::replay(&source, header)? {
@@ -46,8 +70,7 @@ pub(super) fn start(
     };
     let new = Header {
         sequence,
-        // Children of this disk record the old one: they do not fit it any more.
-        data_write: Guid::random(),
+        data_write,
         file_write: Guid::random(),
         log: Guid::NIL,
         ..header.clone()

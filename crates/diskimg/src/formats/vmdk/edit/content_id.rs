@@ -22,13 +22,24 @@ pub(super) fn renew(storage: &dyn Storage, descriptor: Range<u64>, old: u32) -> 
     storage
         .read_exact_at(&mut text, descriptor.start)
         .map_err(|e| Error::io("cannot read", e).in_structure("VMDK descriptor"))?;
+    let edit = |(at, bytes)| Edit::Write { offset: descriptor.start + to_u64(at), bytes };
+    Ok(new_digits(&text, old).map(edit).collect())
+}
+
+/// Gives a text a new content ID, as [`renew`].
+pub(super) fn renew_text(text: &mut [u8], old: u32) {
+    let digits: Vec<_> = new_digits(text, old).collect();
+    for (at, bytes) in digits {
+        text[at..at + bytes.len()].copy_from_slice(&bytes);
+    }
+}
+
+/// Returns the digits of a new content ID, with the indexes in the text at which they are written.
+fn new_digits(text: &[u8], old: u32) -> impl Iterator<Item = (usize, Vec<u8>)> {
     let digits = format!("{:08x}", new_id(old)).into_bytes();
-    let edit = |place: Range<usize>| Edit::Write {
-        offset: descriptor.start + to_u64(place.start),
-        // The last digits are those of a shorter number, too.
-        bytes: digits[DIGITS - place.len()..].to_vec(),
-    };
-    Ok([short_id(&text), long_id(&text)].into_iter().flatten().map(edit).collect())
+    let places = [short_id(text), long_id(text)].into_iter().flatten();
+    // The last digits are those of a shorter number, too.
+    places.map(move |place| (place.start, digits[DIGITS - place.len()..].to_vec()))
 }
 
 /// Returns a content ID that the disk did not have before.

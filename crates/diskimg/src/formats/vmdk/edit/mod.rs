@@ -21,13 +21,17 @@
 //! redundant ones.
 //!
 //! The descriptor gets a new content ID before that, so that children of the disk are recognized
-//! as out of date. Streams, COWD and seSparse extents can only be written as a whole.
+//! as out of date. [`resize`] has the order of writes when its size changes. Streams, COWD and seSparse extents can only be written as a whole.
 
 mod content_id;
 mod parent;
+mod resize;
 mod sparse;
+mod text;
 mod verify;
 mod write;
+
+pub(super) use verify::uncleanness;
 
 use super::extent::{Layout, VmdkExtent};
 use super::extent_line::Access;
@@ -40,10 +44,13 @@ use crate::model::layer::Layer;
 use crate::model::mutable::{MutableLayer, ResizeRequest, WriteRequest};
 use crate::model::target::{Target, TargetSpec};
 use crate::open::OpenContext;
+use crate::open::limits::Limits;
 use crate::storage::edit::{Edits, FileStorage, Storage};
 use crate::storage::lock;
 use crate::storage::output::Output;
 use crate::storage::source::{HostFileId, Source};
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use write::Writer;
 
@@ -58,8 +65,7 @@ const MAX_PART: u64 = 1 << 20;
 struct VmdkMut {
     storage: Arc<dyn Storage>,
     image: Vmdk,
-    /// [`Limits::unit_bytes`](crate::Limits::unit_bytes).
-    unit_bytes: u64,
+    limits: Limits,
 }
 
 /// Opens an image for modification.
@@ -68,13 +74,13 @@ pub(super) fn open(
     context: &OpenContext<'_>,
 ) -> Result<Box<dyn MutableLayer>> {
     let source: Arc<dyn Source> = storage.clone();
-    let unit_bytes = context.limits.unit_bytes;
-    Ok(Box::new(VmdkMut { image: Vmdk::open(source, context)?, storage, unit_bytes }))
+    let limits = context.limits.clone();
+    Ok(Box::new(VmdkMut { image: Vmdk::open(source, context)?, storage, limits }))
 }
 
 impl MutableLayer for VmdkMut {
-    fn resize(&mut self, _: &ResizeRequest<'_>) -> Result<()> {
-        Err(Error::unsupported("images of format vmdk cannot be resized"))
+    fn resize(&mut self, request: &ResizeRequest<'_>) -> Result<()> {
+        self.change_size(request)
     }
 
     fn backing_edits(&self, backing: Option<&Backing>) -> Result<Edits> {
@@ -116,7 +122,7 @@ impl MutableLayer for VmdkMut {
         }
         let size = self.image.disk_layout().size;
         let quantum = match quantum {
-            Some(grain) => quantum_of(grain, &self.image, &files, self.unit_bytes)?,
+            Some(grain) => quantum_of(grain, &self.image, &files, self.limits.unit_bytes)?,
             None => FLAT_QUANTUM,
         };
         let opened = Mutex::new(Some(Opened { image: self.image, files }));
@@ -182,11 +188,23 @@ fn can_be_written(extent: &VmdkExtent) -> Result<bool> {
 
 /// Opens and locks an extent's file for writing.
 fn open_to_write(file: &dyn Source) -> Result<Arc<dyn Storage>> {
+    reopen(file, FileStorage::reopen)
+}
+
+/// Opens an extent's file for writing. It stays locked as the image that is open has locked it.
+fn open_locked(file: &dyn Source) -> Result<Arc<dyn Storage>> {
+    reopen(file, FileStorage::reopen_unlocked)
+}
+
+fn reopen(
+    file: &dyn Source,
+    open: fn(&Path, &dyn Source) -> io::Result<FileStorage>,
+) -> Result<Arc<dyn Storage>> {
     let Some(path) = file.path() else {
         return Err(Error::unsupported("an extent of the disk is not a file of this host"));
     };
-    let storage = FileStorage::reopen(path, file)
-        .map_err(|e| Error::io("cannot open the extent", e).in_file(path))?;
+    let storage =
+        open(path, file).map_err(|e| Error::io("cannot open the extent", e).in_file(path))?;
     Ok(Arc::new(storage))
 }
 

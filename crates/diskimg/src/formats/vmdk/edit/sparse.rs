@@ -29,7 +29,7 @@ pub(super) enum Grain {
 pub(super) struct SparseTables {
     pub(super) storage: Arc<dyn Storage>,
     pub(super) grain_bytes: u64,
-    table_cover: u64,
+    pub(super) table_cover: u64,
     zeroed_grains: bool,
     /// Number of entries in a table.
     pub(super) gtes: usize,
@@ -100,6 +100,11 @@ impl SparseTables {
         tables.find_metadata(descriptor)?;
         tables.verify(extent.check_bytes())?;
         Ok(tables)
+    }
+
+    /// Host offset of the end of the file, with what was reserved.
+    pub(super) fn end(&self) -> u64 {
+        self.end
     }
 
     /// Returns the entries of a table that point to stored grains.
@@ -201,7 +206,7 @@ impl SparseTables {
     }
 
     /// Reserves space at the end of the file, in whole grains.
-    fn append(&mut self, len: u64) -> Result<u64> {
+    pub(super) fn append(&mut self, len: u64) -> Result<u64> {
         let offset = self.end;
         let end = offset + len.next_multiple_of(self.grain_bytes);
         if end / SECTOR > u64::from(u32::MAX) {
@@ -226,6 +231,29 @@ impl SparseTables {
     /// Makes a grain unallocated. Its space in the file is not used again.
     pub(super) fn unallocate(&mut self, at: u64) -> Result<()> {
         self.set(at, 0)
+    }
+
+    /// Removes what is stored beyond guest offset `end`, as far as the last table covers it: grains
+    /// become unallocated, and the rest of the last one zero.
+    ///
+    /// # Errors
+    /// As [`store`](Self::store).
+    pub(super) fn clear_beyond(&mut self, end: u64) -> Result<()> {
+        let grain_bytes = self.grain_bytes;
+        let inside = end % grain_bytes;
+        if inside > 0
+            && let Grain::Stored(offset) = self.grain(end - inside)?
+        {
+            let mut edits = Edits::new();
+            edits.phase([Edit::Zero { offset: offset + inside, len: grain_bytes - inside }]);
+            let applied = edits.apply(&*self.storage);
+            applied.map_err(|e| Error::io("cannot modify the image", e))?;
+        }
+        let covered = end.next_multiple_of(self.table_cover);
+        for at in (end.next_multiple_of(grain_bytes)..covered).step_by(to_usize(grain_bytes)) {
+            self.unallocate(at)?;
+        }
+        self.store(u64::MAX)
     }
 
     /// Stores the changes of the tables for guest offsets before `end`. The grains must be durable.

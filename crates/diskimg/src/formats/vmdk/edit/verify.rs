@@ -144,8 +144,13 @@ impl SparseTables {
 
     /// Returns the modification of the header that says whether the tables may be inconsistent.
     pub(super) fn mark(&self, unclean: bool) -> Edit {
-        Edit::Write { offset: UNCLEAN_SHUTDOWN, bytes: vec![unclean.into()] }
+        uncleanness(unclean)
     }
+}
+
+/// Returns the modification of the header that says whether the tables may be inconsistent.
+pub(in super::super) fn uncleanness(unclean: bool) -> Edit {
+    Edit::Write { offset: UNCLEAN_SHUTDOWN, bytes: vec![unclean.into()] }
 }
 
 /// Host offset of `uncleanShutdown` in the header.

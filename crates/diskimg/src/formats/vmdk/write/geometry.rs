@@ -10,15 +10,15 @@ use super::super::SECTOR;
 
 /// Number of cylinders, heads, and sectors per track.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct DiskGeometry {
-    pub(super) cylinders: u64,
-    pub(super) heads: u64,
-    pub(super) sectors: u64,
+pub(in crate::formats::vmdk) struct DiskGeometry {
+    pub(in crate::formats::vmdk) cylinders: u64,
+    pub(in crate::formats::vmdk) heads: u64,
+    pub(in crate::formats::vmdk) sectors: u64,
 }
 
 impl DiskGeometry {
     /// Returns the geometry of a disk of `sectors` that is attached to this adapter.
-    pub(super) fn of(sectors: u64, adapter: &str) -> Self {
+    pub(in crate::formats::vmdk) fn of(sectors: u64, adapter: &str) -> Self {
         const ONE_GIB: u64 = (1 << 30) / SECTOR;
         const TWO_GIB: u64 = 2 * ONE_GIB;
         let (heads, track) = match sectors {

@@ -11,6 +11,7 @@
 //! The extent files are [companions](Output::companion) of the main file: they appear under their
 //! names before it does.
 
+mod added;
 mod descriptor;
 mod extents;
 mod flat;
@@ -22,7 +23,9 @@ mod subformat;
 #[cfg(test)]
 mod tests;
 
+pub(super) use added::SplitLayout;
 pub(super) use descriptor::is_version;
+pub(super) use geometry::DiskGeometry;
 
 use super::SECTOR;
 use super::header::Header;

@@ -6,4 +6,5 @@ mod hosted;
 mod layouts;
 mod matrix;
 mod mutations;
+mod resizing;
 mod split;
