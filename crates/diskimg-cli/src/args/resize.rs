@@ -3,7 +3,7 @@
 use crate::args::Parsed;
 use crate::args::common::{ImageArgs, Input};
 use crate::failure::Failure;
-use diskimg::{NewSize, Preallocation};
+use diskimg::{Format, NewSize, Preallocation};
 use std::ffi::OsString;
 
 const EXAMPLES: &str = "\
@@ -84,8 +84,8 @@ impl Args {
         let (Some(file), Some(size), true) = (self.file, self.size, self.rest.is_empty()) else {
             return Err(Failure::usage("resize", "Expecting image file name and size"));
         };
-        let may_have_parts = self.format.as_deref() == Some("vmdk");
         let input = Input::new(&file, self.format.as_deref(), &policy)?.into_file()?;
+        let may_have_parts = input.format == Some(Format::Vmdk);
         Ok(Parsed::Job(Job {
             input,
             size: size.to_string_lossy().parse()?,
