@@ -2,6 +2,7 @@
 
 use super::Storage;
 use crate::storage::caching::Caching;
+use crate::storage::lock;
 use crate::storage::locking::Lock;
 use crate::storage::os;
 use crate::storage::output::Destination;
@@ -11,7 +12,9 @@ use crate::storage::source::{
 };
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A regular file or block device, opened for reading and writing.
@@ -21,6 +24,9 @@ pub struct FileStorage {
     sink: FileSink,
     source: FileSource,
     current_len: AtomicU64,
+    /// The last segment with data that was found. It is right even if a part of it has become a hole,
+    /// which reads as zeros. Finding the end of a segment takes as long as the segment is.
+    last_data: Mutex<Range<u64>>,
     replaced: AtomicBool,
 }
 
@@ -36,6 +42,7 @@ impl FileStorage {
         let file = source.file().try_clone()?;
         Ok(Self {
             current_len: AtomicU64::new(source.len()),
+            last_data: Mutex::default(),
             sink: FileSink::new(file, false)?,
             source,
             replaced: AtomicBool::new(false),
@@ -87,8 +94,17 @@ impl Source for FileStorage {
     }
 
     fn segment_at(&self, offset: u64) -> Result<Segment, SourceError> {
-        // Not the source's, which remembers segments that writes may have changed.
-        segment_of_file(self.source.file(), offset, self.current_len())
+        // Not the source's, which remembers holes, to which data may have been written since.
+        let len = self.current_len();
+        let mut last = lock(&self.last_data);
+        if last.contains(&offset) && offset < len {
+            return Ok(Segment { end: last.end.min(len), hole: false });
+        }
+        let segment = segment_of_file(self.source.file(), offset, len)?;
+        if !segment.hole {
+            *last = offset..segment.end;
+        }
+        Ok(segment)
     }
 
     fn as_file(&self) -> Option<(&File, u64)> {
