@@ -8,7 +8,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Options that `-h` leaves out, so that its help fits on a screen, by command; those of an empty
 /// name are left out everywhere.
-const RARELY_USED: [(&str, &[&str]); 8] = [
+const RARELY_USED: [(&str, &[&str]); 9] = [
     ("", &["color", "ignore_cid", "image_opts", "limits", "no_config", "parents", "sandbox"]),
     (
         "convert",
@@ -35,6 +35,7 @@ const RARELY_USED: [(&str, &[&str]); 8] = [
         ],
     ),
     ("rebase", &["backing_cache", "cache"]),
+    ("amend", &["cache"]),
     ("create", &["backing_unsafe", "force_share", "max_size"]),
     (
         "iso create",

@@ -18,6 +18,9 @@
 //!   extensions in other sectors                    nothing refers to them
 //!   sector 0                                       the header is complete
 //! ```
+//!
+//! If the new extensions are too long for sector 0 even so, and the old ones are not, the old header
+//! does without that table first.
 
 use super::{SECTOR, clear_unknown_autoclear};
 use crate::error::{Error, Result};
@@ -198,6 +201,32 @@ impl<'a> HeaderArea<'a> {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) if it is too small for the old and the new ones
     /// at once.
     pub(super) fn replace(&self, new: &Contents) -> Result<Edits> {
+        if let Some(edits) = self.replace_at_once(new)? {
+            return Ok(edits);
+        }
+        // There may be room without the old table of feature names.
+        let brief = self.contents.encode(false);
+        let name_at = self.used[1].start;
+        if brief.len() <= SECTOR {
+            let header = NewHeader { bytes: brief, name_at };
+            let reduced = Self {
+                bytes: self.bytes,
+                contents: self.contents.clone(),
+                used: [self.used[0].start..header.bytes.len(), self.used[1].clone()],
+            };
+            let first = Edit::Write { offset: 0, bytes: header.first_sector(&self.contents.name)? };
+            if let Some(edits) = reduced.replace_at_once(new)? {
+                let mut all = Edits::new();
+                all.phase([first]);
+                edits.phases().iter().for_each(|phase| drop(all.phase(phase.clone())));
+                return Ok(all);
+            }
+        }
+        Err(Error::unsupported("its header has no room for the old and the new contents at once"))
+    }
+
+    /// As [`replace`](Self::replace), but returns `None` if there is no room for both contents.
+    fn replace_at_once(&self, new: &Contents) -> Result<Option<Edits>> {
         let name = new.name.as_slice();
         let complete = new.encode(true);
         let brief = new.encode(false);
@@ -208,17 +237,18 @@ impl<'a> HeaderArea<'a> {
         {
             let header = NewHeader { bytes: complete, name_at };
             if self.is_free(SECTOR, header.beyond_sector()) {
-                return self.edits(name, &[header]);
+                return self.edits(name, &[header]).map(Some);
             }
             if brief_fits {
-                return self.edits(name, &[NewHeader { bytes: brief, name_at }, header]);
+                let headers = [NewHeader { bytes: brief, name_at }, header];
+                return self.edits(name, &headers).map(Some);
             }
         } else if brief.len() + name.len() > max {
             return Err(Error::limit(NO_SPACE));
         } else if brief_fits && let Some(name_at) = self.place_name(name, brief.len()) {
-            return self.edits(name, &[NewHeader { bytes: brief, name_at }]);
+            return self.edits(name, &[NewHeader { bytes: brief, name_at }]).map(Some);
         }
-        Err(Error::unsupported("its header has no room for the old and the new contents at once"))
+        Ok(None)
     }
 
     /// Returns the modifications that write the name, and then one header after the other.
@@ -351,7 +381,10 @@ mod tests {
             let now = contents(&storage.to_vec());
             let is_new = (now.0, now.1.clone()) == new;
             has_switched |= is_new && now != old;
-            assert!(now == old && !has_switched || is_new, "{now:?}");
+            // Feature names are informative.
+            let others = |list: &[_]| without(list, &[FEATURE_NAMES]);
+            let is_old = (now.0, &now.1) == (old.0, &old.1) && others(&now.2) == others(&old.2);
+            assert!(is_old && !has_switched || is_new, "{now:?}");
         }
         Some(storage.to_vec())
     }
@@ -385,6 +418,20 @@ mod tests {
             });
         }
         assert!(changed > 150, "{changed}");
+    }
+
+    #[test]
+    fn long_extensions_replace_short_ones_and_the_other_way_around() {
+        for (from, to) in [(20, 1000), (1000, 20), (20, 300), (300, 20)] {
+            let before = cluster(4096, 3, &[(1, from), NAMES], "backing file.img");
+            let after = replace(&before, |new| {
+                new.set(1, &vec![3; to], true);
+                new.name = b"new".to_vec();
+            });
+            let after = contents(&after.expect("fits"));
+            let wanted = vec![(1, vec![3; to]), (FEATURE_NAMES, vec![7; 384])];
+            assert_eq!(after, (3, "new".to_owned(), wanted));
+        }
     }
 
     #[test]
