@@ -332,9 +332,7 @@ impl Args {
 
     /// Rejects unsupported options and options that contradict each other.
     fn check_conflicts(&self) -> Result<(), Failure> {
-        let unsupported = [
-            (self.target_image_opts, "--target-image-opts"),
-        ];
+        let unsupported = [(self.target_image_opts, "--target-image-opts")];
         if let Some((_, what)) = unsupported.iter().find(|(given, _)| *given) {
             return Err(Failure::not_supported(what));
         }

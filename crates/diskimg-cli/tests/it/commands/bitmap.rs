@@ -13,7 +13,8 @@ fn lab() -> Lab {
     lab.qemu("create -q -f qcow2 larger.qcow2 8M").ok();
     lab.qemu("create -q -f qcow2 huge.qcow2 8T").ok();
     lab.qemu("create -q -f qcow2 broken.qcow2 4M").ok();
-    for line in ["-g 512 b.qcow2 old", "-g 512 other.qcow2 b", "larger.qcow2 b", "broken.qcow2 lost"]
+    for line in
+        ["-g 512 b.qcow2 old", "-g 512 other.qcow2 b", "larger.qcow2 b", "broken.qcow2 lost"]
     {
         lab.qemu(&format!("bitmap --add {line}")).ok();
     }
@@ -52,10 +53,7 @@ const LINES: &[(&str, &str)] = &[
     ("--add -g 0 b.qcow2 b", ""),
     ("--remove broken.qcow2 lost", ""),
     ("--add broken.qcow2 good", ""),
-    (
-        "b.qcow2 b",
-        "Need at least one of --add, --remove, --clear, --enable, --disable, or --merge",
-    ),
+    ("b.qcow2 b", "Need at least one of --add, --remove, --clear, --enable, --disable, or --merge"),
     ("--add b.qcow2", "Expecting filename and bitmap name"),
     ("--add b.qcow2 b c", "Expecting filename and bitmap name"),
     ("--add", "Expecting filename and bitmap name"),
@@ -79,10 +77,7 @@ const LINES: &[(&str, &str)] = &[
     ("--disable b.qcow2 x", "Operation disable on bitmap x failed: Dirty bitmap 'x' not found"),
     ("--merge x b.qcow2 old", "Operation merge on bitmap old failed: Dirty bitmap 'x' not found"),
     ("--merge old b.qcow2 x", "Operation merge on bitmap x failed: Dirty bitmap 'x' not found"),
-    (
-        "--merge old -b other.qcow2 b.qcow2 old",
-        "Operation merge on bitmap old failed: ",
-    ),
+    ("--merge old -b other.qcow2 b.qcow2 old", "Operation merge on bitmap old failed: "),
     (
         "--merge b -b larger.qcow2 b.qcow2 old",
         "Operation merge on bitmap old failed: Bitmaps are of different sizes (destination size is \
@@ -155,7 +150,10 @@ fn a_snapshot_is_merged_with_its_bitmaps() {
 fn a_conversion_copies_bitmaps_as_qemu_img_does() {
     for (arguments, message) in [
         ("-O qcow2 b.qcow2 out.qcow2", ""),
-        ("-O qcow2 --skip-broken-bitmaps broken.qcow2 out.qcow2", "Skipping inconsistent bitmap 'lost'"),
+        (
+            "-O qcow2 --skip-broken-bitmaps broken.qcow2 out.qcow2",
+            "Skipping inconsistent bitmap 'lost'",
+        ),
         ("-O qcow2 a.qcow2 out.qcow2", ""),
         ("-n -O qcow2 b.qcow2 other.qcow2", ""),
         (

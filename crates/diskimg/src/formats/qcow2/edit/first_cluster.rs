@@ -24,9 +24,7 @@ use crate::error::{Error, Result};
 use crate::formats::qcow2::extensions::{
     BACKING_FORMAT, BITMAPS, BitmapDirectory, FEATURE_NAMES, encode, encode_end, walk,
 };
-use crate::formats::qcow2::header::{
-    Autoclear, MAX_BACKING_NAME, RawHeader, V2_HEADER_BYTES,
-};
+use crate::formats::qcow2::header::{Autoclear, MAX_BACKING_NAME, RawHeader, V2_HEADER_BYTES};
 use crate::model::backing::Backing;
 use crate::storage::edit::{Edit, Edits, Storage};
 use crate::storage::number::{to_index, to_u32, to_u64, to_usize};

@@ -53,7 +53,9 @@ impl ResizedBitmaps {
                 let message = "it is too short for the disk";
                 return Err(Error::corrupt("bitmap table", message).at(bitmap.table.offset));
             }
-            if size < old_size || table_entries(bitmap.granularity, size, cluster_size) != bitmap.table.entries {
+            if size < old_size
+                || table_entries(bitmap.granularity, size, cluster_size) != bitmap.table.entries
+            {
                 bitmaps.push(bitmap.clone());
             }
         }
@@ -147,7 +149,8 @@ impl ResizedBitmaps {
     ) -> Result<()> {
         let cluster_size = space.cluster_size();
         let padded = |entries: u64| (entries * 8).next_multiple_of(cluster_size);
-        let (old, new) = (bitmap.table.entries, table_entries(bitmap.granularity, self.size, cluster_size));
+        let (old, new) =
+            (bitmap.table.entries, table_entries(bitmap.granularity, self.size, cluster_size));
         let at = bitmap.table.offset;
         let mut table = read_table(image, bitmap)?;
         let removed = table.iter().skip(to_usize(new)).map(|entry| entry & OFFSET_MASK);

@@ -1,7 +1,7 @@
 //! An existing image as the target of a conversion, before anything is written.
 
-use super::{BitmapChanges, Disk, Qcow2Mut};
 use super::write::Writer;
+use super::{BitmapChanges, Disk, Qcow2Mut};
 use crate::error::{Error, Result};
 use crate::formats::qcow2::target::cluster_encoder;
 use crate::model::bitmap::DirtyBitmap;

@@ -10,12 +10,12 @@
 //!
 //! What changes in the tables is in memory until it is [stored](super::store).
 
-use super::{BitmapChanges, Qcow2Mut};
 use super::bitmaps::TrackedBitmaps;
 use super::compressed::CompressedSpace;
 use super::references;
 use super::space::{Space, TableLocation};
 use super::table::L2Table;
+use super::{BitmapChanges, Qcow2Mut};
 use crate::error::{Error, Result};
 use crate::formats::qcow2::header::{Autoclear, Header};
 use crate::formats::qcow2::tables::{
