@@ -12,8 +12,7 @@ pub(crate) fn second_image_message(error: &Error) -> String {
     error.describe(|remedy| Some(option(remedy).replace("-f", "-F")))
 }
 
-/// The option that helps.
-pub(crate) fn option(remedy: Remedy) -> String {
+fn option(remedy: Remedy) -> String {
     let text = match remedy {
         Remedy::RaiseLimit(name) => return format!("--limit {name}=N raises the limit"),
         Remedy::DropFromImage(what) => return format!("--drop {what} leaves it out"),
@@ -38,7 +37,7 @@ pub(crate) fn option(remedy: Remedy) -> String {
         Remedy::Rebase => "'diskimg rebase' changes it",
         Remedy::RemoveBitmap => "'diskimg bitmap --remove' deletes it",
         Remedy::SkipBrokenBitmaps => {
-            "Try --skip-broken-bitmaps, or use 'diskimg bitmap --remove' to delete it"
+            "--skip-broken-bitmaps leaves it out, 'diskimg bitmap --remove' deletes it"
         }
         Remedy::GiveSize => "give SIZE, or a backing file to take it from",
         Remedy::ListOptions => "-o help lists the options",

@@ -2,8 +2,8 @@
 
 use diskimg::storage::source::MemorySource;
 use diskimg::{
-    Error, ErrorKind, ExternalFiles, Format, Image, InspectOptions, OpenOptions, SnapshotSelector,
-    conformance, inspect_source, map,
+    DirtyBitmap, Error, ErrorKind, ExternalFiles, Format, Image, InspectOptions, OpenOptions,
+    SnapshotSelector, conformance, inspect_source, map,
 };
 use std::sync::Arc;
 
@@ -69,7 +69,36 @@ pub(crate) fn open(open: impl Fn() -> Result<Image, Error>) -> Option<Image> {
     for warning in image.warnings() {
         assert_line(&warning);
     }
+    bitmaps(&image);
     Some(image)
+}
+
+/// Reads the ends of the first dirty bitmaps.
+fn bitmaps(image: &Image) {
+    let list = match image.dirty_bitmaps() {
+        Ok(list) => list.unwrap_or_default(),
+        Err(error) => return is_clear(&error),
+    };
+    for bitmap in list.iter().take(3) {
+        match image.dirty_bitmap(&bitmap.name) {
+            Ok(dirty) => dirty_ranges(&dirty),
+            Err(error) => is_clear(&error),
+        }
+    }
+}
+
+/// Verifies that what is dirty is in order and within what was asked for.
+fn dirty_ranges(bitmap: &DirtyBitmap) {
+    let (size, len) = (bitmap.disk_size(), bitmap.info().granularity << 16);
+    for asked in [0..len.min(size), size.saturating_sub(len)..size] {
+        let mut end = None;
+        let outcome = bitmap.for_each_dirty(asked.clone(), |range| {
+            assert!(asked.start <= range.start && range.start < range.end, "{range:?}");
+            assert!(range.end <= asked.end && end < Some(range.start), "{range:?}");
+            end = Some(range.end);
+        });
+        outcome.map_err(|e| is_clear(&e)).ok();
+    }
 }
 
 /// Maps and reads the guest bytes.

@@ -9,7 +9,7 @@ use crate::output::plan;
 use crate::output::progress::{Meter, ProgressMode};
 use crate::output::report::{self, ReportFormat};
 use crate::output::{self, Console, Program};
-use diskimg::{Convert, DigestAlgorithm, Error, Format, Plan, Remedy, Report, printable};
+use diskimg::{Convert, DigestAlgorithm, Error, Format, Plan, Report, printable};
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -94,8 +94,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
             Destination::Stdout => convert.plan("-"),
         };
         meter.end();
-        let plan = plan.map_err(failure)?;
-        return show_plan(&plan, Some(&source), compress, job.report, console);
+        return show_plan(&plan?, Some(&source), compress, job.report, console);
     }
     if let (Destination::Existing(path), Format::Raw) = (&job.output, job.format)
         && console.program() == Program::QemuImg
@@ -112,7 +111,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     }
     meter.end();
     let done = Done {
-        report: outcome.map_err(failure)?,
+        report: outcome?,
         took: began.elapsed(),
         source,
         output: path,
@@ -123,18 +122,6 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     };
     conclude(&done, console)?;
     Ok(0)
-}
-
-/// Returns the failure for an error. What can be done about a bitmap is on a line of its own, as in
-/// qemu-img.
-fn failure(error: Error) -> Failure {
-    match error.remedy() {
-        Some(Remedy::SkipBrokenBitmaps) => {
-            let advice = crate::remedy::option(Remedy::SkipBrokenBitmaps);
-            Failure::error(format!("{}\n{advice}", error.describe(|_| None)))
-        }
-        _ => error.into(),
-    }
 }
 
 /// Makes a raw file consist of whole sectors, as it does for QEMU.

@@ -34,12 +34,20 @@ pub(crate) trait Bits: Debug + Send + Sync {
     /// # Errors
     /// As [`DirtyBitmap::for_each_dirty`].
     fn for_each_dirty(&self, range: Range<u64>, each: &mut dyn FnMut(Range<u64>)) -> Result<()>;
+
+    /// Returns the memory in bytes of the tables that are held.
+    fn table_bytes(&self) -> u64;
 }
 
 impl DirtyBitmap {
     /// Creates a bitmap of a disk of `disk_size` bytes.
     pub(crate) fn new(info: info::Bitmap, disk_size: u64, bits: Arc<dyn Bits>) -> Self {
         Self { info, disk_size, bits }
+    }
+
+    /// Returns the memory in bytes of the tables that are held.
+    pub(crate) fn table_bytes(&self) -> u64 {
+        self.bits.table_bytes()
     }
 
     /// Returns the bitmap's name, granularity and flags.
@@ -69,6 +77,24 @@ impl DirtyBitmap {
             return Ok(());
         }
         self.bits.for_each_dirty(range.start..end, &mut each)
+    }
+}
+
+/// The memory that the tables of several bitmaps may take.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TableBudget(u64);
+
+impl TableBudget {
+    /// Adds a bitmap.
+    ///
+    /// # Errors
+    /// Returns [`Limit`](crate::ErrorKind::Limit) if all of them take more than `max` bytes.
+    pub(crate) fn add(&mut self, bitmap: &DirtyBitmap, max: u64) -> Result<()> {
+        self.0 = self.0.saturating_add(bitmap.table_bytes());
+        match self.0 > max {
+            true => Err(Error::over_limit("table_bytes", "the tables of several bitmaps", max)),
+            false => Ok(()),
+        }
     }
 }
 

@@ -107,10 +107,10 @@ limits! {
         "Images in a backing chain, including the top image";
     table_bytes = 32 << 20,
         "Bytes of a table that is read into memory as a whole",
-        "A qcow2 L1 table (of the disk or of a snapshot), a qcow2 refcount table, the L2 tables that
-        resizing a qcow2 image changes together, the grain directories of all extents of a VMDK
-        together, the list of the chunks of a DMG, that of the bands of a sparse image or a sparse
-        bundle, or an ASIF directory.";
+        "A qcow2 L1 table (of the disk or of a snapshot), a qcow2 refcount table, the tables of
+        qcow2 bitmaps that are read together, the L2 tables that resizing a qcow2 image changes
+        together, the grain directories of all extents of a VMDK together, the list of the chunks
+        of a DMG, that of the bands of a sparse image or a sparse bundle, or an ASIF directory.";
     unit_bytes = 64 << 20,
         "Bytes that a compressed grain, chunk or block unpacks to",
         "A grain of a VMDK, a chunk of a DMG or an EWF image, a block of a cloop image or of a

@@ -176,10 +176,7 @@ fn a_conversion_copies_bitmaps_as_qemu_img_does() {
         ),
         ("-O qcow2 a.raw out.qcow2", "Source lacks bitmap support"),
         ("-O qcow2 v2.qcow2 out.qcow2", "Source lacks bitmap support"),
-        (
-            "-O qcow2 broken.qcow2 out.qcow2",
-            "Cannot copy inconsistent bitmap 'lost'\nTry --skip-broken-bitmaps, or use '",
-        ),
+        ("-O qcow2 broken.qcow2 out.qcow2", "Cannot copy inconsistent bitmap 'lost'"),
     ] {
         let (ours, theirs) = (lab(), lab());
         let line = format!("convert --bitmaps {arguments}");

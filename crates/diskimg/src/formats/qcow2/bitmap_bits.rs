@@ -120,9 +120,12 @@ impl StoredBits {
             buffer.resize(to_usize(len), 0);
             // The file may end within its last cluster.
             let stored = self.file.len().saturating_sub(offset + at).min(len);
-            self.file
-                .read_exact_at(&mut buffer[..to_usize(stored)], offset + at)
-                .map_err(|e| Error::io("cannot read", e).in_structure("bitmap").at(offset + at))?;
+            if stored > 0 {
+                let part = &mut buffer[..to_usize(stored)];
+                self.file.read_exact_at(part, offset + at).map_err(|e| {
+                    Error::io("cannot read", e).in_structure("bitmap").at(offset + at)
+                })?;
+            }
             for (index, bytes) in buffer.chunks(8).enumerate() {
                 let mut word = [0; 8];
                 word[..bytes.len()].copy_from_slice(bytes);
@@ -155,6 +158,10 @@ impl Bits for StoredBits {
         }
         run.end();
         Ok(())
+    }
+
+    fn table_bytes(&self) -> u64 {
+        to_u64(self.table.len()) * 8
     }
 }
 
@@ -255,7 +262,9 @@ impl NewBits<'_> {
             let count = self.fill(index, &mut bytes, &mut is_clear)?;
             *entry = match is_clear {
                 true => 0,
-                false if is_full(&bytes, count) => ALL_ONES,
+                // QEMU takes the bits beyond the end of the disk for set, too, and keeps them if the
+                // disk grows.
+                false if count == to_u64(bytes.len()) * 8 && is_full(&bytes) => ALL_ONES,
                 false => put(&bytes)?,
             };
         }
@@ -279,11 +288,8 @@ impl NewBits<'_> {
     }
 }
 
-/// Returns true if the first `count` bits are set.
-fn is_full(bytes: &[u8], count: u64) -> bool {
-    let (whole, rest) = (to_usize(count / 8), count % 8);
-    let ones = (1u8 << rest) - 1;
-    bytes[..whole].iter().all(|&byte| byte == 0xff) && (rest == 0 || bytes[whole] & ones == ones)
+fn is_full(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&byte| byte == 0xff)
 }
 
 /// Verifies that a bitmap of this granularity can be stored, in QEMU's words.
@@ -390,7 +396,10 @@ mod tests {
     fn clusters_of_equal_bits_take_no_space() {
         let disk_size = (4096 * 3 + 5) * 512;
         let all = stored(vec![1; 4], Vec::new(), 512, disk_size);
-        assert_eq!(merged(&[all], 512).0, [1; 4]);
+        // The last cluster has bits beyond the end of the disk.
+        let (table, bitmap) = merged(&[all], 512);
+        assert_eq!(table, [1, 1, 1, 512]);
+        assert_eq!(dirty(&bitmap, 0..disk_size), vec![0..disk_size]);
         let one =
             stored(vec![0, 0, 0, 512], [vec![0; 512], vec![0x10; 512]].concat(), 512, disk_size);
         let (table, bitmap) = merged(&[one], 512);

@@ -3,7 +3,7 @@
 use super::Settings;
 use super::input::Input;
 use crate::error::{Error, Result};
-use crate::model::bitmap::DirtyBitmap;
+use crate::model::bitmap::{DirtyBitmap, TableBudget};
 use crate::model::image::Image;
 use crate::model::target::TargetSpec;
 use crate::remedy::Remedy;
@@ -41,11 +41,15 @@ impl Settings<'_> {
         };
         let bitmaps = image.dirty_bitmaps()?;
         let bitmaps = bitmaps.ok_or_else(|| Error::unsupported("Source lacks bitmap support"))?;
-        let mut opened = Vec::new();
+        let (mut opened, mut budget) = (Vec::new(), TableBudget::default());
         // As QEMU, from the last one to the first.
         for bitmap in bitmaps.iter().rev() {
             match bitmap.inconsistent {
-                false => opened.push(image.dirty_bitmap(&bitmap.name)?),
+                false => {
+                    let bitmap = image.dirty_bitmap(&bitmap.name)?;
+                    budget.add(&bitmap, image.limits(0).table_bytes)?;
+                    opened.push(bitmap);
+                }
                 true if self.skip_broken_bitmaps => copied.skipped.push(bitmap.name.clone()),
                 true => {
                     let name = &bitmap.name;

@@ -15,10 +15,11 @@ use crate::formats::qcow2::bitmaps::{
     Bitmap, Flags, MAX_BITMAPS, MAX_DIRECTORY_BYTES, OFFSET_MASK,
 };
 use crate::formats::qcow2::extensions::{BitmapDirectory, MAX_BITMAP_NAME};
-use crate::formats::qcow2::header::{Header, Table};
+use crate::formats::qcow2::header::{Header, RawHeader, Table};
 use crate::formats::qcow2::tables::{read_words, to_bytes};
-use crate::model::bitmap::{self, DirtyBitmap};
+use crate::model::bitmap::{self, DirtyBitmap, TableBudget};
 use crate::report::info;
+use crate::storage::edit::Edits;
 use crate::storage::number::{to_u32, to_u64};
 use std::collections::BTreeSet;
 
@@ -49,6 +50,8 @@ impl Disk {
 #[derive(Debug, Clone, Default)]
 pub(in super::super) struct BitmapChanges {
     bitmaps: Vec<Changed>,
+    /// Memory of the tables of bitmaps that are merged.
+    tables: TableBudget,
     is_changed: bool,
 }
 
@@ -68,7 +71,7 @@ impl BitmapChanges {
     pub(in super::super) fn of(image: &Qcow2Mut) -> Result<Self> {
         let unchanged = |entry: &Bitmap| Changed { entry: entry.clone(), sources: None };
         let bitmaps = image.bitmaps()?.iter().map(unchanged).collect();
-        Ok(Self { bitmaps, is_changed: false })
+        Ok(Self { bitmaps, tables: TableBudget::default(), is_changed: false })
     }
 
     /// Returns the bitmaps as they will be.
@@ -251,14 +254,17 @@ impl BitmapChanges {
         target: &str,
         source: DirtyBitmap,
     ) -> Result<()> {
-        let Changed { entry, sources } = self.consistent(target)?;
+        let max = image.old.limits.table_bytes;
         require_same_size(image.header().size, &source)?;
-        let mut all = match sources.take() {
-            Some(sources) => sources,
-            None => vec![image.old.open_bitmap(entry)?],
+        let Changed { entry, sources } = self.consistent(target)?;
+        let own = match sources {
+            Some(_) => None,
+            None => Some(image.old.open_bitmap(entry)?),
         };
-        all.push(source);
-        *sources = Some(all);
+        for added in own.into_iter().chain([source]) {
+            self.tables.add(&added, max)?;
+            self.consistent(target)?.sources.get_or_insert_default().push(added);
+        }
         self.is_changed = true;
         Ok(())
     }
@@ -281,17 +287,19 @@ impl BitmapChanges {
         if !self.is_changed {
             return Ok(());
         }
+        // That the header has room is known before anything is written.
+        let count = to_u32(self.bitmaps.len());
+        let any = BitmapDirectory { count, bytes: 0, offset: 0 };
+        header_edits(image, Some(any).filter(|_| count > 0), &|_| {})?;
         let none = || Tree::new(&[], 0, image.old.limits.check_bytes);
         let mut shadow = Shadow::open(image, none(), none())?;
         self.release_old(image, &mut shadow)?;
         let (size, cluster_size) = (image.header().size, image.header().cluster_size());
         let directory = self.store_all(size, cluster_size, |bytes| shadow.store(bytes))?;
         shadow.switch_with(|location| {
-            header_area::edits(&*image.storage, cluster_size, |header| {
-                header.fields.refcount_table_offset = location.offset.into();
-                header.fields.refcount_table_clusters = location.len.into();
-                header.set_bitmaps(directory);
-                Ok(())
+            header_edits(image, directory, &|raw| {
+                raw.refcount_table_offset = location.offset.into();
+                raw.refcount_table_clusters = location.len.into();
             })
         })
     }
@@ -350,6 +358,20 @@ impl BitmapChanges {
     }
 }
 
+/// Returns the modifications of the header's cluster that change the location of the directory, and
+/// other fields.
+fn header_edits(
+    image: &Qcow2Mut,
+    directory: Option<BitmapDirectory>,
+    change: &dyn Fn(&mut RawHeader),
+) -> Result<Edits> {
+    header_area::edits(&*image.storage, image.header().cluster_size(), |contents| {
+        change(&mut contents.fields);
+        contents.set_bitmaps(directory);
+        Ok(())
+    })
+}
+
 /// Returns the directory entry of a new bitmap, without a table.
 ///
 /// # Errors
@@ -399,7 +421,7 @@ mod tests {
         let add = |count: usize, name: &str| {
             let old = new_entry(&"n".repeat(1023), 512).expect("is valid");
             let bitmaps = vec![Changed { entry: old, sources: None }; count];
-            let mut changes = BitmapChanges { bitmaps, is_changed: false };
+            let mut changes = BitmapChanges { bitmaps, ..BitmapChanges::default() };
             changes.add(disk, name, None).map_err(|e| e.to_string())
         };
         add(64_000, "x").expect("has room");

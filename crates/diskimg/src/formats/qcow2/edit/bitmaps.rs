@@ -248,7 +248,9 @@ impl Marking<'_> {
         if marked.is_empty() || offset == 0 && table[index] & ALL_ONES != 0 {
             return Ok(Marked::Nothing);
         }
-        let space = space.filter(|_| marked != [all]);
+        // QEMU takes the bits beyond the end of the disk for set, too, and keeps them if it grows.
+        let is_whole = all.end - all.start == per_cluster;
+        let space = space.filter(|_| !is_whole || marked != [all]);
         if offset == 0 && space.is_none() {
             table[index] = ALL_ONES;
             return Ok(Marked::Flag);

@@ -16,7 +16,7 @@ const COMMANDS: &[&str] = &[
 ];
 
 fn convert(path: &Path, settings: &str) -> Convert<'static> {
-    let options: Options = settings.parse().unwrap();
+    let options = Options::parse(settings).unwrap();
     Convert::new(self::options().open(path).unwrap())
         .format(Format::Qcow2)
         .options(options)
@@ -36,17 +36,19 @@ fn a_conversion_copies_the_bitmaps() {
             "cluster_size=512,refcount_bits=64",
             "cluster_size=2M",
             "cluster_size=4k,preallocation=metadata",
-            "cluster_size=4k,data_file=data",
+            "cluster_size=4k,data_file=@",
             "cluster_size=64k,extended_l2=on",
         ] {
             let (ours, theirs) = (dir.path().join("ours"), dir.path().join("theirs"));
+            let data = format!("data_file={}", dir.path().join("data").display());
+            let target = &*target.replace("data_file=@", &data);
             convert(&path, target).verify(true).run(&ours).unwrap();
             assert_qemu_check(&ours, "qcow2");
             assert_eq!(contents(&ours), expected, "{source} {target}");
             assert_eq!(contents_by_qemu(&ours), expected, "{source} {target}");
             let args = ["convert", "--bitmaps", "-O", "qcow2", "-o", target];
             let names = [&path, &theirs].map(|path| path.to_str().unwrap().to_owned());
-            let target = target.replace("data_file=data", "compat=1.1");
+            let target = target.replace(&data, "compat=1.1");
             let args = args.map(|arg| if arg.contains('=') { &*target } else { arg });
             run("qemu-img", args.iter().copied().chain(names.iter().map(|name| &**name)));
             assert_eq!(contents(&theirs), expected, "{source} {target}");
@@ -128,7 +130,8 @@ fn bitmaps_that_cannot_be_copied_are_errors() {
         let name = dir.path().join(file);
         let target = name.to_str().unwrap();
         let format = if file == "raw" { "raw" } else { "qcow2" };
-        run("qemu-img", ["create", "-q", "-f", format, "-o", options, target, "1M"]);
+        let args = ["create", "-q", "-f", format, target, "1M", "-o", options];
+        run("qemu-img", args[..if options.is_empty() { 6 } else { 8 }].to_vec());
         let image = diskimg::OpenOptions::new().open(&name).unwrap();
         let convert = Convert::new(image).format(Format::Qcow2).bitmaps(true);
         refused(convert, "Source lacks bitmap support");

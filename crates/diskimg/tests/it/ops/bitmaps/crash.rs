@@ -78,7 +78,7 @@ const OPERATIONS: [Operation; 7] = [
     ("remove", |image| image.remove_bitmap("b")),
     ("clear", |image| image.clear_bitmap("b")),
     ("disable", |image| image.disable_bitmap("b")),
-    ("merge", |image| image.merge_bitmap("other", "b")),
+    ("merge", |image| image.merge_bitmap("b", "other")),
     ("remove all", |image| {
         let mut changes = image.change_bitmaps()?;
         for bitmap in changes.list() {

@@ -66,7 +66,9 @@ fn ranges_by_qemu(path: &Path, names: &[&str]) -> Vec<Vec<Range<u64>>> {
     let socket = dir.path().join("s");
     let mut command = Command::new("qemu-nbd");
     command.args(["-r", "-t", "-f", "qcow2", "-k"]).arg(&socket).stderr(Stdio::inherit());
-    names.iter().for_each(|name| drop(command.args(["-B", name])));
+    for name in names {
+        command.args(["-B", name]);
+    }
     let server = Server(command.arg(path).spawn().unwrap());
     let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while !socket.exists() {
@@ -247,8 +249,9 @@ fn what_cannot_be_done_is_refused_and_changes_nothing() {
     run("qemu-img", ["create", "-q", "-f", "qcow2", name, "2M"]);
     run("qemu-img", ["bitmap", "--add", name, "b"]);
     let larger = options().open(&other).unwrap().dirty_bitmap("b").unwrap();
-    let merge = move |image: &mut Qcow2Mut| image.merge_bitmap_from("b", &larger);
-    refused(&path, &merge, invalid, "destination size is 1048576, source size is 2097152");
+    let text = "destination size is 1048576, source size is 2097152";
+    refused(&path, &|image| image.merge_bitmap_from("b", &larger), invalid, text);
+    drop(larger);
     run("qemu-img", ["create", "-q", "-f", "qcow2", "-o", "compat=0.10", name, "2M"]);
     refused(&other, &add("b", None), ErrorKind::Unsupported, "qcow2 v2 files");
     assert_eq!(options().open(&other).unwrap().dirty_bitmaps().unwrap(), None);

@@ -172,7 +172,7 @@ fn bitmaps_are_those_that_qemu_img_alone_makes() {
                 let options = super::options().external_files(ExternalFiles::Any);
                 options.open(path).unwrap()
             };
-            let same = Compare::new(open(&ours), open(&theirs)).run().unwrap();
+            let same = Compare::new(&open(&ours), &open(&theirs)).run().unwrap();
             assert!(matches!(same, diskimg::Comparison::Identical { .. }), "{options}: {log:?}");
         }
     }
