@@ -182,7 +182,9 @@ fn copies_of_structures_are_repaired_and_the_result_is_that_afterwards() {
         lab.qemu(&format!("convert -f raw -O {format} a.raw {name}")).ok();
         let whole = lab.read(name);
         write_at(&lab.path(name), at, &[0xff; 4]);
-        let json = lab.line(&format!("check -r all --output=json {name}")).ok();
+        let ran = lab.line(&format!("check -r all --output=json {name}"));
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let json = ran.out;
         let report: serde_json::Value = serde_json::from_str(&json).expect("JSON");
         assert_eq!(report["check-errors"], 0, "{json}");
         assert!(report.get("corruptions").is_none_or(|count| *count == 0), "{json}");

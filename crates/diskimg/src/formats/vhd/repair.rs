@@ -36,7 +36,7 @@ pub(super) fn repair(
     if request.scope != RepairScope::All {
         return Ok(());
     }
-    let image = Vhd::open(Arc::clone(&source) as Arc<dyn Source>, context)?;
+    let image = Vhd::open(source.clone(), context)?;
     let Some((header, blocks)) = image.dynamic() else { return Ok(()) };
     let (mut is_sound, mut blocks_end) = (true, 0);
     for (index, &sector) in (0..).zip(&blocks.table).filter(|(_, sector)| **sector != FREE) {

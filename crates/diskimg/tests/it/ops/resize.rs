@@ -327,9 +327,9 @@ fn what_cannot_be_resized_is_refused_and_unchanged() {
         std::fs::write(&path, &bytes).unwrap();
         refused(to(2 * MIB), ErrorKind::Corrupt, text);
     }
-    let vmdk = dir.path().join("a.vmdk");
-    run("qemu-img", ["create", "-q", "-f", "vmdk", vmdk.to_str().unwrap(), "1M"]);
-    let error = Resize::new(NewSize::Grow(MIB)).run(&vmdk).unwrap_err();
+    let qcow = dir.path().join("a.qcow");
+    run("qemu-img", ["create", "-q", "-f", "qcow", qcow.to_str().unwrap(), "1M"]);
+    let error = Resize::new(NewSize::Grow(MIB)).run(&qcow).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
 }
 

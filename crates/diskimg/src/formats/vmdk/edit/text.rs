@@ -144,14 +144,12 @@ fn starts_with(piece: &[u8], key: &[u8]) -> bool {
 
 /// Returns the range of the second word of a line if it is a number.
 fn second_word(piece: &[u8]) -> Option<Range<usize>> {
-    let from = |at: usize, is_end: fn(&u8) -> bool| {
-        piece[at..].iter().position(is_end).map_or(piece.len(), |count| at + count)
+    let end_of = |at: usize, blank: bool| {
+        let ends = |byte: &u8| byte.is_ascii_whitespace() != blank;
+        piece[at..].iter().position(ends).map_or(piece.len(), |count| at + count)
     };
-    let (blank, other): (fn(&u8) -> bool, fn(&u8) -> bool) =
-        (u8::is_ascii_whitespace, |byte| !byte.is_ascii_whitespace());
-    let first = from(0, other);
-    let second = from(from(first, blank), other);
-    let word = second..from(second, blank);
+    let second = end_of(end_of(end_of(0, true), false), true);
+    let word = second..end_of(second, false);
     let is_number = !word.is_empty() && piece[word.clone()].iter().all(u8::is_ascii_digit);
     is_number.then_some(word)
 }
