@@ -204,20 +204,23 @@ impl<'a> HeaderArea<'a> {
         if let Some(edits) = self.replace_at_once(new)? {
             return Ok(edits);
         }
-        // There may be room without the old table of feature names.
+        // There may be room without the old table of feature names, and with the old name behind the
+        // new extensions.
         let brief = self.contents.encode(false);
-        let name_at = self.used[1].start;
-        if brief.len() <= SECTOR {
-            let header = NewHeader { bytes: brief, name_at };
-            let reduced = Self {
-                bytes: self.bytes,
+        let name = self.contents.name.as_slice();
+        let end = brief.len().max(new.encode(true).len());
+        if brief.len() <= SECTOR
+            && let Some(name_at) = self.place_name(name, end)
+        {
+            let mut moved = self.bytes.to_vec();
+            moved[name_at..name_at + name.len()].copy_from_slice(name);
+            let reduced = HeaderArea {
+                bytes: &moved,
                 contents: self.contents.clone(),
-                used: [self.used[0].start..header.bytes.len(), self.used[1].clone()],
+                used: [self.used[0].start..brief.len(), name_at..name_at + name.len()],
             };
-            let first = Edit::Write { offset: 0, bytes: header.first_sector(&self.contents.name)? };
+            let mut all = self.edits(name, &[NewHeader { bytes: brief, name_at }])?;
             if let Some(edits) = reduced.replace_at_once(new)? {
-                let mut all = Edits::new();
-                all.phase([first]);
                 for phase in edits.phases() {
                     all.phase(phase.iter().cloned());
                 }
