@@ -137,7 +137,7 @@ fn a_warning_says_that_bitmaps_are_removed() {
     let lab = lab();
     lab.qemu("bitmap --add a.qcow2 b").ok();
     let ran = lab.line("amend -o compat=0.10 a.qcow2");
-    assert_eq!((ran.code, &*ran.out), (0, ""), "{}", ran.err);
+    assert_eq!((ran.code, &*ran.out), (Some(0), ""), "{}", ran.err);
     assert!(ran.err.contains("warning: 1 bitmaps were removed"), "{}", ran.err);
     lab.qemu("check -q a.qcow2").ok();
 }
