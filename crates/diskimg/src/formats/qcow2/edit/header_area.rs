@@ -184,7 +184,9 @@ impl<'a> HeaderArea<'a> {
             if let Some(edits) = reduced.replace_at_once(new)? {
                 let mut all = Edits::new();
                 all.phase([first]);
-                edits.phases().iter().for_each(|phase| drop(all.phase(phase.clone())));
+                for phase in edits.phases() {
+                    all.phase(phase.clone());
+                }
                 return Ok(all);
             }
         }
