@@ -35,7 +35,7 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
         .progress(&report_progress)
         .run(&job.input.path);
     if outcome.is_ok() {
-        meter.complete();
+        meter.finish();
     }
     meter.end();
     let removed = outcome?.removed_bitmaps;

@@ -138,6 +138,11 @@ impl Meter {
         self.show(100.0, true);
     }
 
+    /// Shows 100%, also if it is shown already, as qemu-img does at the end of `amend`.
+    pub(crate) fn finish(&self) {
+        self.show(100.0, true);
+    }
+
     /// Removes the progress bar before other output.
     pub(crate) fn clear(&self) {
         if let Style::Bar(bar) = &self.style {
