@@ -306,6 +306,7 @@ pub(super) fn require_size(granularity: u64, disk_size: u64) -> Result<()> {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "lists of ranges")]
 mod tests {
     use super::*;
     use crate::formats::qcow2::header::Table;

@@ -146,7 +146,7 @@ fn after_a_crash_an_image_is_clean_and_its_bitmaps_are_as_before_or_as_afterward
             assert!(before.2 != after.2, "{}, {}", case.name, operation.0);
             assert!(before.0 == after.0 && before.1 == after.1, "{}", case.name);
             let (mut number, mut counts) = (0, [0; 2]);
-            let step = if full() { 1 } else { 23 };
+            let step = if full() { 1 } else { 41 };
             let states = storage.crash_states(13, step, |state| {
                 number += 1;
                 let context = || format!("{}, {}, state {number}", case.name, operation.0);

@@ -1,6 +1,8 @@
 //! Dirty bitmaps of qcow2: changed by turns with qemu-img, copied by conversions, and after a crash
 //! at any point.
 
+#![allow(clippy::single_range_in_vec_init, reason = "lists of ranges")]
+
 mod conversion;
 mod crash;
 mod hostile;
