@@ -23,10 +23,8 @@ fn lab() -> Lab {
     lab
 }
 
-const IMAGES: [&str; 9] = [
-    "a.qcow2", "v2.qcow2", "d.qcow2", "r.qcow2", "o.qcow2", "e.qcow2", "s.qcow2", "s2.qcow2",
-    "v.vmdk",
-];
+const IMAGES: [&str; 8] =
+    ["a.qcow2", "v2.qcow2", "d.qcow2", "r.qcow2", "o.qcow2", "e.qcow2", "s.qcow2", "s2.qcow2"];
 
 /// Returns what `info` says of an image, without what depends on where its clusters are.
 fn info(lab: &Lab, name: &str) -> serde_json::Value {
@@ -112,9 +110,7 @@ fn amends_output_and_exit_codes_are_those_of_qemu_img() {
         }
         for name in IMAGES {
             assert_eq!(info(&ours, name), info(&theirs, name), "{line}");
-            if name != "v.vmdk" {
-                ours.qemu(&format!("check -q {name}")).ok();
-            }
+            ours.qemu(&format!("check -q {name}")).ok();
         }
     }
 }
