@@ -13,7 +13,7 @@ fn lab() -> Lab {
     lab.qemu("create -q -f qcow2 -o data_file=rawdata,data_file_raw=on r.qcow2 1M").ok();
     lab.qemu("create -q -f qcow2 -b a.qcow2 -F qcow2 o.qcow2").ok();
     lab.qemu("create -q -f qcow2 -o extended_l2=on e.qcow2 1M").ok();
-    lab.qemu("create -q -f qcow2 -o refcount_bits=8 s.qcow2 1M").ok();
+    lab.qemu("convert -f raw -O qcow2 -o refcount_bits=8 a.raw s.qcow2").ok();
     lab.qemu("snapshot -c one s.qcow2").ok();
     lab.qemu("snapshot -c one v2.qcow2").ok();
     lab.qemu("create -q -f qcow2 s2.qcow2 1M").ok();
