@@ -324,6 +324,12 @@ fn file_of(node: &Node, name: &Path) -> Result<SingleFile, Failure> {
             name.display()
         ))
     })?;
+    if file.read_only {
+        return Err(Failure::error(format!(
+            "Could not open '{}': Block node is read-only",
+            file.path.display()
+        )));
+    }
     file.path = local_path(&file.path).map_err(|e| e.in_file(&file.path))?;
     Ok(file)
 }

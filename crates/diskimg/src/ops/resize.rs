@@ -153,7 +153,8 @@ impl Resize {
     /// - the errors of [`OpenOptions::open`] and of writing.
     ///
     /// After an error of writing, reserving space or flushing, the disk has its old or its new
-    /// size; after any other error, its old size.
+    /// size; after any other error, its old size. A [table](Self::fix_gpt) is then valid, with its
+    /// backup at the end.
     pub fn run(&self, path: impl AsRef<Path>) -> Result<Resized> {
         modify_file(path.as_ref(), |storage, name| self.run_on(storage, name))
     }
@@ -195,9 +196,28 @@ impl Resize {
         }
         if new_size < old_size {
             let locked = LockedImage::open(Reopened::of(&current), &self.options, name)?;
-            self.change_size(&locked, new_size)?;
+            let shrunk = self.change_size(&locked, new_size);
+            drop(locked);
+            shrunk.inspect_err(|_| self.restore_table(&current, old_size, name))?;
         }
         Ok(Resized { old_size, new_size })
+    }
+
+    /// Moves the backup of the table to the end again after the disk could not be made smaller. If
+    /// that fails, the primary table is still valid.
+    fn restore_table(&self, storage: &Arc<dyn Storage>, size: u64, name: &str) {
+        let open = || LockedImage::open(Reopened::of(storage), &self.options, name);
+        let Ok(locked) = open() else { return };
+        let table = match locked.image.size() == size {
+            true => gpt::relocate(&locked.image, size),
+            false => return,
+        };
+        drop(locked);
+        for step in table.iter().flat_map(|table| &table.steps) {
+            if guest_bytes::write(storage, &self.options, name, step).is_err() {
+                return;
+            }
+        }
     }
 
     fn change_size(&self, locked: &LockedImage, size: u64) -> Result<()> {

@@ -518,3 +518,23 @@ fn the_existing_target_of_a_conversion_can_be_described() {
         assert!(error.contains(message), "{target}: {error}");
     }
 }
+
+#[test]
+fn what_is_described_as_read_only_is_not_modified() {
+    let images = Images::new();
+    let before = images.0.read("empty.qcow2");
+    let description = "driver=qcow2,file.filename=empty.qcow2";
+    for option in ["read-only=on", "file.read-only=on"] {
+        let image = format!("{description},{option}");
+        for line in ["resize --image-opts X 2M", "check -r all --image-opts X"] {
+            let args: Vec<_> =
+                line.split(' ').map(|w| if w == "X" { &*image } else { w }).collect();
+            let ran = images.0.run(args);
+            assert!(ran.fails(1).contains("Block node is read-only"), "{line}");
+        }
+    }
+    let json = r#"json:{"driver":"qcow2","file":{"filename":"empty.qcow2"},"file.filename":"b"}"#;
+    let error = images.0.run(["resize", json, "2M"]).fails(1);
+    assert!(error.contains("'file.filename' is given twice"), "{error}");
+    assert!(images.0.read("empty.qcow2") == before);
+}

@@ -46,6 +46,9 @@ fn flatten(key: String, value: Json, options: &mut NodeOptions, depth: usize) ->
     if is_empty {
         return Err(Error::invalid(format!("Parameter '{key}' must not be empty")));
     }
+    if options.has(&key) {
+        return Err(Error::invalid(format!("Parameter '{key}' is given twice")));
+    }
     match value {
         Json::Null => options.insert(key, Value::Null),
         Json::Scalar(text) => options.insert(key, Value::Text(text)),

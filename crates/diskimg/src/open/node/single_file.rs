@@ -16,6 +16,8 @@ pub struct SingleFile {
     pub path: PathBuf,
     /// Its format, if the description has one.
     pub format: Option<Format>,
+    /// The description says that the image is not to be written (`read-only`).
+    pub read_only: bool,
 }
 
 impl Node {
@@ -24,19 +26,27 @@ impl Node {
     /// like this. Options that only tune QEMU are ignored.
     pub fn single_file(&self) -> Option<SingleFile> {
         let mut node = self.0.clone();
+        let mut read_only = take_read_only(&mut node)?;
         node.ignore(&["node-name"]);
         node.ignore(&GENERIC);
         let mut file = match node.take_child("file") {
             Some(Child::Node(file)) => file,
             Some(_) => return None,
-            None => return of_file(without_tuning(node)),
+            None => return Some(SingleFile { read_only, ..of_file(without_tuning(node))? }),
         };
+        read_only |= take_read_only(&mut file)?;
         file.ignore(&["node-name"]);
         let driver = node.take("driver").ok()?;
         let format = driver.map(|driver| driver.parse::<Format>()).transpose().ok()?;
         node.ignore(format.map_or(&[], |format| format.driver().node.ignored));
-        node.is_empty().then(|| of_format(format, without_tuning(file)))?
+        let found = node.is_empty().then(|| of_format(format, without_tuning(file)))??;
+        Some(SingleFile { read_only, ..found })
     }
+}
+
+/// Removes and returns whether a node is not to be written, or returns `None` if this is not valid.
+fn take_read_only(node: &mut NodeOptions) -> Option<bool> {
+    Some(node.take_switch("read-only").ok()?.unwrap_or(false))
 }
 
 /// Removes the options of a file that make no difference.
@@ -75,7 +85,7 @@ fn of_format(format: Option<Format>, mut file: NodeOptions) -> Option<SingleFile
     let driver = file.take("driver").ok()?;
     let path = PathBuf::from(file.take("filename").ok()??);
     let is_file = driver.is_none_or(|driver| FILE_DRIVERS.contains(&&*driver));
-    (is_file && file.is_empty()).then_some(SingleFile { path, format })
+    (is_file && file.is_empty()).then_some(SingleFile { path, format, read_only: false })
 }
 
 #[cfg(test)]
@@ -84,7 +94,8 @@ mod tests {
 
     #[test]
     fn an_image_that_can_be_modified_is_a_format_over_one_file() {
-        let file = |format| Some(SingleFile { path: "a,b".into(), format });
+        let unwritable = |format| Some(SingleFile { path: "a,b".into(), format, read_only: true });
+        let file = |format| Some(SingleFile { path: "a,b".into(), format, read_only: false });
         for (text, found) in [
             ("driver=qcow2,file.filename=a,,b", file(Some(Format::Qcow2))),
             ("file.filename=a,,b", file(None)),
@@ -94,6 +105,14 @@ mod tests {
                  file.aio=native,file.cache.direct=on,file.node-name=m,file.filename=a,,b",
                 file(Some(Format::Qcow2)),
             ),
+            (
+                "driver=qcow2,read-only=off,file.auto-read-only=on,file.filename=a,,b",
+                file(Some(Format::Qcow2)),
+            ),
+            ("driver=qcow2,read-only=on,file.filename=a,,b", unwritable(Some(Format::Qcow2))),
+            ("driver=qcow2,file.read-only=on,file.filename=a,,b", unwritable(Some(Format::Qcow2))),
+            ("driver=file,read-only=on,filename=a,,b", unwritable(Some(Format::Raw))),
+            ("driver=qcow2,read-only=perhaps,file.filename=a,,b", None),
             ("driver=qcow2,file.filename=a,,b,file.locking=off", None),
             ("driver=qcow2,force-share=on,file.filename=a,,b", None),
             ("driver=qcow2,backing.file.filename=c,file.filename=a,,b", None),
@@ -113,7 +132,7 @@ mod tests {
     #[test]
     fn one_local_file_is_denoted_by_nested_or_dotted_keys() {
         let path = if cfg!(windows) { "C:/d/a" } else { "/d/a" };
-        let file = |format| Some(SingleFile { path: path.into(), format });
+        let file = |format| Some(SingleFile { path: path.into(), format, read_only: false });
         for (json, found) in [
             (r#"{"file":{"filename":"/d/a"}}"#, file(None)),
             (

@@ -269,3 +269,28 @@ fn assert_table(image: Image) {
         assert_eq!(&header[..8], b"EFI PART");
     }
 }
+
+#[test]
+fn if_the_disk_cannot_be_made_smaller_its_table_is_as_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let (raw, copy) = (partitioned(dir.path()), dir.path().join("copy.raw"));
+    let open = || OpenOptions::new().format(Format::Raw).open(&raw).unwrap();
+    let before = std::fs::read(&raw).unwrap();
+    // QED cannot be made smaller, nor can version 2 of qcow2 with snapshots.
+    for (format, options) in [(Format::Qed, ""), (Format::Qcow2, "compat=0.10")] {
+        let path = dir.path().join(format.name());
+        let convert = Convert::new(open()).format(format);
+        convert.options(Options::parse(options).unwrap()).run(&path).unwrap();
+        if format == Format::Qcow2 {
+            run("qemu-img", ["snapshot", "-c", "s", path.to_str().unwrap()]);
+        }
+        let error = resize(&path, format, 15 * MIB).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{format:?}: {error}");
+        let now = to_raw(&path, format, &copy);
+        // A copy of the table may stay where its backup was for a moment, in unused space.
+        let moved = 15 * MIB as usize - 33 * 512..15 * MIB as usize;
+        let changed = (0..now.len()).find(|n| !moved.contains(n) && now[*n] != before[*n]);
+        assert_eq!((now.len(), changed), (before.len(), None), "{format:?}");
+        assert_verified(&copy, format.name());
+    }
+}
