@@ -6,6 +6,7 @@ from pathlib import Path
 import diskimg
 import pytest
 from diskimg import aio
+from diskimg.types import OptionValue
 from tools import qemu_img
 
 MIB = 1 << 20
@@ -30,9 +31,8 @@ def test_options_are_changed_and_the_disk_keeps_its_content(disk: Path) -> None:
     assert diskimg.amend(disk, {"compat": "0.10"}, format="qcow2") == diskimg.Amended(0)
     assert "compat: 0.10" in qemu_img("info", disk)
     qemu_img("check", "-q", disk)
-    calls: list[diskimg.Progress | object] = []
-    changes = {"compat": "v3", "refcount_bits": 1, "lazy_refcounts": True}
-    done = asyncio.run(aio.amend(disk, changes, progress=calls.append))
+    changes: dict[str, OptionValue] = {"compat": "v3", "refcount_bits": 1, "lazy_refcounts": True}
+    done = asyncio.run(aio.amend(disk, changes, progress=lambda done, total: None))
     assert done.to_dict() == {"removed-bitmaps": 0}
     info = qemu_img("info", disk)
     assert "refcount bits: 1" in info

@@ -249,7 +249,7 @@ def merge_bitmap(
         Error: As `open`.
     """
     how = open_args(format, external_files=external_files, limits=limits)
-    image = source_image and source_image._native
+    image = None if source_image is None else source_image._native
     _change("merge_bitmap", path, name, "merge", how, source=image, source_name=source)
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "Stop",
     "amend",
     "apply_snapshot",
+    "bench",
     "change_bitmap",
     "commit",
     "compare",
@@ -44,6 +45,7 @@ __all__ = [
     "repair",
     "resize",
     "run_command",
+    "take_modified_without_locks",
     "word",
     "words",
 ]
