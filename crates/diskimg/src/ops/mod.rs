@@ -11,7 +11,6 @@ mod create;
 mod disk;
 #[cfg(feature = "picture")]
 mod draw;
-mod guest_bytes;
 mod in_place;
 mod info;
 #[cfg(feature = "inspect")]

@@ -1,17 +1,18 @@
 //! `resize`: changes the size of a disk in place.
 
-use super::guest_bytes;
-use super::in_place::{LockedImage, modify_file, refuse_further_files};
+#[cfg(feature = "partition")]
+mod guest_bytes;
+#[cfg(feature = "partition")]
+mod table;
+
+use super::in_place::{LockedImage, modify_file};
 use crate::error::{Error, Result};
 use crate::model::flat::Preallocation;
 use crate::model::mutable::ResizeRequest;
 use crate::model::options::parse_size;
 use crate::open::OpenOptions;
-use crate::partition::gpt;
 use crate::remedy::Remedy;
-use crate::storage::edit::{FileStorage, Reopened, Storage};
-use crate::storage::locking::Lock;
-use crate::storage::source::{HostFileId, Source};
+use crate::storage::edit::Storage;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -78,6 +79,7 @@ pub struct Resize {
     options: OpenOptions,
     shrink: bool,
     preallocation: Preallocation,
+    #[cfg(feature = "partition")]
     fix_gpt: bool,
 }
 
@@ -99,6 +101,7 @@ impl Resize {
             options: OpenOptions::new(),
             shrink: false,
             preallocation: Preallocation::Off,
+            #[cfg(feature = "partition")]
             fix_gpt: false,
         }
     }
@@ -131,6 +134,7 @@ impl Resize {
     ///
     /// At any time, the primary table is valid. If the process is killed or power is lost, the backup
     /// may not be at the end; the same operation without a change of size completes it.
+    #[cfg(feature = "partition")]
     #[must_use]
     pub fn fix_gpt(mut self, yes: bool) -> Self {
         self.fix_gpt = yes;
@@ -176,48 +180,12 @@ impl Resize {
             .of(old_size)
             .ok_or_else(|| Error::invalid("New image size must be positive"))?;
         self.require(old_size, new_size)?;
-        if !self.fix_gpt {
-            self.change_size(&locked, new_size)?;
-            return Ok(Resized { old_size, new_size });
+        #[cfg(feature = "partition")]
+        if self.fix_gpt {
+            return self.resize_with_table(&storage, locked, new_size, name);
         }
-        if self.options.is_probed() {
-            refuse_further_files(&locked.image, 0, "its format is not named")
-                .map_err(|e| e.with_remedy(Remedy::NameFormat))?;
-        }
-        let table = gpt::relocate(&locked.image, new_size)?;
-        if new_size > old_size {
-            self.change_size(&locked, new_size)?;
-        }
-        // The table is written while the disk has its larger size.
-        drop(locked);
-        let current = current(&storage)?;
-        for step in &table.steps {
-            guest_bytes::write(&current, &self.options, name, step)?;
-        }
-        if new_size < old_size {
-            let locked = LockedImage::open(Reopened::of(&current), &self.options, name)?;
-            let shrunk = self.change_size(&locked, new_size);
-            drop(locked);
-            shrunk.inspect_err(|_| self.restore_table(&current, old_size, name))?;
-        }
+        self.change_size(&locked, new_size)?;
         Ok(Resized { old_size, new_size })
-    }
-
-    /// Moves the backup of the table to the end again after the disk could not be made smaller. If
-    /// that fails, the primary table is still valid.
-    fn restore_table(&self, storage: &Arc<dyn Storage>, size: u64, name: &str) {
-        let open = || LockedImage::open(Reopened::of(storage), &self.options, name);
-        let Ok(locked) = open() else { return };
-        let table = match locked.image.size() == size {
-            true => gpt::relocate(&locked.image, size),
-            false => return,
-        };
-        drop(locked);
-        for step in table.iter().flat_map(|table| &table.steps) {
-            if guest_bytes::write(storage, &self.options, name, step).is_err() {
-                return;
-            }
-        }
     }
 
     fn change_size(&self, locked: &LockedImage, size: u64) -> Result<()> {
@@ -241,18 +209,6 @@ impl Resize {
         }
         Ok(())
     }
-}
-
-/// Returns the storage, or that of the file that replaced it when its size changed.
-fn current(storage: &Arc<dyn Storage>) -> Result<Arc<dyn Storage>> {
-    let Some(path) = storage.as_file().and(storage.path()) else { return Ok(Arc::clone(storage)) };
-    if HostFileId::at(path) == storage.identity() {
-        return Ok(Arc::clone(storage));
-    }
-    let cannot = |e| Error::io("cannot open the new descriptor", e);
-    let new = FileStorage::open(path).map_err(cannot)?;
-    new.lock(Lock::WRITE).map_err(cannot)?;
-    Ok(Arc::new(new))
 }
 
 #[cfg(test)]
