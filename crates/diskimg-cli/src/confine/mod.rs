@@ -30,7 +30,6 @@ mod tests;
 mod embedded;
 #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there is no sandbox"))]
 mod kinds;
-#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there is no sandbox"))]
 mod rules;
 
 pub use embedded::Confinement;
