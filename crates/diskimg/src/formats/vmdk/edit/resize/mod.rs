@@ -1,7 +1,7 @@
 //! Changing the size of a disk.
 //!
-//! Only the last extent changes; those of a split disk that it does not need are removed, and new ones
-//! are added. Until a separate descriptor has changed, the last extent may be longer than its line
+//! Only the last extent changes; those of a split disk that it does not need are removed, and new
+//! ones are added. Until a separate descriptor has changed, the last extent may be longer than its line
 //! says:
 //!
 //! ```text
@@ -17,7 +17,8 @@
 //! ```
 //!
 //! A descriptor is changed in place if all bytes that change are in one sector. Otherwise, and if
-//! there are new extents, a new file replaces it. That in a sparse extent is part of it ([`sparse`]).
+//! there are new extents, a new file replaces it. That in a sparse extent is part of it
+//! ([`sparse`]).
 //!
 //! Everything that can be known to be impossible is refused before anything is written. Which files
 //! may be changed or removed is in [`files`].
@@ -263,8 +264,8 @@ impl VmdkMut {
         Ok(text)
     }
 
-    /// Opens the last extent that is kept, which will have `new` sectors, and verifies that its size
-    /// can be changed. `text` is the new descriptor that is embedded in it.
+    /// Opens the last extent that is kept, which will have `new` sectors, and verifies that its
+    /// size can be changed. `text` is the new descriptor that is embedded in it.
     fn open_last(
         &self,
         extent: &VmdkExtent,
