@@ -1,6 +1,7 @@
 //! What the operations have in common that modify an image in place.
 
 use crate::error::{Error, Result};
+use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::model::mutable::MutableLayer;
 use crate::open::{OpenOptions, local_path, lock_error};
@@ -77,6 +78,10 @@ pub(super) struct LockedImage {
 impl LockedImage {
     /// Locks the file and opens the image. Errors refer to it as `name`.
     ///
+    /// The backing files are locked for reading, unless `options` ignore locks, and so are further
+    /// files of the image. Those of a VMDK are not, because it is not known yet which of its extents
+    /// are written: it locks them when it is modified.
+    ///
     /// # Errors
     /// Returns [`Locked`](crate::ErrorKind::Locked) if another process uses the image, and the
     /// errors of [`OpenOptions::open`].
@@ -87,8 +92,14 @@ impl LockedImage {
     ) -> Result<Self> {
         storage.lock(Lock::WRITE).map_err(|e| Error::io("cannot lock it", e))?;
         let options = options.clone().snapshot(None).disk(None).metadata_only(false);
+        let ignores_locks = options.ignores_locks();
+        let options = options.force_share(true);
         let source: Arc<dyn Source> = storage.clone();
         let image = options.open_source(source, name)?;
+        let first = usize::from(image.format() == Format::Vmdk);
+        if !ignores_locks {
+            (first..image.layers().len()).try_for_each(|depth| lock_to_read(&image, depth))?;
+        }
         Ok(Self { storage, image, options })
     }
 

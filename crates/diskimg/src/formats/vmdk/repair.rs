@@ -180,7 +180,7 @@ impl<'a> Repair<'a> {
         let mut tables = Vec::new();
         let mut pending = 0;
         if self.scope == RepairScope::All {
-            self.apply(self.directories())?;
+            self.apply(self.directories()?)?;
         }
         for (&used, &other) in self.extent.directory().iter().zip(&self.stored[1]) {
             if used == other || !self.fits(used) || !self.fits(other) {
@@ -206,23 +206,27 @@ impl<'a> Repair<'a> {
     }
 
     /// Returns the modifications of entries of the directories. Both refer to the same table where
-    /// one of the two copies cannot be found.
-    fn directories(&self) -> Vec<Edit> {
+    /// one of the two copies cannot be found, if all entries of the other are plausible.
+    fn directories(&self) -> Result<Vec<Edit>> {
         let places = [self.header.gd_offset, self.header.rgd_offset].map(|sector| sector * SECTOR);
         let mut edits = Vec::new();
         for (index, &used) in self.extent.directory().iter().enumerate() {
-            if !self.fits(used) {
+            let is_damaged = |stored: &Vec<u32>| !self.fits(stored[index]);
+            if !self.fits(used) || !self.stored.iter().any(is_damaged) {
+                continue;
+            }
+            // What is at this sector may not be a table.
+            if !self.extent.read_table(used)?.iter().all(|&entry| self.is_plausible(entry)) {
                 continue;
             }
             for (place, stored) in places.into_iter().zip(&self.stored) {
-                let is_damaged = !self.fits(stored[index]);
-                if is_damaged {
+                if is_damaged(stored) {
                     let offset = place + to_u64(index) * 4;
                     edits.push(Edit::Write { offset, bytes: used.to_le_bytes().to_vec() });
                 }
             }
         }
-        edits
+        Ok(edits)
     }
 
     /// Returns which of two copies of a table is replaced by what, if the evidence is clear.

@@ -144,11 +144,13 @@ impl Resize {
     /// Resizes the image at `path`, a regular file or a block device.
     ///
     /// # Errors
-    /// - [`Locked`](crate::ErrorKind::Locked) if another process uses the image;
+    /// - [`Locked`](crate::ErrorKind::Locked) if another process uses the image or an extent that
+    ///   would be written or removed;
     /// - [`Refused`](crate::ErrorKind::Refused) if the disk would become smaller but may not, or if
     ///   data would have to be copied from a backing file although the format was not named, or if
     ///   files that the image names would be written although the format was not named, or if a
-    ///   partition of a [table that is changed](Self::fix_gpt) would not fit;
+    ///   file that would be written or removed may be something else than an extent of the disk, or
+    ///   if a partition of a [table that is changed](Self::fix_gpt) would not fit;
     /// - [`Unsupported`](crate::ErrorKind::Unsupported) if images of this format, or with one of
     ///   this image's features, cannot be resized;
     /// - [`Invalid`](crate::ErrorKind::Invalid) if the format cannot have this size, or there is no

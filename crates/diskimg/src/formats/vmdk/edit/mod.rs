@@ -49,8 +49,6 @@ use crate::storage::edit::{Edits, FileStorage, Storage};
 use crate::storage::lock;
 use crate::storage::output::Output;
 use crate::storage::source::{HostFileId, Source};
-use std::io;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use write::Writer;
 
@@ -186,25 +184,13 @@ fn can_be_written(extent: &VmdkExtent) -> Result<bool> {
     Ok(is_modifiable)
 }
 
-/// Opens and locks an extent's file for writing.
+/// Opens and locks an extent's file for writing. This process must not have locked it yet.
 fn open_to_write(file: &dyn Source) -> Result<Arc<dyn Storage>> {
-    reopen(file, FileStorage::reopen)
-}
-
-/// Opens an extent's file for writing. It stays locked as the image that is open has locked it.
-fn open_locked(file: &dyn Source) -> Result<Arc<dyn Storage>> {
-    reopen(file, FileStorage::reopen_unlocked)
-}
-
-fn reopen(
-    file: &dyn Source,
-    open: fn(&Path, &dyn Source) -> io::Result<FileStorage>,
-) -> Result<Arc<dyn Storage>> {
     let Some(path) = file.path() else {
         return Err(Error::unsupported("an extent of the disk is not a file of this host"));
     };
-    let storage =
-        open(path, file).map_err(|e| Error::io("cannot open the extent", e).in_file(path))?;
+    let storage = FileStorage::reopen(path, file)
+        .map_err(|e| Error::io("cannot open the extent", e).in_file(path))?;
     Ok(Arc::new(storage))
 }
 

@@ -58,7 +58,7 @@ pub(super) fn with_extents(
             } else {
                 out.extend_from_slice(piece);
             }
-        } else if starts_with(piece, CYLINDERS) {
+        } else if has_key(piece, CYLINDERS) {
             replace(piece, value_digits(piece), cylinders, &mut out);
         } else {
             out.extend_from_slice(piece);
@@ -137,9 +137,11 @@ fn is_extent(piece: &[u8]) -> bool {
     matches!(ExtentLine::parse(line.trim()), Ok(Some(extent)) if extent.sectors > 0)
 }
 
-fn starts_with(piece: &[u8], key: &[u8]) -> bool {
-    let piece = piece.trim_ascii_start();
-    piece.get(..key.len()).is_some_and(|start| start.eq_ignore_ascii_case(key))
+/// Returns true for a line that gives this key a value.
+fn has_key(piece: &[u8], key: &[u8]) -> bool {
+    let equals = piece.iter().position(|&byte| byte == b'=');
+    let found = equals.and_then(|equals| piece.get(..equals));
+    found.is_some_and(|found| found.trim_ascii().eq_ignore_ascii_case(key))
 }
 
 /// Returns the range of the second word of a line if it is a number.
@@ -208,6 +210,12 @@ mod tests {
             let id = wanted.replace("0123abcd", &new[wanted.find("0123").expect("ID")..][..8]);
             assert_eq!(new, id);
         }
+    }
+
+    #[test]
+    fn a_key_that_only_begins_alike_is_another_one() {
+        let text = "CID=1\nRW 1 FLAT \"a\" 0\nddb.geometry.cylindersX = \"9\"\n";
+        assert!(change(text, 1, 2, &[], 2).ends_with("cylindersX = \"9\"\n"));
     }
 
     #[test]

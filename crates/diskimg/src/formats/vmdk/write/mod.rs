@@ -25,6 +25,7 @@ mod tests;
 
 pub(super) use added::SplitLayout;
 pub(super) use descriptor::is_version;
+pub(super) use extents::is_split_extent;
 pub(super) use geometry::DiskGeometry;
 
 use super::SECTOR;

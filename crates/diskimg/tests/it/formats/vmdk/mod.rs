@@ -6,5 +6,6 @@ mod hosted;
 mod layouts;
 mod matrix;
 mod mutations;
+mod resized_files;
 mod resizing;
 mod split;

@@ -19,15 +19,15 @@ const MIB: u64 = 1 << 20;
 /// Sectors of an extent of a split disk that this program and VMware write.
 const SPLIT: u64 = 2047 * MIB;
 
-fn options() -> OpenOptions {
+pub(super) fn options() -> OpenOptions {
     OpenOptions::new().format(Some(Format::Vmdk))
 }
 
-fn resize(path: &Path, size: u64) -> Result<(), diskimg::Error> {
+pub(super) fn resize(path: &Path, size: u64) -> Result<(), diskimg::Error> {
     Resize::new(NewSize::Bytes(size)).open_options(options()).shrink(true).run(path).map(|_| ())
 }
 
-fn our_bytes(path: &Path) -> Vec<u8> {
+pub(super) fn our_bytes(path: &Path) -> Vec<u8> {
     let image = verified::open(&options(), path);
     let mut bytes = vec![0xa5; image.size() as usize];
     image.read_at(&mut bytes, 0).unwrap();
@@ -43,7 +43,7 @@ fn findings(path: &Path) -> Vec<String> {
     found
 }
 
-fn resized(bytes: &[u8], size: u64) -> Vec<u8> {
+pub(super) fn resized(bytes: &[u8], size: u64) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     bytes.resize(size as usize, 0);
     bytes
@@ -273,6 +273,8 @@ fn a_long_descriptor_is_replaced_and_keeps_its_lines() {
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), wanted);
     assert!(our_bytes(&path) == resized(&[5; 100 * SECTOR], 1200 * 512));
+    let flat = std::fs::metadata(dir.path().join("disk-flat.vmdk")).unwrap();
+    assert_eq!(flat.len(), 1200 * 512, "refused before the extent was changed");
 }
 
 #[cfg(unix)]
@@ -325,7 +327,10 @@ fn layouts_that_cannot_be_resized_are_refused_and_stay_as_they_are() {
     }
     let (file, _) = sample(3);
     std::fs::write(&path, &file).unwrap();
-    for (size, kind) in [(1000, ErrorKind::Invalid), (1 << 50, ErrorKind::Limit)] {
+    let too_large = 0x7fff_ffff_c000_0200;
+    for (size, kind) in
+        [(1000, ErrorKind::Invalid), (1 << 50, ErrorKind::Limit), (too_large, ErrorKind::Invalid)]
+    {
         assert_eq!(resize(&path, size).unwrap_err().kind(), kind);
         assert!(std::fs::read(&path).unwrap() == file);
     }

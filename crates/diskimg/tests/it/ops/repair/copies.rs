@@ -179,6 +179,15 @@ fn nothing_is_chosen_between_two_plausible_copies() {
         assert!(!matches!(counts, Ok([_, _, 0, 0])), "{what}: {counts:?}");
         assert!(std::fs::read(&path).unwrap() == damaged, "{what}");
     }
+    // Both entries for a table are damaged. What the primary one refers to is guest data.
+    let [redundant, primary, _, table] = places_in_vmdk(&vmdk.file);
+    let mut damaged = vmdk.file.clone();
+    damaged[redundant..redundant + 4].copy_from_slice(&0x0fff_ffff_u32.to_le_bytes());
+    damaged.copy_within(table + 4..table + 8, primary);
+    std::fs::write(&path, &damaged).unwrap();
+    let counts = repair(&path, Format::Vmdk, RepairScope::All);
+    assert!(!matches!(counts, Ok([_, _, 0, 0])), "{counts:?}");
+    assert!(std::fs::read(&path).unwrap() == damaged);
     // Two footers with valid checksums.
     let mut damaged = vhd.file.clone();
     damaged[54] ^= 2;

@@ -1,7 +1,7 @@
 //! Changing the size of a disk.
 //!
-//! Only the last extent changes; those of a split disk that it does not need are removed, and new ones
-//! are added. Until a separate descriptor has changed, the last extent may be longer than its line
+//! Only the last extent changes; those of a split disk that it does not need are removed, and new
+//! ones are added. Until a separate descriptor has changed, the last extent may be longer than its line
 //! says:
 //!
 //! ```text
@@ -17,12 +17,17 @@
 //! ```
 //!
 //! A descriptor is changed in place if all bytes that change are in one sector. Otherwise, and if
-//! there are new extents, a new file replaces it. That in a sparse extent is part of it ([`sparse`]).
+//! there are new extents, a new file replaces it. That in a sparse extent is part of it
+//! ([`sparse`]).
+//!
+//! Everything that can be known to be impossible is refused before anything is written. Which files
+//! may be changed or removed is in [`files`].
 
+mod files;
 mod sparse;
 
 use super::text::{NewExtents, one_sector, with_extents};
-use super::{VmdkMut, can_be_written, open_locked, refuse_own_descriptor};
+use super::{VmdkMut, can_be_written, refuse_own_descriptor};
 use crate::error::{Error, Result};
 use crate::formats::vmdk::SECTOR;
 use crate::formats::vmdk::extent::{Layout, VmdkExtent};
@@ -34,15 +39,18 @@ use crate::model::mutable::ResizeRequest;
 use crate::remedy::Remedy;
 use crate::storage::edit::{Edit, Edits, Storage};
 use crate::storage::number::{to_u64, to_usize};
-use crate::storage::output::{Durability, Output, has_other_names};
-use crate::storage::source::HostFileId;
+use crate::storage::output::{Destination, Durability, Output, has_other_names};
+use files::{LockedFiles, require_whole};
 use sparse::ResizedExtent;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// The error for layouts that cannot be resized.
 const OTHER_LAYOUT: &str = "convert the disk to a layout that can be resized, such as \
                             monolithicSparse or monolithicFlat";
+
+/// The largest size of a disk in bytes: that of QEMU.
+const MAX_SIZE: u64 = 0x7fff_ffff_c000_0000;
 
 /// What changes.
 struct Plan {
@@ -51,6 +59,25 @@ struct Plan {
     added: Vec<(String, u64)>,
     /// What new extents are like.
     layout: Option<SplitLayout>,
+}
+
+/// How the last extent that is kept changes.
+#[derive(Debug)]
+enum LastExtent {
+    /// Not at all.
+    Unchanged,
+    /// The part of a file that it has changes its end, from a host offset to another one.
+    Flat { storage: Arc<dyn Storage>, old_end: u64, end: u64 },
+    /// From `old` sectors to `new` ones.
+    Sparse { extent: Box<ResizedExtent>, old: u64, new: u64 },
+}
+
+/// A descriptor that will be stored.
+#[derive(Debug)]
+enum NewText {
+    InPlace(Edits),
+    /// A file that replaces the old one, and those of new extents.
+    File(Output),
 }
 
 impl VmdkMut {
@@ -67,28 +94,37 @@ impl VmdkMut {
         let plan = self.plan(request)?;
         let text = with_extents(&self.text()?, self.image.descriptor(), &plan.extents)?;
         let kept = &self.image.extents()[plan.extents.kept - 1];
-        if kept.file == 0 && matches!(kept.layout, Layout::Sparse(_)) {
-            return self.resize_last(kept, &plan, Some(text), request);
-        }
-        if to_u64(text.len()) > self.limits.descriptor_bytes {
+        let is_embedded = kept.file == 0 && matches!(kept.layout, Layout::Sparse(_));
+        if !is_embedded && to_u64(text.len()) > self.limits.descriptor_bytes {
             let found = format!("a descriptor of {} bytes", text.len());
             return Err(Error::over_limit("descriptor_bytes", found, self.limits.descriptor_bytes));
         }
-        if request.size > old {
-            self.resize_last(kept, &plan, None, request)?;
-            return self.replace_text(&text, &plan);
+        // Opened and verified before anything is written, so that all can be done.
+        let files = self.lock_files(plan.extents.kept, plan.extents.last)?;
+        let unused = self.unused_files(plan.extents.kept, &files)?;
+        let embedded = is_embedded.then(|| text.clone());
+        let last = self.open_last(kept, plan.extents.last, embedded, request, &files)?;
+        if is_embedded {
+            return self.resize_last(kept, last, request);
         }
-        // Opened before the descriptor changes, so that all can be done.
-        let unused = self.unused_files(plan.extents.kept)?;
-        self.replace_text(&text, &plan)?;
-        self.resize_last(kept, &plan, None, request)?;
-        remove(unused)
+        let text = self.prepare_text(&text, &plan)?;
+        if request.size > old {
+            self.resize_last(kept, last, request)?;
+            return self.store_text(text);
+        }
+        self.store_text(text)?;
+        self.resize_last(kept, last, request)?;
+        files::remove(unused)
     }
 
     fn require_possible(&self, request: &ResizeRequest<'_>) -> Result<()> {
         let unsupported = |message: &str| Err(Error::unsupported(message.to_owned()));
         if !request.size.is_multiple_of(SECTOR) {
             return Err(Error::invalid("The new size must be a multiple of 512"));
+        }
+        if request.size > MAX_SIZE {
+            let message = format!("the disk would have more than {MAX_SIZE} bytes, QEMU's maximum");
+            return Err(Error::invalid(message));
         }
         if request.preallocation == Preallocation::Metadata {
             return Err(Error::invalid("Unsupported preallocation mode 'metadata'"));
@@ -179,22 +215,30 @@ impl VmdkMut {
         if sectors == 0 {
             return Ok(());
         }
-        let Some(path) = self.storage.as_file().and(self.storage.path()) else {
+        let Some(given) = self.storage.as_file().and(self.storage.path()) else {
             let message = "a disk that is not a file cannot get further extents";
             return Err(Error::unsupported(message));
         };
+        // New extents are created beside the file to which a symbolic link leads. Names are looked
+        // for beside the link first.
+        let path = &Destination::of(given)
+            .map_err(|e| Error::io("cannot find the file of the descriptor", e))?
+            .path;
         let grain = extents.last().and_then(VmdkExtent::grain_bytes);
         if grain.is_some_and(|grain| grain != SplitLayout::GRAIN_BYTES) {
             let message = "a split disk whose grains have an unusual size cannot get more extents";
             return Err(Error::unsupported(message).hint(OTHER_LAYOUT));
         }
-        let directory = path.parent().unwrap_or(Path::new(""));
+        let directories = [path, given].map(|path| path.parent().unwrap_or(Path::new("")));
+        let is_taken = |name: &String| {
+            directories.iter().any(|dir| std::fs::symlink_metadata(dir.join(name)).is_ok())
+        };
         let mut index = extents.len();
         while sectors > 0 {
             let name = layout.name(path, index)?;
             index += 1;
             // Another file, or the extent of a change that was interrupted.
-            if std::fs::symlink_metadata(directory.join(&name)).is_ok() {
+            if is_taken(&name) {
                 if to_u64(index) > 2 * self.limits.extent_files + count {
                     let message = "all names for further extents are taken";
                     return Err(Error::unsupported(message));
@@ -220,97 +264,81 @@ impl VmdkMut {
         Ok(text)
     }
 
+    /// Opens the last extent that is kept, which will have `new` sectors, and verifies that its
+    /// size can be changed. `text` is the new descriptor that is embedded in it.
+    fn open_last(
+        &self,
+        extent: &VmdkExtent,
+        new: u64,
+        text: Option<Vec<u8>>,
+        request: &ResizeRequest<'_>,
+        files: &LockedFiles,
+    ) -> Result<LastExtent> {
+        let old = extent.line.sectors;
+        if !files::changes(extent, new) {
+            return Ok(LastExtent::Unchanged);
+        }
+        let storage = || match extent.file {
+            0 => Ok(Arc::clone(&self.storage)),
+            file => files.get(file),
+        };
+        let opened = match &extent.layout {
+            Layout::Flat { offset } => {
+                let shares = self.image.extents().iter().filter(|e| e.file == extent.file).count();
+                let (old_end, end) = (offset + extent.line.bytes(), offset + new * SECTOR);
+                let storage = storage()?;
+                require_whole(&*storage, shares > 1, old_end, end).map(|()| LastExtent::Flat {
+                    storage,
+                    old_end,
+                    end,
+                })
+            }
+            Layout::Sparse(_) if request.preallocation != Preallocation::Off => {
+                let message = "sparse extents cannot be resized with preallocation";
+                Err(Error::unsupported(message))
+            }
+            Layout::Sparse(sparse) => ResizedExtent::open(sparse, storage()?, text)
+                .map(|extent| LastExtent::Sparse { extent: Box::new(extent), old, new }),
+            _ => {
+                let message = "the last extent of the disk always reads as zeros, so that it \
+                               cannot become longer";
+                Err(Error::unsupported(message).hint(OTHER_LAYOUT))
+            }
+        };
+        opened.map_err(|e| self.in_extent(e, extent))
+    }
+
+    /// Adds the path of an extent in another file to an error.
+    fn in_extent(&self, error: Error, extent: &VmdkExtent) -> Error {
+        match self.image.files()[extent.file].path().filter(|_| extent.file != 0) {
+            Some(path) => error.in_file(path),
+            None => error,
+        }
+    }
+
     /// Changes the last extent that is kept.
     fn resize_last(
         &self,
         extent: &VmdkExtent,
-        plan: &Plan,
-        text: Option<Vec<u8>>,
+        last: LastExtent,
         request: &ResizeRequest<'_>,
     ) -> Result<()> {
-        let (old, new) = (extent.line.sectors, plan.extents.last);
-        let storage = match extent.file {
-            0 => Arc::clone(&self.storage),
-            file => open_locked(&*self.image.files()[file])?,
+        let changed = match last {
+            LastExtent::Unchanged => Ok(()),
+            LastExtent::Flat { storage, old_end, end } => {
+                resize_flat(&*storage, old_end, end, request.preallocation)
+            }
+            LastExtent::Sparse { extent, old, new } if new > old => {
+                extent.grow(old, new, &self.limits)
+            }
+            LastExtent::Sparse { extent, new, .. } => extent.shrink(new),
         };
-        let path = self.image.files()[extent.file].path().filter(|_| extent.file != 0);
-        let changed = match &extent.layout {
-            Layout::Flat { offset } => {
-                self.resize_flat(extent, &*storage, *offset, new, request.preallocation)
-            }
-            Layout::Sparse(_) if request.preallocation != Preallocation::Off => {
-                let message = "sparse extents cannot be resized with preallocation";
-                return Err(Error::unsupported(message));
-            }
-            Layout::Sparse(sparse) => {
-                let resized = ResizedExtent::open(sparse, storage, text)?;
-                match new {
-                    new if new > old => resized.grow(old, new, &self.limits),
-                    new if new < sparse.header().capacity => resized.shrink(new),
-                    _ => Ok(()),
-                }
-            }
-            _ if new > old => {
-                let message = "the last extent of the disk always reads as zeros, so that it \
-                               cannot become longer";
-                return Err(Error::unsupported(message).hint(OTHER_LAYOUT));
-            }
-            _ => Ok(()),
-        };
-        changed.map_err(|e| match path {
-            Some(path) => e.in_file(path),
-            None => e,
-        })
+        changed.map_err(|e| self.in_extent(e, extent))
     }
 
-    /// Changes a flat extent from host offset `begin` on.
-    fn resize_flat(
-        &self,
-        extent: &VmdkExtent,
-        storage: &dyn Storage,
-        begin: u64,
-        new: u64,
-        preallocation: Preallocation,
-    ) -> Result<()> {
-        let shared = self.image.extents().iter().filter(|other| other.file == extent.file).count();
-        let (old_end, end) = (begin + extent.line.bytes(), begin + new * SECTOR);
-        let len = storage.current_len();
-        let cannot = |e| Error::io("cannot modify the extent", e);
-        let mut edits = Edits::new();
-        if end == old_end {
-            return Ok(());
-        }
-        if end < old_end {
-            let may_cut = shared == 1 && end < len && !storage.has_fixed_len();
-            edits.phase(may_cut.then_some(Edit::SetLen(end)));
-            return edits.apply(storage).map_err(cannot);
-        }
-        if shared > 1 || storage.has_fixed_len() {
-            let message = "the last extent is a part of a file or a device, so that it cannot \
-                           become longer";
-            return Err(Error::unsupported(message).hint(OTHER_LAYOUT));
-        }
-        if len < old_end {
-            let message = format!("the file has {len} bytes; expected {old_end}");
-            return Err(
-                Error::corrupt("extent file", message).hint("the file is probably truncated")
-            );
-        }
-        let stale = len.min(end) - old_end;
-        edits
-            .phase((stale > 0).then_some(Edit::Zero { offset: old_end, len: stale }))
-            .phase((len < end).then_some(Edit::SetLen(end)));
-        edits.apply(storage).map_err(cannot)?;
-        let allocated = match preallocation {
-            Preallocation::Off | Preallocation::Metadata => return Ok(()),
-            Preallocation::Falloc => storage.preallocate(old_end, end - old_end),
-            Preallocation::Full => storage.fill_zeros_at(old_end, end - old_end),
-        };
-        allocated.and_then(|()| storage.flush()).map_err(cannot)
-    }
-
-    /// Writes the text of a separate descriptor, and the files of new extents before.
-    fn replace_text(&self, text: &[u8], plan: &Plan) -> Result<()> {
+    /// Prepares storing the text of a separate descriptor, and writes temporary files of it and of
+    /// new extents if it is a new file.
+    fn prepare_text(&self, text: &[u8], plan: &Plan) -> Result<NewText> {
         let mut old = vec![0; to_usize(self.storage.current_len())];
         self.storage
             .read_exact_at(&mut old, 0)
@@ -326,18 +354,18 @@ impl VmdkMut {
                 .phase((to_u64(filled.len()) > len).then_some(Edit::SetLen(to_u64(filled.len()))))
                 .phase([Edit::Write { offset: to_u64(place.start), bytes: filled[place].to_vec() }])
                 .phase((text.len() < filled.len()).then_some(Edit::SetLen(to_u64(text.len())))),
-            None if is_file => return self.replace_file(text, plan),
+            None if is_file => return self.prepare_file(text, plan).map(NewText::File),
             // There is no other file that could replace it.
             None => edits.phase([
                 Edit::SetLen(to_u64(text.len())),
                 Edit::Write { offset: 0, bytes: text.to_vec() },
             ]),
         };
-        edits.apply(&*self.storage).map_err(|e| Error::io("cannot modify the descriptor", e))
+        Ok(NewText::InPlace(edits))
     }
 
-    /// Replaces the descriptor's file, after the files of new extents got their names.
-    fn replace_file(&self, text: &[u8], plan: &Plan) -> Result<()> {
+    /// Writes a file that will replace that of the descriptor, and those of new extents.
+    fn prepare_file(&self, text: &[u8], plan: &Plan) -> Result<Output> {
         let path = self.storage.path().unwrap_or(Path::new(""));
         let cannot = |e| Error::io("cannot replace the descriptor", e);
         if has_other_names(path) {
@@ -356,55 +384,58 @@ impl VmdkMut {
             let sink = output
                 .companion(Path::new(name))
                 .map_err(|e| Error::output("cannot create the extent", e))?;
+            // It was not when the name was chosen. A file that is created later is noticed when the
+            // extent gets its name.
+            let path = output.path_of(&sink).unwrap_or(Path::new(name));
+            if std::fs::symlink_metadata(path).is_ok() {
+                let message = "another process has created a file with the name of a new extent";
+                return Err(Error::refused(message)
+                    .hint("run the command again to choose another name")
+                    .in_file(path));
+            }
             if let Some(layout) = plan.layout {
                 layout.create(sink, *sectors)?;
             }
         }
         output.sink().write_all_at(text, 0).map_err(cannot)?;
-        let done = output.commit(Durability::Flushed);
-        done.map_err(|e| Error::output("cannot replace the descriptor", e))?;
-        self.storage.note_replaced();
-        Ok(())
+        Ok(output)
     }
 
-    /// Opens and returns the files of extents from index `first` on that can be removed: those that
-    /// are in the directory of the descriptor.
-    fn unused_files(&self, first: usize) -> Result<Vec<(PathBuf, Arc<dyn Storage>)>> {
-        let (kept, unused) = self.image.extents().split_at(first);
-        let mut files = Vec::new();
-        let mut seen = Vec::new();
-        for extent in unused.iter().filter(|extent| extent.file != 0) {
-            let is_used = kept.iter().any(|other| other.file == extent.file);
-            let name = extent.line.name.as_deref().unwrap_or_default();
-            let is_beside = Path::new(name).file_name().is_some_and(|last| last == name);
-            if is_used || !is_beside || seen.contains(&extent.file) {
-                continue;
-            }
-            seen.push(extent.file);
-            let file = &*self.image.files()[extent.file];
-            if let (Some(path), false) = (file.path(), file.is_device()) {
-                files.push((path.to_owned(), open_locked(file)?));
+    /// Stores a descriptor, after the files of new extents got their names.
+    fn store_text(&self, text: NewText) -> Result<()> {
+        match text {
+            NewText::InPlace(edits) => edits
+                .apply(&*self.storage)
+                .map_err(|e| Error::io("cannot modify the descriptor", e)),
+            NewText::File(output) => {
+                let done = output.commit(Durability::Flushed);
+                done.map_err(|e| Error::output("cannot replace the descriptor", e))?;
+                self.storage.note_replaced();
+                Ok(())
             }
         }
-        Ok(files)
     }
 }
 
-/// Removes files that still have their names.
-fn remove(files: Vec<(PathBuf, Arc<dyn Storage>)>) -> Result<()> {
-    for (path, file) in files {
-        if HostFileId::at(&path) == file.identity() {
-            std::fs::remove_file(&path).map_err(|e| {
-                Error::io(
-                    "the disk was resized, but an extent's file that it does not use any \
-                           more cannot be removed",
-                    e,
-                )
-                .in_file(&path)
-            })?;
-        }
-    }
-    Ok(())
+/// Changes the end of a flat extent.
+fn resize_flat(
+    storage: &dyn Storage,
+    old_end: u64,
+    end: u64,
+    preallocation: Preallocation,
+) -> Result<()> {
+    let cannot = |e| Error::io("cannot modify the extent", e);
+    let is_changed = end < old_end || storage.current_len() < end;
+    let mut edits = Edits::new();
+    edits.phase(is_changed.then_some(Edit::SetLen(end)));
+    edits.apply(storage).map_err(cannot)?;
+    let allocated = match preallocation {
+        _ if end < old_end => return Ok(()),
+        Preallocation::Off | Preallocation::Metadata => return Ok(()),
+        Preallocation::Falloc => storage.preallocate(old_end, end - old_end),
+        Preallocation::Full => storage.fill_zeros_at(old_end, end - old_end),
+    };
+    allocated.and_then(|()| storage.flush()).map_err(cannot)
 }
 
 /// Returns the index of the extent in which the disk ends if it has `size` bytes.
