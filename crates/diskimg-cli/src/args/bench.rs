@@ -94,11 +94,11 @@ pub(crate) struct Job {
 impl Args {
     /// Validates the arguments.
     pub(crate) fn parse(self) -> Result<Parsed<Job>, Failure> {
-        let count = number("request count", &self.count, 0..=MAX)?;
-        let depth = number("queue depth", &self.depth, 0..=MAX)?;
-        let offset = common::size("offset", &self.offset)?;
-        let length = size("buffer size", &self.buffer_size)?;
-        let step = size("step_size", &self.step_size)?;
+        let count = number("request count", &self.count, 1..=MAX)?;
+        let depth = number("queue depth", &self.depth, 1..=MAX)?;
+        let offset = size("offset", &self.offset, 0..=i64::MAX as u64)?;
+        let length = size("buffer size", &self.buffer_size, 1..=MAX)?;
+        let step = size("step size", &self.step_size, 0..=MAX)?;
         let pattern = number("pattern byte", &self.pattern, 0..=0xff)? as u8;
         let flush_interval = number("flush interval", &self.flush_interval, 0..=MAX)?;
         if let Some(aio) =
@@ -142,22 +142,27 @@ impl Args {
 /// Parses a number, which may be hexadecimal; the error calls it `what`.
 fn number(what: &str, text: &str, range: RangeInclusive<u64>) -> Result<u64, Failure> {
     let value = match text.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16),
+        Some(digits) => i128::from_str_radix(digits, 16),
         None => text.parse(),
     };
-    value.ok().filter(|value| range.contains(value)).ok_or_else(|| {
-        let (min, max) = (range.start(), range.end());
-        Failure::error(format!("Invalid {what} specified: expected a number from {min} to {max}"))
-    })
+    match value {
+        Ok(value) => in_range(what, u64::try_from(value).ok(), range),
+        Err(_) => Err(Failure::error(format!("Invalid {what} specified: '{text}'."))),
+    }
 }
 
-/// Parses a number of bytes up to 2 GiB - 1; the error calls it `what`.
-fn size(what: &str, text: &str) -> Result<u64, Failure> {
-    match common::size(what, text)? {
-        bytes if bytes > MAX => {
-            let message = format!("Invalid {what} specified. Must be between 0 and {MAX}.");
-            Err(Failure::error(message))
-        }
-        bytes => Ok(bytes),
+/// Parses a number of bytes; the error calls it `what`.
+fn size(what: &str, text: &str, range: RangeInclusive<u64>) -> Result<u64, Failure> {
+    match text.parse::<i128>() {
+        Ok(bytes) => in_range(what, u64::try_from(bytes).ok(), range),
+        Err(_) => in_range(what, Some(common::size(what, text)?), range),
     }
+}
+
+/// Verifies that a number is within a range; `None` is not. The error has QEMU's words.
+fn in_range(what: &str, value: Option<u64>, range: RangeInclusive<u64>) -> Result<u64, Failure> {
+    value.filter(|value| range.contains(value)).ok_or_else(|| {
+        let (min, max) = (range.start(), range.end());
+        Failure::error(format!("Invalid {what} specified. Must be between {min} and {max}."))
+    })
 }

@@ -17,8 +17,8 @@ use std::sync::Arc;
 ///
 /// [`Format::amend_options`](crate::Format::amend_options) lists them: for qcow2, the version
 /// (`compat`), `refcount_bits`, `lazy_refcounts`, `data_file`, `data_file_raw` and `size`. Those that
-/// are not given stay as they are. What the guest and internal snapshots read does not change, except
-/// that a smaller `size` deletes the data beyond.
+/// are not given stay as they are, and so does the size if `size` is 0. What the guest and internal
+/// snapshots read does not change, except that a smaller `size` deletes the data beyond.
 ///
 /// If the process is killed or power is lost, the image has the old or the new options. The size is
 /// changed separately, so that it may be the new one although the other options are the old ones, or
@@ -80,8 +80,8 @@ impl<'a> Amend<'a> {
     /// - the errors of [`OpenOptions::open`] and of writing.
     ///
     /// After an error of writing or flushing, each option has its old or its new value; after any
-    /// other error, its old value, except that an error of one option may occur when the size was
-    /// changed already, or the other way around.
+    /// other error, its old value, except that a damaged image may be found when the size was changed
+    /// already and the other options were not, or the other way around.
     pub fn run(&self, path: impl AsRef<Path>) -> Result<Amended> {
         modify_file(path.as_ref(), |storage, name| self.run_on(storage, name))
     }

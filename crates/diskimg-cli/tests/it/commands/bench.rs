@@ -59,6 +59,43 @@ fn output_exit_codes_and_what_is_written_are_those_of_qemu_img() {
 }
 
 #[test]
+fn numbers_have_the_limits_of_qemu_img() {
+    let lab = lab();
+    for given in [
+        "-c 0",
+        "-c -1",
+        "-c x",
+        "-c 1k",
+        "-c 2147483648",
+        "-d 0",
+        "-d 2147483648",
+        "-d 99999999999999999999",
+        "-s 0",
+        "-s -1",
+        "-s x",
+        "-s 2G",
+        "-S -1",
+        "-S x",
+        "-S 2G",
+        "-o x",
+        "-o -1",
+        "-o 9223372036854775808",
+        "-w --pattern 256",
+        "-w --pattern -1",
+        "-w --flush-interval x",
+        "-w --flush-interval -1",
+    ] {
+        let line = format!("bench -f raw {given} a.raw");
+        let theirs = lab.qemu(&line).fails(1);
+        let message = theirs.trim().trim_start_matches("qemu-img: ").trim_end_matches('.');
+        assert!(message.starts_with("Invalid "), "{message}");
+        let ours = lab.line(&line).fails(1);
+        assert!(ours.contains(message), "{line}: {ours}, instead of {theirs}");
+    }
+    lab.line("bench -f raw -c 1 -d 1 -s 1 -S 0 a.raw").ok();
+}
+
+#[test]
 fn only_a_disk_that_is_said_to_be_raw_is_overwritten() {
     let lab = lab();
     let before = (lab.read("a.raw"), lab.read("a.qcow2"));

@@ -1,6 +1,6 @@
 //! `bitmap` and `convert --bitmaps`, compared with those of qemu-img.
 
-use crate::support::Lab;
+use crate::support::{Lab, diskimg};
 
 /// Returns a directory with images. The bitmap `lost` of `broken.qcow2` is inconsistent.
 fn lab() -> Lab {
@@ -201,4 +201,24 @@ fn a_conversion_copies_bitmaps_as_qemu_img_does() {
     assert!(error.contains("Use of --skip-broken-bitmaps requires --bitmaps"), "{error}");
     let plan = lab.line("convert --dry-run --bitmaps -O qcow2 broken.qcow2 out.qcow2").fails(1);
     assert!(plan.contains("Cannot copy inconsistent bitmap 'lost'"), "{plan}");
+}
+
+/// Nothing is left of what was written to the end of the file before the disk was full.
+#[test]
+fn a_write_that_fails_leaves_the_file_as_it_was() {
+    for line in ["bitmap --add a.qcow2 b", "amend -f qcow2 -o refcount_bits=64 a.qcow2"] {
+        let lab = lab();
+        let before = lab.read("a.qcow2");
+        // In blocks of 512 bytes, with limits within clusters.
+        let limits = (before.len() / 512..).step_by(41);
+        let failures = limits.take_while(|limit| {
+            let command = format!("trap '' XFSZ; ulimit -f {limit}; exec {} {line}", diskimg());
+            let output = lab.command("sh").args(["-c", &command]).output().expect("runs");
+            let failed = !output.status.success();
+            assert!(!failed || lab.read("a.qcow2") == before, "{line}, {limit}: {output:?}");
+            failed
+        });
+        assert!(failures.count() > 3, "{line}");
+        lab.qemu("check -q a.qcow2").ok();
+    }
 }

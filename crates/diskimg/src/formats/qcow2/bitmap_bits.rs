@@ -10,7 +10,9 @@
 //!   guest bytes    `granularity` bytes per bit
 //! ```
 
-use super::bitmaps::{ALL_ONES, Bitmap, Flags, MAX_BITS_BYTES, decode_table_entry, table_entries};
+use super::bitmaps::{
+    ALL_ONES, Bitmap, Flags, MAX_BITS_BYTES, MAX_TABLE_ENTRIES, decode_table_entry, table_entries,
+};
 use super::layer::Qcow2;
 use super::tables::read_words;
 use crate::error::{Error, Result};
@@ -74,8 +76,8 @@ struct StoredBits {
 }
 
 impl StoredBits {
-    /// Reads the table, and verifies that no two entries refer to the same cluster: such a bitmap
-    /// would have more bits than are stored.
+    /// Reads the table, and verifies that all entries refer to clusters of the file, and no two to
+    /// the same one: such a bitmap would have more bits than are stored.
     fn read(
         file: Arc<dyn Source>,
         bitmap: &Bitmap,
@@ -84,17 +86,12 @@ impl StoredBits {
         max_bytes: u64,
     ) -> Result<Self> {
         let (granularity, at) = (bitmap.granularity, bitmap.table.offset);
-        let corrupt = |message: String| Error::corrupt("bitmap table", message).at(at);
-        let entries = table_entries(granularity, disk_size, cluster_size);
-        if bitmap.table.entries != entries {
-            let found = bitmap.table.entries;
-            let message = format!("it has {found} entries instead of {entries}");
-            return Err(corrupt(message).hint("remove the bitmap"));
-        }
-        if entries.saturating_mul(8) > max_bytes {
-            let found = format!("a bitmap table of {entries} entries");
-            return Err(Error::over_limit("table_bytes", found, max_bytes).at(at));
-        }
+        let corrupt = |message: String| {
+            Error::corrupt("bitmap table", message).at(at).hint("remove the bitmap")
+        };
+        require_fit(bitmap, disk_size, cluster_size)?;
+        let entries = bitmap.table.entries;
+        require_memory(entries, max_bytes).map_err(|e| e.at(at))?;
         let table = read_words(&*file, "bitmap table", at, entries)?;
         let mut offsets = Vec::new();
         for &entry in &table {
@@ -103,7 +100,11 @@ impl StoredBits {
         offsets.sort_unstable();
         if let Some(pair) = offsets.windows(2).find(|pair| pair[0] == pair[1]) {
             let message = format!("two entries refer to the same cluster {:#x}", pair[0]);
-            return Err(corrupt(message).hint("remove the bitmap"));
+            return Err(corrupt(message));
+        }
+        if let Some(&last) = offsets.last().filter(|&&last| last >= file.len()) {
+            let message = format!("the cluster {last:#x} is beyond the end of the file");
+            return Err(corrupt(message));
         }
         Ok(Self { file, table, granularity, disk_size, cluster_size })
     }
@@ -239,6 +240,8 @@ pub(super) struct NewBits<'a> {
     pub(super) granularity: u64,
     pub(super) disk_size: u64,
     pub(super) cluster_size: u64,
+    /// Maximum length in bytes of the table.
+    pub(super) max_table_bytes: u64,
 }
 
 impl NewBits<'_> {
@@ -246,9 +249,14 @@ impl NewBits<'_> {
     /// offset. Returns the bitmap table.
     ///
     /// # Errors
-    /// As [`DirtyBitmap::for_each_dirty`], and the errors of `put`.
+    /// As [`DirtyBitmap::for_each_dirty`], and the errors of `put`; [`Limit`](crate::ErrorKind::Limit)
+    /// if the table has too many entries.
     pub(super) fn store(&self, mut put: impl FnMut(&[u8]) -> Result<u64>) -> Result<Vec<u64>> {
         let entries = table_entries(self.granularity, self.disk_size, self.cluster_size);
+        if entries > MAX_TABLE_ENTRIES.into() {
+            return Err(too_fine());
+        }
+        require_memory(entries, self.max_table_bytes)?;
         let mut table = vec![0; to_usize(entries)];
         if self.sources.is_empty() {
             return Ok(table);
@@ -298,9 +306,42 @@ fn is_full(bytes: &[u8]) -> bool {
 /// Returns [`Limit`](crate::ErrorKind::Limit) if it would have too many bits.
 pub(super) fn require_size(granularity: u64, disk_size: u64) -> Result<()> {
     match disk_size.div_ceil(granularity).div_ceil(8) > MAX_BITS_BYTES {
-        true => Err(Error::limit(
-            "Too much space will be occupied by the bitmap. Use larger granularity",
-        )),
+        true => Err(too_fine()),
+        false => Ok(()),
+    }
+}
+
+fn too_fine() -> Error {
+    Error::limit("Too much space will be occupied by the bitmap. Use larger granularity")
+}
+
+/// Verifies that a stored bitmap has as many bits as the disk needs, and not more than QEMU reads.
+///
+/// # Errors
+/// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if not.
+pub(super) fn require_fit(bitmap: &Bitmap, disk_size: u64, cluster_size: u64) -> Result<()> {
+    let (found, granularity) = (bitmap.table.entries, bitmap.granularity);
+    let entries = table_entries(granularity, disk_size, cluster_size);
+    let message = if found != entries {
+        format!("it has {found} entries instead of {entries}")
+    } else if require_size(granularity, disk_size).is_err() {
+        format!("the bitmap has more than {} MiB", MAX_BITS_BYTES >> 20)
+    } else {
+        return Ok(());
+    };
+    Err(Error::corrupt("bitmap table", message).at(bitmap.table.offset).hint("remove the bitmap"))
+}
+
+/// Verifies that a bitmap table of `entries` entries has at most `max` bytes.
+///
+/// # Errors
+/// Returns [`Limit`](crate::ErrorKind::Limit) if not.
+fn require_memory(entries: u64, max: u64) -> Result<()> {
+    match entries.saturating_mul(8) > max {
+        true => {
+            let found = format!("a bitmap table of {entries} entries");
+            Err(Error::over_limit("table_bytes", found, max))
+        }
         false => Ok(()),
     }
 }
@@ -331,7 +372,13 @@ mod tests {
     fn merged(sources: &[DirtyBitmap], granularity: u64) -> (Vec<u64>, DirtyBitmap) {
         let disk_size = sources[0].disk_size();
         let mut bytes = vec![0; 512];
-        let new = NewBits { sources, granularity, disk_size, cluster_size: CLUSTER };
+        let new = NewBits {
+            sources,
+            granularity,
+            disk_size,
+            cluster_size: CLUSTER,
+            max_table_bytes: 1 << 20,
+        };
         let table = new.store(|cluster| {
             let offset = to_u64(bytes.len());
             bytes.extend_from_slice(cluster);
@@ -424,6 +471,36 @@ mod tests {
         assert!(error(&[1024, 1025], 2, 16).contains("entry 0x401 is invalid"));
         assert!(error(&[1024, 1536], 3, 16).contains("has 3 entries instead of 2"));
         assert!(error(&[1024, 1536], 2, 15).contains("table_bytes"));
+        // The file has 4624 bytes.
+        read(&[1024, 4608], 2, 16).expect("begins within the file");
+        assert!(error(&[5120, 1024], 2, 16).contains("0x1400 is beyond the end of the file"));
+    }
+
+    #[test]
+    fn tables_that_are_too_large_are_not_made() {
+        let store = |disk_size: u64| {
+            let new = NewBits {
+                sources: &[],
+                granularity: 512,
+                disk_size,
+                cluster_size: CLUSTER,
+                max_table_bytes: 80,
+            };
+            new.store(|_| Ok(CLUSTER)).map_err(|e| e.to_string())
+        };
+        let per_entry = CLUSTER * 8 * 512;
+        assert_eq!(store(10 * per_entry).expect("fits"), [0; 10]);
+        assert!(store(10 * per_entry + 1).expect_err("over the limit").contains("table_bytes"));
+        let error = store(1 << 61).expect_err("is too large");
+        assert!(error.contains("Use larger granularity"), "{error}");
+        let mut bitmap = Bitmap::of_granularity(512);
+        let cluster_size = 2 << 20;
+        for (size, fits) in [((2u64 << 40), true), ((2 << 40) + 512, false), (1 << 61, false)] {
+            bitmap.table.entries = table_entries(512, size, cluster_size);
+            assert_eq!(require_fit(&bitmap, size, cluster_size).is_ok(), fits, "{size}");
+            bitmap.table.entries += 1;
+            require_fit(&bitmap, size, cluster_size).expect_err("has an entry too many");
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(super) const MAX_DIRECTORY_BYTES: u64 = 1024 * 65_535;
 pub(super) const MAX_BITS_BYTES: u64 = 512 << 20;
 
 /// Maximum number of entries of a bitmap table (QEMU's limit).
-const MAX_TABLE_ENTRIES: u32 = 1 << 27;
+pub(super) const MAX_TABLE_ENTRIES: u32 = 1 << 27;
 
 /// The only defined bitmap type.
 const DIRTY_TRACKING: u8 = 1;

@@ -345,7 +345,8 @@ impl Qcow2Target {
     fn write_bitmaps(&mut self) -> Result<Option<BitmapDirectory>> {
         let (cluster_size, size) = (self.cluster_size(), self.size);
         let bitmaps = std::mem::take(&mut self.bitmaps);
-        bitmaps.store_all(size, cluster_size, |bytes| {
+        // The lengths of bitmaps were verified when they were added.
+        bitmaps.store_all(size, cluster_size, u64::MAX, |bytes| {
             let mut bytes = bytes.to_vec();
             let len = bytes.len().next_multiple_of(to_usize(cluster_size));
             buffer::resize(&mut bytes, len);

@@ -77,9 +77,16 @@ impl FileStorage {
         self.replaced.load(Ordering::Relaxed)
     }
 
-    /// Records that the file has at least `len` bytes.
-    fn extend_to(&self, len: u64) {
+    /// Records how long the file is after a write that ends at `end`. A write that fails, for example
+    /// because the disk is full, may have written a part.
+    fn extend(&self, outcome: io::Result<()>, end: u64) -> io::Result<()> {
+        let len = match &outcome {
+            Ok(()) => end,
+            Err(_) if self.has_fixed_len() => return outcome,
+            Err(_) => self.source.file().metadata().map_or(0, |metadata| metadata.len()),
+        };
         self.current_len.fetch_max(len, Ordering::Relaxed);
+        outcome
     }
 }
 
@@ -138,9 +145,7 @@ impl Source for FileStorage {
 
 impl Sink for FileStorage {
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        self.sink.write_all_at(buf, offset)?;
-        self.extend_to(offset + buf.len() as u64);
-        Ok(())
+        self.extend(self.sink.write_all_at(buf, offset), offset + buf.len() as u64)
     }
 
     fn set_caching(&self, caching: Caching) -> io::Result<()> {
@@ -156,15 +161,11 @@ impl Sink for FileStorage {
     }
 
     fn write_zeros_at(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.sink.write_zeros_at(offset, len)?;
-        self.extend_to(offset + len);
-        Ok(())
+        self.extend(self.sink.write_zeros_at(offset, len), offset + len)
     }
 
     fn preallocate(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.sink.preallocate(offset, len)?;
-        self.extend_to(offset + len);
-        Ok(())
+        self.extend(self.sink.preallocate(offset, len), offset + len)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -211,6 +212,19 @@ mod tests {
         std::fs::remove_file(path("a")).expect("removes");
         std::os::unix::fs::symlink("b", path("a")).expect("links");
         FileStorage::reopen(&path("a"), &file).expect_err("is another file");
+    }
+
+    #[test]
+    fn a_write_that_fails_may_have_made_the_file_longer() {
+        let file = tempfile::NamedTempFile::new().expect("creates");
+        std::fs::write(file.path(), [1; 10]).expect("writes");
+        let storage = FileStorage::open(file.path()).expect("opens");
+        std::fs::write(file.path(), [1; 17]).expect("writes");
+        let full = || Err(io::ErrorKind::StorageFull.into());
+        storage.extend(full(), 30).expect_err("is passed on");
+        assert_eq!(storage.current_len(), 17);
+        storage.extend(Ok(()), 30).expect("succeeded");
+        assert_eq!(storage.current_len(), 30);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //!
 //! Everything but the size takes effect with one write of the header's first sector. If tables
 //! change, too, they are written to free clusters before ([`shadow`](super::shadow)). The size is
-//! changed before that, or after it if version 2, in which an image with snapshots cannot be resized,
-//! becomes version 3.
+//! changed after that, so that a change that fails loses no data; or before it, when it is known that
+//! the rest succeeds, if the image is one of version 2 or has another data file afterwards.
 
 use super::header_area::{self, Contents, HeaderArea};
 use super::references::Tree;
@@ -61,16 +61,26 @@ pub(in super::super) fn amend(
         image = open()?;
         image.require_intact()?;
     }
-    if plan.version > image.header().version {
-        let amended = plan.apply(&image, request)?;
-        plan.resize(&open()?, request)?;
-        return Ok(amended);
+    let resize = plan.resize_request(&image, request);
+    if let Some(resize) = &resize {
+        image.require_unencrypted()?;
+        resize::verify(&image, resize, plan.version)?;
+        // An image of version 2 that has snapshots cannot be resized.
+        if plan.version < image.header().version || plan.data_file.is_some() {
+            plan.require_possible(&image)?;
+            resize::resize(&image, resize)?;
+            return plan.apply(&open()?, request.report);
+        }
     }
-    if plan.resize(&image, request)? {
-        image = open()?;
+    let amended = plan.apply(&image, request.report)?;
+    if let Some(resize) = &resize {
+        resize::resize(&open()?, resize)?;
     }
-    plan.apply(&image, request)
+    Ok(amended)
 }
+
+/// Is called with how much is done, and of how much.
+type Report<'a> = &'a mut dyn FnMut(u64, u64) -> Result<()>;
 
 /// The options as they will be.
 #[derive(Debug)]
@@ -98,15 +108,12 @@ impl Plan {
             lazy_refcounts: given.switch("lazy_refcounts")?.unwrap_or(lazy),
             data_file_raw: given.switch("data_file_raw")?.unwrap_or(header.data_file_raw()),
             data_file: given.get("data_file").map(str::to_owned),
-            size: given.size("size")?,
+            // As in QEMU, 0 stands for the size that the disk has.
+            size: given.size("size")?.filter(|&size| size > 0),
         };
         plan.require_data_file(image)?;
-        match plan.size {
-            Some(0) => return Err(Error::invalid("New image size must be positive")),
-            Some(size) if !size.is_multiple_of(512) => {
-                return Err(Error::invalid("The new size must be a multiple of 512"));
-            }
-            _ => {}
+        if plan.size.is_some_and(|size| !size.is_multiple_of(512)) {
+            return Err(Error::invalid("The new size must be a multiple of 512"));
         }
         if version < 3 && refcount_order != V2_REFCOUNT_ORDER {
             return Err(match given.get("refcount_bits") {
@@ -173,29 +180,52 @@ impl Plan {
         Ok(())
     }
 
-    /// Changes the size. Returns false if it is the same.
-    fn resize(&self, image: &Qcow2Mut, request: &AmendRequest<'_>) -> Result<bool> {
-        let Some(size) = self.size.filter(|&size| size != image.header().size) else {
-            return Ok(false);
-        };
-        image.require_unencrypted()?;
-        let request = ResizeRequest {
+    /// Returns how the size changes, or `None` if it does not.
+    fn resize_request<'a>(
+        &self,
+        image: &Qcow2Mut,
+        request: &AmendRequest<'a>,
+    ) -> Option<ResizeRequest<'a>> {
+        let size = self.size.filter(|&size| size != image.header().size)?;
+        Some(ResizeRequest {
             size,
             preallocation: Preallocation::Off,
             format_probed: request.format_probed,
             backing: request.backing,
-        };
-        resize::resize(image, &request).map(|()| true)
+        })
+    }
+
+    /// Returns true if neither the version nor the width of refcounts changes.
+    fn keeps_tables(&self, header: &Header) -> bool {
+        self.version == header.version && self.refcount_order == header.refcount_order
+    }
+
+    /// Verifies that everything but the size can be changed. Nothing is written.
+    fn require_possible(&self, image: &Qcow2Mut) -> Result<()> {
+        let header = image.header();
+        let bytes = header_area::read(&*image.storage, header.cluster_size())?;
+        let area = HeaderArea::parse(&bytes)?;
+        let mut new = area.contents.clone();
+        self.set_header(&mut new);
+        area.replace(&new)?;
+        if self.keeps_tables(header) {
+            return Ok(());
+        }
+        let none = || Tree::new(&[], 0, image.old.limits.check_bytes);
+        let shadow = Shadow::open_with_order(image, none(), none(), self.refcount_order)?;
+        match self.version < header.version {
+            true => image.require_deflate(&shadow),
+            false => Ok(()),
+        }
     }
 
     /// Changes everything but the size.
-    fn apply(&self, image: &Qcow2Mut, request: &mut AmendRequest<'_>) -> Result<Amended> {
+    fn apply(&self, image: &Qcow2Mut, report: Report<'_>) -> Result<Amended> {
         let header = image.header();
-        let is_same =
-            self.version == header.version && self.refcount_order == header.refcount_order;
+        let is_same = self.keeps_tables(header);
         let mut edits = Edits::new();
         match &self.data_file {
-            _ if !is_same => return self.rebuild(image, request),
+            _ if !is_same => return self.rebuild(image, report),
             Some(name) => {
                 let bytes = header_area::read(&*image.storage, header.cluster_size())?;
                 let area = HeaderArea::parse(&bytes)?;
@@ -218,7 +248,7 @@ impl Plan {
     }
 
     /// Changes the version or the width of refcounts.
-    fn rebuild(&self, image: &Qcow2Mut, request: &mut AmendRequest<'_>) -> Result<Amended> {
+    fn rebuild(&self, image: &Qcow2Mut, report: Report<'_>) -> Result<Amended> {
         let header = image.header();
         let bytes = header_area::read(&*image.storage, header.cluster_size())?;
         let area = HeaderArea::parse(&bytes)?;
@@ -236,7 +266,7 @@ impl Plan {
         } else if self.version < header.version {
             amended.removed_bitmaps = to_u64(image.bitmaps()?.len());
             release_bitmaps(image, &mut shadow)?;
-            snapshots = expand_zero_clusters(image, &mut shadow, &mut new, request)?;
+            snapshots = expand_zero_clusters(image, &mut shadow, &mut new, report)?;
         }
         if let Some(table) = snapshots {
             shadow.release(header.snapshots_offset, image.snapshots()?.bytes, 1)?;
@@ -329,10 +359,10 @@ fn expand_zero_clusters(
     image: &Qcow2Mut,
     shadow: &mut Shadow<'_>,
     new: &mut Contents,
-    request: &mut AmendRequest<'_>,
+    report: Report<'_>,
 ) -> Result<Option<Vec<u8>>> {
     let header = image.header();
-    let mut expansion = Expansion::begin(image, shadow, request.report)?;
+    let mut expansion = Expansion::begin(image, shadow, report)?;
     let active = expansion.expand_at(shadow, header.l1)?;
     new.fields.l1_table_offset = active.offset.into();
     let mut table = Vec::new();

@@ -10,7 +10,7 @@ use super::header_area;
 use super::references::Tree;
 use super::shadow::Shadow;
 use crate::error::{Error, Result};
-use crate::formats::qcow2::bitmap_bits::{NewBits, require_size};
+use crate::formats::qcow2::bitmap_bits::{NewBits, require_fit, require_size};
 use crate::formats::qcow2::bitmaps::{
     Bitmap, Flags, MAX_BITMAPS, MAX_DIRECTORY_BYTES, OFFSET_MASK,
 };
@@ -167,23 +167,31 @@ impl BitmapChanges {
     /// Returns a bitmap that can be changed.
     ///
     /// # Errors
-    /// As [`position`](Self::position), and [`Unsupported`](crate::ErrorKind::Unsupported) if it is
-    /// inconsistent.
-    fn consistent(&mut self, name: &str) -> Result<&mut Changed> {
+    /// As [`position`](Self::position); [`Unsupported`](crate::ErrorKind::Unsupported) if it is
+    /// inconsistent, and [`Corrupt`](crate::ErrorKind::Corrupt) if it does not fit the disk.
+    fn consistent(&mut self, image: &Qcow2Mut, name: &str) -> Result<&mut Changed> {
         let index = self.position(name)?;
         let changed = &mut self.bitmaps[index];
-        match changed.entry.flags.contains(Flags::IN_USE) {
-            true => Err(bitmap::inconsistent(name)),
-            false => Ok(changed),
+        if changed.entry.flags.contains(Flags::IN_USE) {
+            return Err(bitmap::inconsistent(name));
         }
+        if changed.sources.is_none() {
+            let Disk { size, cluster_size, .. } = Disk::of(image.header());
+            require_fit(&changed.entry, size, cluster_size)?;
+        }
+        Ok(changed)
     }
 
     /// Verifies that a bitmap can be changed.
     ///
     /// # Errors
     /// As [`consistent`](Self::consistent).
-    pub(in super::super) fn require_consistent(&mut self, name: &str) -> Result<()> {
-        self.consistent(name).map(drop)
+    pub(in super::super) fn require_consistent(
+        &mut self,
+        image: &Qcow2Mut,
+        name: &str,
+    ) -> Result<()> {
+        self.consistent(image, name).map(drop)
     }
 
     /// Removes a bitmap.
@@ -201,8 +209,8 @@ impl BitmapChanges {
     ///
     /// # Errors
     /// As [`consistent`](Self::consistent).
-    pub(in super::super) fn clear(&mut self, name: &str) -> Result<()> {
-        self.consistent(name)?.sources = Some(Vec::new());
+    pub(in super::super) fn clear(&mut self, image: &Qcow2Mut, name: &str) -> Result<()> {
+        self.consistent(image, name)?.sources = Some(Vec::new());
         self.is_changed = true;
         Ok(())
     }
@@ -211,8 +219,13 @@ impl BitmapChanges {
     ///
     /// # Errors
     /// As [`consistent`](Self::consistent).
-    pub(in super::super) fn enable(&mut self, name: &str, enabled: bool) -> Result<()> {
-        let entry = &mut self.consistent(name)?.entry;
+    pub(in super::super) fn enable(
+        &mut self,
+        image: &Qcow2Mut,
+        name: &str,
+        enabled: bool,
+    ) -> Result<()> {
+        let entry = &mut self.consistent(image, name)?.entry;
         let is_changed = entry.flags.contains(Flags::AUTO) != enabled;
         entry.flags.set(Flags::AUTO, enabled);
         self.is_changed |= is_changed;
@@ -230,8 +243,8 @@ impl BitmapChanges {
         target: &str,
         source: &str,
     ) -> Result<()> {
-        self.consistent(target)?;
-        let Changed { entry, sources } = self.consistent(source)?;
+        self.consistent(image, target)?;
+        let Changed { entry, sources } = self.consistent(image, source)?;
         if target == source {
             return Ok(());
         }
@@ -256,14 +269,14 @@ impl BitmapChanges {
     ) -> Result<()> {
         let max = image.old.limits.table_bytes;
         require_same_size(image.header().size, &source)?;
-        let Changed { entry, sources } = self.consistent(target)?;
+        let Changed { entry, sources } = self.consistent(image, target)?;
         let own = match sources {
             Some(_) => None,
             None => Some(image.old.open_bitmap(entry)?),
         };
         for added in own.into_iter().chain([source]) {
             self.tables.add(&added, max)?;
-            self.consistent(target)?.sources.get_or_insert_default().push(added);
+            self.consistent(image, target)?.sources.get_or_insert_default().push(added);
         }
         self.is_changed = true;
         Ok(())
@@ -295,7 +308,8 @@ impl BitmapChanges {
         let mut shadow = Shadow::open(image, none(), none())?;
         self.release_old(image, &mut shadow)?;
         let (size, cluster_size) = (image.header().size, image.header().cluster_size());
-        let directory = self.store_all(size, cluster_size, |bytes| shadow.store(bytes))?;
+        let max = image.old.limits.table_bytes;
+        let directory = self.store_all(size, cluster_size, max, |bytes| shadow.store(bytes))?;
         shadow.switch_with(|location| {
             header_edits(image, directory, &|raw| {
                 raw.refcount_table_offset = location.offset.into();
@@ -305,7 +319,8 @@ impl BitmapChanges {
     }
 
     /// Stores the bits and tables that change, and the directory: `put` allocates clusters, writes
-    /// bytes to them and returns their host offset. Returns where the directory is.
+    /// bytes to them and returns their host offset. A table has at most `max_table_bytes` bytes.
+    /// Returns where the directory is.
     ///
     /// # Errors
     /// Returns the errors of `put`, and of reading bitmaps.
@@ -313,6 +328,7 @@ impl BitmapChanges {
         &self,
         disk_size: u64,
         cluster_size: u64,
+        max_table_bytes: u64,
         mut put: impl FnMut(&[u8]) -> Result<u64>,
     ) -> Result<Option<BitmapDirectory>> {
         let mut directory = Vec::new();
@@ -320,7 +336,8 @@ impl BitmapChanges {
             let mut table = entry.table;
             if let Some(sources) = sources {
                 let granularity = entry.granularity;
-                let bits = NewBits { sources, granularity, disk_size, cluster_size };
+                let bits =
+                    NewBits { sources, granularity, disk_size, cluster_size, max_table_bytes };
                 let words = bits.store(&mut put)?;
                 table = Table { entries: to_u64(words.len()), offset: put(&to_bytes(&words))? };
             }

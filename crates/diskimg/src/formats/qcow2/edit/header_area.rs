@@ -227,7 +227,8 @@ impl<'a> HeaderArea<'a> {
                 return Ok(all);
             }
         }
-        Err(Error::unsupported("its header has no room for the old and the new contents at once"))
+        Err(Error::unsupported("its header has no room for the old and the new contents at once")
+            .hint("convert it to a new image"))
     }
 
     /// As [`replace`](Self::replace), but returns `None` if there is no room for both contents.
@@ -464,6 +465,16 @@ mod tests {
             });
         }
         assert!(changed > 60, "{changed}");
+    }
+
+    #[test]
+    fn a_header_without_room_says_what_to_do() {
+        let before = cluster(1024, 3, &[(0x1234, 200), (0x5678, 200)], "");
+        let area = HeaderArea::parse(&before).expect("parses");
+        let mut new = area.contents.clone();
+        new.set_bitmaps(Some(BitmapDirectory { count: 1, bytes: 32, offset: 0x50000 }));
+        let error = area.replace(&new).expect_err("has no room").to_string();
+        assert!(error.contains("convert it to a new image"), "{error}");
     }
 
     /// Each header has the old or the new directory, and never another name.

@@ -40,6 +40,18 @@ pub(super) fn resize(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<()
     }
 }
 
+/// Verifies, as far as this is possible before anything is written, that the size of the disk can be
+/// changed, in an image that has the version `version` by then.
+pub(super) fn verify(image: &Qcow2Mut, request: &ResizeRequest<'_>, version: u32) -> Result<()> {
+    match version > image.header().version {
+        // Snapshots get what they need with the new version.
+        true => require_l1(image, request)?,
+        false => require(image, request)?,
+    }
+    DataFile::open(image, request)?;
+    ResizedBitmaps::find(image, request.size).map(drop)
+}
+
 /// Makes the disk larger.
 fn grow(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<()> {
     let header = image.header();
@@ -170,11 +182,17 @@ fn require(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<()> {
             "the snapshot '{name}' does not record its disk size, so the disk cannot be resized"
         )));
     }
-    if request.size.div_ceil(header.guest_bytes_per_l1_entry()) * 8 > MAX_L1_BYTES {
-        return Err(Error::limit("The image size is too large for its cluster size")
-            .hint("convert it to an image with a larger cluster_size"));
+    require_l1(image, request)
+}
+
+/// Verifies that the L1 table does not become too large.
+fn require_l1(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<()> {
+    let entries = request.size.div_ceil(image.header().guest_bytes_per_l1_entry());
+    match entries * 8 > MAX_L1_BYTES {
+        true => Err(Error::limit("The image size is too large for its cluster size")
+            .hint("convert it to an image with a larger cluster_size")),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// A disk that is being made larger.

@@ -130,10 +130,7 @@ impl<'a> Expansion<'a> {
                     *entry = self.expand_cluster(shadow, *entry, offset, uses)?;
                 }
                 Cluster::Compressed { .. } if self.image.header().codec != Codec::Deflate => {
-                    return Err(Error::unsupported(
-                        "Cannot downgrade an image with zstd compression type and existing \
-                         compressed clusters",
-                    ));
+                    return Err(zstd());
                 }
                 Cluster::Data { offset } if self.changes_copied => {
                     let is_own = shadow.count_at(offset)? == 1;
@@ -185,7 +182,32 @@ impl<'a> Expansion<'a> {
     }
 }
 
+fn zstd() -> Error {
+    Error::unsupported(
+        "Cannot downgrade an image with zstd compression type and existing compressed clusters",
+    )
+}
+
 impl Qcow2Mut {
+    /// Verifies that compressed clusters, if there are any, can be those of version 2.
+    ///
+    /// # Errors
+    /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if not.
+    pub(super) fn require_deflate(&self, shadow: &Shadow<'_>) -> Result<()> {
+        if self.header().codec == Codec::Deflate {
+            return Ok(());
+        }
+        let words = self.header().cluster_size() / 8;
+        for &offset in shadow.l2_tables() {
+            let table = read_words(&*self.storage, "L2 table", offset, words)?;
+            let mut decoded = table.iter().map(|entry| self.old.layout.decode(*entry, 0));
+            if decoded.any(|cluster| matches!(cluster, Cluster::Compressed { .. })) {
+                return Err(zstd());
+            }
+        }
+        Ok(())
+    }
+
     /// Verifies that no L2 table of a version 2 image has an entry that would be a zero cluster in
     /// version 3.
     ///

@@ -76,9 +76,11 @@ impl BitmapChanges<'_> {
     ///
     /// # Errors
     /// - [`Invalid`](crate::ErrorKind::Invalid) if there is no such bitmap;
-    /// - [`Unsupported`](crate::ErrorKind::Unsupported) if it is inconsistent.
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported) if it is inconsistent;
+    /// - [`Corrupt`](crate::ErrorKind::Corrupt) if its table does not fit the disk. It can be
+    ///   [removed](Self::remove).
     pub fn clear(&mut self, name: &str) -> Result<()> {
-        self.make(|changes, _| changes.clear(name))
+        self.make(|changes, old| changes.clear(old, name))
     }
 
     /// Enables a bitmap: writes are recorded in it from now on.
@@ -86,7 +88,7 @@ impl BitmapChanges<'_> {
     /// # Errors
     /// As [`clear`](Self::clear).
     pub fn enable(&mut self, name: &str) -> Result<()> {
-        self.make(|changes, _| changes.enable(name, true))
+        self.make(|changes, old| changes.enable(old, name, true))
     }
 
     /// Disables a bitmap: it stays as it is.
@@ -94,7 +96,7 @@ impl BitmapChanges<'_> {
     /// # Errors
     /// As [`clear`](Self::clear).
     pub fn disable(&mut self, name: &str) -> Result<()> {
-        self.make(|changes, _| changes.enable(name, false))
+        self.make(|changes, old| changes.enable(old, name, false))
     }
 
     /// Verifies that a bitmap can be changed.
@@ -102,7 +104,7 @@ impl BitmapChanges<'_> {
     /// # Errors
     /// As [`clear`](Self::clear).
     pub fn require_consistent(&mut self, name: &str) -> Result<()> {
-        self.make(|changes, _| changes.require_consistent(name))
+        self.make(|changes, old| changes.require_consistent(old, name))
     }
 
     /// Makes dirty in `target` what is dirty in `source`, another bitmap of the image. They may have

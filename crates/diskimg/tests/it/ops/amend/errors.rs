@@ -36,7 +36,6 @@ fn what_cannot_be_done_is_refused_and_changes_nothing() {
         ("preallocation=full,size=2M", "only supported for image creation"),
         ("no_such=1", "Invalid parameter 'no_such'"),
         ("size=1000", "must be a multiple of 512"),
-        ("size=0", "must be positive"),
         ("lazy_refcounts=maybe", "expects 'on' or 'off'"),
     ] {
         refused(given, ErrorKind::Invalid, text);
@@ -44,7 +43,18 @@ fn what_cannot_be_done_is_refused_and_changes_nothing() {
     qemu(&path, "write -P 1 0 64k");
     qemu(&path, "img snapshot -c s");
     qemu(&path, "img snapshot -c t");
-    refused("refcount_bits=1", ErrorKind::Limit, "Cannot decrease refcount entry width to 1 bits");
+    let narrow = "Cannot decrease refcount entry width to 1 bits";
+    for given in ["refcount_bits=1", "size=512k,refcount_bits=1", "size=2M,refcount_bits=1"] {
+        refused(given, ErrorKind::Limit, narrow);
+    }
+    let before = std::fs::read(&path).unwrap();
+    amend(&path, "size=0").unwrap();
+    run("qemu-img", ["amend", "-f", "qcow2", "-o", "size=0", file]);
+    assert!(std::fs::read(&path).unwrap() == before);
+    // The options do not change if the size cannot.
+    for given in ["size=1E,refcount_bits=8", "size=1E,lazy_refcounts=on"] {
+        refused(given, ErrorKind::Limit, "too large for its cluster size");
+    }
     qemu(&path, "img resize -q 2M");
     let internal = "Internal snapshots prevent downgrade of image";
     refused("compat=0.10", ErrorKind::Unsupported, internal);
@@ -67,10 +77,14 @@ fn what_cannot_be_done_is_refused_and_changes_nothing() {
     qemu(&path, "img snapshot -c s");
     let zstd = "zstd compression type and existing compressed clusters";
     refused("compat=0.10", ErrorKind::Unsupported, zstd);
-    qemu(&path, "write -P 1 0 1M");
+    qemu(&path, "write -P 1 0 256k");
     // Those of a snapshot are compressed clusters, too.
     refused("compat=0.10", ErrorKind::Unsupported, zstd);
     qemu(&path, "img snapshot -d s");
+    qemu(&path, "write -c -P 1 256k 64k");
+    // The disk is not made smaller, either.
+    refused("compat=0.10,size=512k", ErrorKind::Unsupported, zstd);
+    qemu(&path, "write -P 1 0 1M");
     amend(&path, "compat=0.10").unwrap();
     assert_qemu_check(&path, "qcow2");
     create("cluster_size=64k");

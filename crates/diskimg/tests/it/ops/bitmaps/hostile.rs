@@ -2,10 +2,12 @@
 
 use super::{Case, MIB, options};
 use diskimg::formats::qcow2::Qcow2Mut;
-use diskimg::storage::source::MemorySource;
+use diskimg::storage::edit::FileStorage;
+use diskimg::storage::sink::Sink;
+use diskimg::storage::source::{MemorySource, Source};
 use diskimg::{ErrorKind, Image, Result};
 use diskimg_testkit::crash::RecordingStorage;
-use diskimg_testkit::tool::{cases, run};
+use diskimg_testkit::tool::{cases, run, try_run};
 use std::sync::Arc;
 
 const CASES: [Case; 2] = [
@@ -117,6 +119,83 @@ fn damaged_images_are_refused_or_stay_consistent() {
     assert!(counts.iter().all(|&count| count > 100), "{counts:?}");
 }
 
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte))
+}
+
+/// Returns the host offset of the bitmap directory of an image as QEMU writes it.
+fn directory_at(image: &[u8]) -> usize {
+    let mut at = 104 + 8;
+    while number(&image[at..at + 4]) != 0x2385_2875 {
+        at += 8 + (number(&image[at + 4..at + 8]) as usize).next_multiple_of(8);
+    }
+    number(&image[at + 24..at + 32]) as usize
+}
+
+/// A bitmap that would have 2 GiB of table entries can only be removed.
+#[test]
+fn a_bitmap_that_does_not_fit_the_disk_is_only_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.qcow2");
+    let file = path.to_str().unwrap();
+    run("qemu-img", ["create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", file, "2E"]);
+    run("qemu-img", ["bitmap", "--add", "-g", "2G", file, "b"]);
+    let storage = FileStorage::open(&path).unwrap();
+    let mut head = vec![0; 4096];
+    storage.read_exact_at(&mut head, 0).unwrap();
+    let granularity_at = directory_at(&head) as u64 + 17;
+    storage.write_all_at(&[9], granularity_at).unwrap();
+    drop(storage);
+    assert!(!try_run("qemu-img", ["bitmap", "--clear", file, "b"]).status.success());
+    let len = std::fs::metadata(&path).unwrap().len();
+    let mut image = Qcow2Mut::open(&path).unwrap();
+    image.add_bitmap("good", Some(2 << 30)).unwrap();
+    for change in [
+        Qcow2Mut::clear_bitmap,
+        Qcow2Mut::enable_bitmap,
+        Qcow2Mut::disable_bitmap,
+        |image: &mut Qcow2Mut, name: &str| image.merge_bitmap("good", name),
+        |image: &mut Qcow2Mut, name: &str| image.merge_bitmap(name, "good"),
+    ] {
+        let error = change(&mut image, "b").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert!(error.to_string().contains("64 entries instead of 268435456"), "{error}");
+    }
+    image.remove_bitmap("b").unwrap();
+    image.clear_bitmap("good").unwrap();
+    drop(image);
+    assert!(std::fs::metadata(&path).unwrap().len() < 2 * len);
+    run("qemu-img", ["bitmap", "--disable", file, "good"]);
+}
+
+/// A source of which no cluster is stored takes no time.
+#[test]
+fn a_source_beyond_the_end_of_the_file_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.qcow2");
+    let file = path.to_str().unwrap();
+    run("qemu-img", ["create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", file, "2T"]);
+    run("qemu-img", ["bitmap", "--add", "-g", "512", file, "b"]);
+    run("qemu-img", ["bitmap", "--add", file, "c"]);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let directory = directory_at(&bytes);
+    let table = number(&bytes[directory..directory + 8]) as usize;
+    let entries = number(&bytes[directory + 8..directory + 12]) as usize;
+    assert_eq!(entries, 256);
+    for entry in 0..entries {
+        let offset = (1u64 << 40) + ((entry as u64) << 21);
+        bytes[table + entry * 8..table + entry * 8 + 8].copy_from_slice(&offset.to_be_bytes());
+    }
+    std::fs::write(&path, &bytes).unwrap();
+    let source = options().open(&path).unwrap();
+    let error = source.dirty_bitmap("b").unwrap_err();
+    assert!(error.to_string().contains("beyond the end of the file"), "{error}");
+    drop(source);
+    let mut image = Qcow2Mut::open(&path).unwrap();
+    let error = image.merge_bitmap("c", "b").unwrap_err();
+    assert!(error.to_string().contains("beyond the end of the file"), "{error}");
+}
+
 /// A source of a few kilobytes says that all of a large disk is dirty.
 #[test]
 fn a_small_source_does_not_make_a_large_bitmap() {
@@ -125,14 +204,9 @@ fn a_small_source_does_not_make_a_large_bitmap() {
     let file = path.to_str().unwrap();
     run("qemu-img", ["create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", file, "128G"]);
     run("qemu-img", ["bitmap", "--add", "-g", "512", file, "b"]);
-    let number = |bytes: &[u8]| bytes.iter().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte));
     let mut bytes = std::fs::read(&path).unwrap();
     // The entries of the table say that all bits are set.
-    let mut at = 104 + 8;
-    while number(&bytes[at..at + 4]) != 0x2385_2875 {
-        at += 8 + (number(&bytes[at + 4..at + 8]) as usize).next_multiple_of(8);
-    }
-    let directory = number(&bytes[at + 24..at + 32]) as usize;
+    let directory = directory_at(&bytes);
     let table = number(&bytes[directory..directory + 8]) as usize;
     let entries = number(&bytes[directory + 8..directory + 12]) as usize;
     for entry in 0..entries {
