@@ -191,3 +191,5 @@ run_tests() {
     run_tests $few
 }
 python/test.sh
+# Functions of Nova, Cinder, Ironic and oVirt that run qemu-img: installing them takes minutes.
+[ -z "${DISKIMG_FULL-}" ] || crates/diskimg-cli/tests/consumers/run
