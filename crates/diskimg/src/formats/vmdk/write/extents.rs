@@ -148,7 +148,7 @@ impl<'a> ExtentNames<'a> {
 pub(in crate::formats::vmdk) fn is_split_extent(descriptor: &Path, name: &str) -> bool {
     let Ok(ExtentNames { stem, extension }) = ExtentNames::of(descriptor) else { return false };
     let rest = name.strip_prefix(stem).and_then(|rest| rest.strip_suffix(extension));
-    let number = rest.and_then(|rest| rest.strip_prefix("-s").or_else(|| rest.strip_prefix("-f")));
+    let number = rest.and_then(|rest| rest.strip_prefix('-')?.strip_prefix(['s', 'f']));
     number.is_some_and(|n| n.len() >= 3 && n.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
