@@ -65,6 +65,9 @@ pub(crate) struct Driver {
     pub(crate) create: Option<Create>,
     /// Opens an image for modification; `None` if the format does not support it.
     pub(crate) open_mutable: Option<OpenMutable>,
+    /// Whether an image that is open for modification locks its further files itself, each for
+    /// reading or writing once it is known whether it is written.
+    pub(crate) locks_further_files: bool,
     /// Repairs an image; `None` if the format does not support it.
     pub(crate) repair: Option<Repair>,
     /// Changes the options of an image; `None` if the format does not support it.
@@ -94,6 +97,7 @@ impl Driver {
         require: None,
         create: None,
         open_mutable: None,
+        locks_further_files: false,
         repair: None,
         amend: None,
         options: &[],

@@ -1,7 +1,6 @@
 //! What the operations have in common that modify an image in place.
 
 use crate::error::{Error, Result};
-use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::model::mutable::MutableLayer;
 use crate::open::{OpenOptions, local_path, lock_error};
@@ -79,8 +78,7 @@ impl LockedImage {
     /// Locks the file and opens the image. Errors refer to it as `name`.
     ///
     /// The backing files are locked for reading, unless `options` ignore locks, and so are further
-    /// files of the image. Those of a VMDK are not, because it is not known yet which of its extents
-    /// are written: it locks them when it is modified.
+    /// files of the image, except where the format locks them itself when it is modified.
     ///
     /// # Errors
     /// Returns [`Locked`](crate::ErrorKind::Locked) if another process uses the image, and the
@@ -96,7 +94,7 @@ impl LockedImage {
         let options = options.force_share(true);
         let source: Arc<dyn Source> = storage.clone();
         let image = options.open_source(source, name)?;
-        let first = usize::from(image.format() == Format::Vmdk);
+        let first = usize::from(image.format().driver().locks_further_files);
         if !ignores_locks {
             (first..image.layers().len()).try_for_each(|depth| lock_to_read(&image, depth))?;
         }

@@ -43,6 +43,7 @@ pub(crate) static DRIVER: Driver = Driver {
     require: Some(require),
     create: Some(create),
     open_mutable: None,
+    locks_further_files: false,
     repair: None,
     amend: None,
     options: &[],

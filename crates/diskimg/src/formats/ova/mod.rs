@@ -79,6 +79,7 @@ pub(crate) static DRIVER: Driver = Driver {
     require: None,
     create: Some(target::create),
     open_mutable: None,
+    locks_further_files: false,
     repair: None,
     amend: None,
     options: options::OPTIONS,

@@ -61,6 +61,7 @@ pub(crate) static DRIVER: Driver = Driver {
     require: None,
     create: Some(target::create),
     open_mutable: Some(edit::open),
+    locks_further_files: false,
     repair: None,
     amend: None,
     options: &[

@@ -53,6 +53,7 @@ pub(crate) static DRIVER: Driver = Driver {
     require: None,
     create: Some(target::create),
     open_mutable: Some(edit::open),
+    locks_further_files: false,
     repair: Some(repair::repair),
     amend: Some(Amending { options: options::AMEND_OPTIONS, amend: edit::amend }),
     options: options::OPTIONS,

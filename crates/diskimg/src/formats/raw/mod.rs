@@ -43,6 +43,7 @@ pub(crate) static DRIVER: Driver = Driver {
     require: None,
     create: Some(target::create),
     open_mutable: Some(resize::open),
+    locks_further_files: false,
     repair: None,
     amend: None,
     options: &[

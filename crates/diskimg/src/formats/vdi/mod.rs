@@ -50,6 +50,7 @@ pub(crate) static DRIVER: Driver = Driver {
     require: None,
     create: Some(write::create),
     open_mutable: Some(edit::open),
+    locks_further_files: false,
     repair: Some(repair::repair),
     amend: None,
     options: &[

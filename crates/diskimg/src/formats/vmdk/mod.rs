@@ -88,6 +88,7 @@ pub(crate) static DRIVER: Driver = Driver {
     require: None,
     create: Some(write::create),
     open_mutable: Some(edit::open),
+    locks_further_files: true,
     repair: Some(repair::repair),
     amend: None,
     // In the order in which `qemu-img create -o help` lists them.
