@@ -94,6 +94,10 @@ impl Sink for MemberSink {
         }
     }
 
+    fn start_flush(&self) {
+        self.archive.start_flush();
+    }
+
     fn flush(&self) -> io::Result<()> {
         self.archive.flush()
     }

@@ -19,7 +19,7 @@ use crate::ops::plan::{self as planning, Plan};
 use crate::ops::progress::report;
 use crate::remedy::Remedy;
 use crate::storage::os;
-use crate::storage::output::{Output, Planned};
+use crate::storage::output::{Durability, Output, Planned};
 use crate::storage::sink::{Cap, CappedSink, Sink};
 use crate::storage::source::HostFileId;
 use crate::storage::threads;
@@ -495,12 +495,14 @@ impl Settings<'_> {
                 None => Arc::clone(sink),
             },
             path: output.path_of(sink).map(Path::to_owned),
+            written: AtomicU64::new(0),
         };
         let job = transfer::Transfer {
             encoding,
             shared: AtomicU64::new(0),
             files: target.files().iter().map(named).collect(),
             in_flight: &in_flight,
+            flushes: self.durability == Durability::Flushed,
             sequential: spec.sequential() || target.files().iter().any(|f| f.is_sequential()),
         };
         let mut placer = self.placer(input, &mut *target, backing.is_some(), &in_flight);

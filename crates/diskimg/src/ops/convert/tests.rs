@@ -128,7 +128,11 @@ fn run_in_parts(
     let mut started = spec.start(&mut output).expect("starts");
     let (salvaged, sharing) = (SalvageLog::new(false, false), Sharing::none());
     let (_, encoding) = settings.encoding(&input, None, &*spec, &salvaged, &sharing, 0);
-    let file = |sink: &Arc<_>| OutputFile { sink: Arc::clone(sink), path: None };
+    let file = |sink: &Arc<_>| OutputFile {
+        sink: Arc::clone(sink),
+        path: None,
+        written: AtomicU64::new(0),
+    };
     let in_flight = InFlight::default();
     let job = Transfer {
         encoding,
@@ -136,6 +140,7 @@ fn run_in_parts(
         files: started.files().iter().map(file).collect(),
         sequential: true,
         in_flight: &in_flight,
+        flushes: false,
     };
     let mut placer = settings.placer(&input, &mut *started, false, &in_flight);
     let mut worker = job.worker();
@@ -207,6 +212,7 @@ fn buffers_do_not_pile_up_if_another_worker_completes_the_task() {
         files: vec![],
         sequential: false,
         in_flight: &in_flight,
+        flushes: false,
     };
     let (mut reader, mut writer) = (job.worker(), job.worker());
     let mut tasks = 0;

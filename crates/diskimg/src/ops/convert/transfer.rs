@@ -27,6 +27,8 @@ pub(super) struct Transfer<'a> {
     pub(super) sequential: bool,
     /// The tasks that are placed and not yet written.
     pub(super) in_flight: &'a InFlight,
+    /// Whether the files will be flushed.
+    pub(super) flushes: bool,
 }
 
 /// An output file.
@@ -35,6 +37,8 @@ pub(super) struct OutputFile {
     pub(super) sink: Arc<dyn Sink>,
     /// The name to put on errors, if the file has a name of its own.
     pub(super) path: Option<PathBuf>,
+    /// Bytes written so far.
+    pub(super) written: AtomicU64,
 }
 
 impl Job for Transfer<'_> {
@@ -67,6 +71,9 @@ impl Job for Transfer<'_> {
         let Placed { task, writes } = placed;
         for write in &writes {
             self.write_slot(&task, write)?;
+            if self.flushes {
+                self.files[write.slot.file].count_written(write.slot.len);
+            }
         }
         self.in_flight.remove(&task.range);
         if !task.buffers.guest.is_empty() {
@@ -157,6 +164,15 @@ fn write_guest(
 }
 
 impl OutputFile {
+    /// Counts `len` written bytes. Has them written to stable storage meanwhile, which would take
+    /// as long when they are all flushed at the end.
+    fn count_written(&self, len: u64) {
+        let before = self.written.fetch_add(len, Ordering::Relaxed);
+        if before / FLUSH_INTERVAL != before.saturating_add(len) / FLUSH_INTERVAL {
+            self.sink.start_flush();
+        }
+    }
+
     fn cannot_write(&self, e: std::io::Error, offset: u64) -> Error {
         let error = Error::io("cannot write to the output", e).at(offset);
         match &self.path {
@@ -165,6 +181,9 @@ impl OutputFile {
         }
     }
 }
+
+/// Bytes that are written to a file between two requests to begin flushing them.
+const FLUSH_INTERVAL: u64 = 32 << 20;
 
 /// Bytes copied at a time where the kernel cannot copy.
 const COPY_BLOCK: usize = 256 << 10;

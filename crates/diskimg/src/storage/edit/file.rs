@@ -176,6 +176,10 @@ impl Sink for FileStorage {
         Ok(())
     }
 
+    fn start_flush(&self) {
+        self.sink.start_flush();
+    }
+
     fn flush(&self) -> io::Result<()> {
         self.sink.flush()
     }

@@ -90,6 +90,10 @@ impl Sink for Reopened {
         self.storage.set_len(len)
     }
 
+    fn start_flush(&self) {
+        self.storage.start_flush();
+    }
+
     fn flush(&self) -> io::Result<()> {
         self.storage.flush()
     }

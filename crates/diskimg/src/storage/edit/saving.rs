@@ -146,6 +146,10 @@ impl Sink for SavingStorage {
         }
     }
 
+    fn start_flush(&self) {
+        self.inner.start_flush();
+    }
+
     fn flush(&self) -> io::Result<()> {
         self.write_postponed(&mut lock(&self.state))?;
         self.inner.flush()

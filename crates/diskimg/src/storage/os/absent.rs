@@ -37,6 +37,8 @@ pub(super) fn write_behind(_: &File) -> io::Result<()> {
     Ok(())
 }
 
+pub(super) fn start_writeback(_: &File) {}
+
 pub(super) fn total_memory() -> Option<u64> {
     None
 }

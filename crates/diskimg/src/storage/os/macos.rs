@@ -5,8 +5,8 @@
 pub(super) use super::absent::{
     Exclusion, address_space_limit, block_size, copy_attributes, copy_in_kernel, exclude_writers,
     freeable_bytes, is_byte_locked, is_mount_point, is_stored_on, keeps_names, lock_byte,
-    lock_holder, make_sparse, note_block_devices, reflink, set_allocation_hints, unlock_byte,
-    write_behind,
+    lock_holder, make_sparse, note_block_devices, reflink, set_allocation_hints, start_writeback,
+    unlock_byte, write_behind,
 };
 pub(super) use super::by_path::{Located, examine};
 pub(super) use super::unix::*;

@@ -138,6 +138,12 @@ pub(crate) fn write_behind(file: &File) -> io::Result<()> {
     imp::write_behind(file)
 }
 
+/// Starts to write back the file's dirty pages, which stay in the page cache. Does not wait for
+/// completion. A hint: an error of writing is reported when the file is flushed.
+pub(crate) fn start_writeback(file: &File) {
+    imp::start_writeback(file);
+}
+
 /// Returns the size of the machine's memory in bytes.
 pub(crate) fn total_memory() -> Option<u64> {
     imp::total_memory()

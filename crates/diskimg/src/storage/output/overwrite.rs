@@ -143,6 +143,12 @@ impl Sink for Overwritten {
         self.emptied()?.set_len(len)
     }
 
+    fn start_flush(&self) {
+        if let Ok(sink) = self.emptied() {
+            sink.start_flush();
+        }
+    }
+
     fn flush(&self) -> io::Result<()> {
         self.emptied()?.flush()
     }

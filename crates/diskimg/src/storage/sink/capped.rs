@@ -178,6 +178,10 @@ impl Sink for CappedSink {
         self.inner.set_len(len)
     }
 
+    fn start_flush(&self) {
+        self.inner.start_flush();
+    }
+
     fn flush(&self) -> io::Result<()> {
         self.inner.flush()
     }

@@ -179,6 +179,13 @@ impl Sink for FileSink {
         Ok(())
     }
 
+    fn start_flush(&self) {
+        // What direct I/O has written is not in the page cache.
+        if self.direct.get().is_none() {
+            os::start_writeback(&self.file);
+        }
+    }
+
     fn flush(&self) -> io::Result<()> {
         self.file.sync_all()
     }

@@ -138,6 +138,10 @@ pub trait Sink: Send + Sync + Debug {
     /// error if setting the length fails.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
+    /// Asks the system to begin writing to stable storage what was written, without waiting for it,
+    /// so that less is left to do when it is [flushed](Self::flush). The default does nothing.
+    fn start_flush(&self) {}
+
     /// Flushes all written data to stable storage. For a pipe, flushes the writer's buffers.
     ///
     /// # Errors

@@ -3,7 +3,9 @@
 use diskimg::extent::Kind;
 use diskimg::storage::sink::Sink;
 use diskimg::storage::source::{MemorySource, Source, SourceError};
-use diskimg::{Backing, Convert, Create, ErrorKind, Format, Image, OpenOptions, Options, Output};
+use diskimg::{
+    Backing, Convert, Create, Durability, ErrorKind, Format, Image, OpenOptions, Options, Output,
+};
 use diskimg_testkit::disk::{self, Disk, Fill, Run};
 use diskimg_testkit::tool::{LoopDevice, assert_qemu_check, qemu_bytes, run, try_run};
 use std::io;
@@ -299,6 +301,53 @@ impl Sink for FullSink {
 
     fn flush(&self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// A sink that counts how often the system is asked to begin writing to the disk.
+#[derive(Debug, Default)]
+struct FlushedSink {
+    started: AtomicU64,
+    flushed: AtomicU64,
+}
+
+impl Sink for FlushedSink {
+    fn write_all_at(&self, _buf: &[u8], _offset: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn is_zeroed(&self) -> bool {
+        true
+    }
+
+    fn set_len(&self, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn start_flush(&self) {
+        assert_eq!(self.flushed.load(Ordering::Relaxed), 0, "all is written");
+        self.started.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.flushed.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[test]
+fn an_output_that_will_be_flushed_is_written_back_meanwhile() {
+    let source: Arc<dyn Source> = Arc::new(MemorySource::new(vec![1; 100 << 20]));
+    for (durability, started, flushed) in [(Durability::Flushed, 3, 1), (Durability::Cached, 0, 0)]
+    {
+        let sink = Arc::new(FlushedSink::default());
+        let raw = OpenOptions::new().format(Format::Raw);
+        Convert::new(raw.open_source(Arc::clone(&source), "source").unwrap())
+            .durability(durability)
+            .run_to(Output::to_sink(sink.clone()))
+            .unwrap();
+        assert_eq!(sink.started.load(Ordering::Relaxed), started, "{durability:?}");
+        assert_eq!(sink.flushed.load(Ordering::Relaxed), flushed, "{durability:?}");
     }
 }
 

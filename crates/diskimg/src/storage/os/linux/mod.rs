@@ -5,6 +5,7 @@ mod byte_locks;
 mod fiemap;
 mod lock_holder;
 mod replacement;
+mod writeback;
 
 // Byte locks exclude writers, and no file needs to be made sparse.
 pub(super) use super::absent::{Exclusion, exclude_writers, make_sparse};
@@ -14,6 +15,7 @@ pub(super) use byte_locks::{is_byte_locked, lock_byte, unlock_byte};
 pub(super) use fiemap::freeable_bytes;
 pub(super) use lock_holder::lock_holder;
 pub(super) use replacement::{copy_attributes, free_space, is_mount_point, keeps_names};
+pub(super) use writeback::start_writeback;
 
 use super::{FileLock, Segment};
 use crate::storage::hints::AllocationHints;

@@ -20,7 +20,7 @@ pub(crate) use names::refusal;
 pub(super) use super::absent::{
     address_space_limit, block_size, copy_attributes, copy_in_kernel, freeable_bytes,
     is_byte_locked, is_mount_point, is_stored_on, keeps_names, lock_byte, lock_holder,
-    note_block_devices, reflink, set_allocation_hints, unlock_byte, write_behind,
+    note_block_devices, reflink, set_allocation_hints, start_writeback, unlock_byte, write_behind,
 };
 pub(super) use super::by_path::examine;
 
