@@ -40,6 +40,37 @@ impl Default for RetryPolicy {
     }
 }
 
+impl RetryPolicy {
+    /// Calls `attempt` until it succeeds, fails with another error than
+    /// [`Transient`](SourceError::Transient), or must not be repeated. Waits between the attempts.
+    ///
+    /// # Errors
+    /// Returns the error of the last attempt.
+    pub fn repeat<T>(
+        &self,
+        mut attempt: impl FnMut() -> Result<T, SourceError>,
+    ) -> Result<T, SourceError> {
+        let &Self { attempts, first_delay, max_delay, deadline } = self;
+        let started = Instant::now();
+        let mut delay = first_delay;
+        let mut number = 1;
+        loop {
+            let error = match attempt() {
+                Err(SourceError::Transient(error)) => error,
+                outcome => return outcome,
+            };
+            let longest = delay.saturating_mul(3).clamp(first_delay, max_delay.max(first_delay));
+            delay = random(first_delay..longest);
+            if number >= attempts || started.elapsed().saturating_add(delay) > deadline {
+                let error = io::Error::new(error.kind(), GaveUp { attempts: number, error });
+                return Err(SourceError::Transient(error));
+            }
+            std::thread::sleep(delay);
+            number += 1;
+        }
+    }
+}
+
 /// Repeats the reads of a source that fail with [`SourceError::Transient`].
 ///
 /// Other errors are returned at once. When the [`RetryPolicy`] is exhausted, the last error is
@@ -63,25 +94,8 @@ impl Retrying {
         Self { inner, policy }
     }
 
-    fn retry<T>(&self, mut read: impl FnMut() -> Result<T, SourceError>) -> Result<T, SourceError> {
-        let RetryPolicy { attempts, first_delay, max_delay, deadline } = self.policy;
-        let started = Instant::now();
-        let mut delay = first_delay;
-        let mut attempt = 1;
-        loop {
-            let error = match read() {
-                Err(SourceError::Transient(error)) => error,
-                outcome => return outcome,
-            };
-            let longest = delay.saturating_mul(3).clamp(first_delay, max_delay.max(first_delay));
-            delay = random(first_delay..longest);
-            if attempt >= attempts || started.elapsed().saturating_add(delay) > deadline {
-                let error = io::Error::new(error.kind(), GaveUp { attempts: attempt, error });
-                return Err(SourceError::Transient(error));
-            }
-            std::thread::sleep(delay);
-            attempt += 1;
-        }
+    fn retry<T>(&self, read: impl FnMut() -> Result<T, SourceError>) -> Result<T, SourceError> {
+        self.policy.repeat(read)
     }
 }
 

@@ -1,0 +1,144 @@
+//! HTTP and HTTPS, RFC 9110: images are read by ranges.
+//!
+//! ```text
+//!   Http::open(URL) ─► Client: GET, bytes 0-65535, redirects ─► 206: RangeSource ─► Retrying ─► Cached
+//!                                                             └► 200: the whole file, to a temporary one
+//! ```
+//!
+//! The first answer fixes the length of the file and its version (its `ETag` or date of modification).
+//! Every further request is for that version alone: a file that changes while it is read is an error,
+//! never a mixture.
+
+mod addresses;
+mod answer;
+mod certificates;
+mod client;
+mod netrc;
+mod source;
+#[cfg(test)]
+mod tests;
+
+use answer::Answer;
+use client::{Client, Request};
+use diskimg::open::{Location, OpenMode, Protocol, Url};
+use diskimg::storage::source::{Cached, MemorySource, RetryPolicy, Retrying, Source, spool};
+use diskimg::{Error, Result};
+use source::RangeSource;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes of the first request, which also shows whether the server answers ranges.
+const FIRST: u64 = 64 << 10;
+
+/// How servers are accessed.
+///
+/// A user and a password are taken from the URL, or else from a `.netrc` file. Proxies are those that
+/// the environment names: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct HttpOptions {
+    /// Headers of each request to the host of the URL, such as `Authorization`. They are not sent to
+    /// another host to which that one redirects.
+    pub headers: Vec<(String, String)>,
+    /// A file with certificates (PEM) of authorities that are trusted instead of the system's. On
+    /// Linux, the system's are those of `SSL_CERT_FILE` or of the distribution, and Mozilla's without
+    /// them.
+    pub ca_bundle: Option<PathBuf>,
+    /// Whether certificates of servers are not verified: anyone on the way can read and change what is
+    /// transferred.
+    pub insecure: bool,
+    /// A `.netrc` file with users and passwords of hosts. By default, `NETRC` in the environment or
+    /// `.netrc` in the home directory.
+    pub netrc: Option<PathBuf>,
+    /// Whether addresses of private networks, of this host and of link-local services are refused,
+    /// after a name was resolved. A proxy resolves names itself, so it must refuse them then.
+    pub forbid_private_addresses: bool,
+    /// Maximum time for a connection.
+    pub connect_timeout: Duration,
+    /// Maximum time until a response begins, and between two parts of it.
+    pub stall_timeout: Duration,
+    /// When a request that failed temporarily is repeated, and when it is given up.
+    pub retry: RetryPolicy,
+}
+
+impl Default for HttpOptions {
+    /// Connections within 10 s, parts of a response within 20 s of each other.
+    fn default() -> Self {
+        Self {
+            headers: Vec::new(),
+            ca_bundle: None,
+            insecure: false,
+            netrc: netrc::default_path(),
+            forbid_private_addresses: false,
+            connect_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(20),
+            retry: RetryPolicy::default(),
+        }
+    }
+}
+
+/// The protocol of `http:` and `https:` URLs.
+#[derive(Debug)]
+pub struct Http {
+    client: Arc<Client>,
+    retry: RetryPolicy,
+}
+
+impl Http {
+    /// Creates the protocol with the default options.
+    ///
+    /// # Errors
+    /// As [`with_options`](Self::with_options).
+    pub fn new() -> Result<Self> {
+        Self::with_options(HttpOptions::default())
+    }
+
+    /// Creates the protocol. Connects to nothing.
+    ///
+    /// # Errors
+    /// Returns [`Io`](diskimg::ErrorKind::Io) if a file with certificates or passwords cannot be read,
+    /// and [`Invalid`](diskimg::ErrorKind::Invalid) if its contents or a header are malformed.
+    pub fn with_options(options: HttpOptions) -> Result<Self> {
+        let retry = options.retry.clone();
+        Ok(Self { client: Arc::new(Client::new(options)?), retry })
+    }
+
+    fn open_url(&self, url: &Url, _: &OpenMode) -> Result<Arc<dyn Source>> {
+        let request = Request::new(url)?;
+        let (request, answer) = self.client.first(request, 0..FIRST, &self.retry)?;
+        match answer {
+            Answer::Part { total, version, body } => {
+                let source =
+                    RangeSource::new(Arc::clone(&self.client), request, version, total, body);
+                let retrying = Retrying::with_policy(Arc::new(source), self.retry.clone());
+                Ok(Arc::new(Cached::new(Arc::new(retrying))))
+            }
+            Answer::Empty => Ok(Arc::new(MemorySource::new(Vec::new()))),
+            // No ranges: one pass. What is cut off cannot be continued.
+            Answer::Whole(reader) => {
+                spool(reader).map_err(|e| Error::io("cannot read the whole file", e))
+            }
+        }
+    }
+}
+
+impl Protocol for Http {
+    fn schemes(&self) -> &[&str] {
+        &["http", "https"]
+    }
+
+    fn open(&self, at: &Location, how: &OpenMode) -> Result<Arc<dyn Source>> {
+        match at {
+            Location::Url(url) => self.open_url(url, how),
+            _ => Err(Error::invalid("it is not a URL")),
+        }
+    }
+
+    fn join(&self, base: &Location, name: &str) -> Result<Location> {
+        let Location::Url(url) = base else { return Err(Error::invalid("it is not a URL")) };
+        let joined = client::join(url.as_str(), name);
+        let joined = joined.and_then(Url::new);
+        Ok(joined.ok_or_else(|| Error::invalid("the name is outside of the server"))?.into())
+    }
+}
