@@ -64,6 +64,8 @@ need grub-mkrescue grub-common
 [ -f /usr/lib/ISOLINUX/isohdpfx.bin ] || lacks isolinux
 need sfdisk fdisk
 need unzip unzip
+need nginx nginx-light
+need openssl openssl
 # Attributes and access control lists of files.
 need setfattr attr
 need setfacl acl

@@ -25,6 +25,7 @@ mod interrupt;
 mod memory;
 mod output;
 mod remedy;
+mod remote;
 mod settings;
 mod streams;
 

@@ -21,6 +21,8 @@
 //!     tool       runs qemu-img, qemu-io and other tools; loop devices, mounted file systems
 //!     oracles    independent readers
 //!     growth     work that must not grow faster than its input
+//!   servers
+//!     nginx      HTTP, with TLS and passwords, or without ranges
 //!   storage
 //!     crash      storage that records its writes, and every state after a crash
 //!     faulty     sources, sinks and storage that fail at a chosen operation
@@ -50,6 +52,8 @@ pub mod growth;
 pub mod hole;
 pub mod hosted;
 pub mod iso;
+#[cfg(unix)]
+pub mod nginx;
 #[cfg(unix)]
 pub mod oracles;
 pub mod parallels;

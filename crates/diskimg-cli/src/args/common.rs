@@ -3,6 +3,7 @@
 use crate::args::{advice, objects};
 use crate::failure::Failure;
 use crate::output::Program;
+use crate::remote::{self, NetworkArgs};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use diskimg::open::{Node, SingleFile, appliance_and_disk, local_path};
 use diskimg::{
@@ -47,6 +48,8 @@ pub(crate) struct ImageArgs {
     parents: Vec<PathBuf>,
     #[command(flatten)]
     limits: LimitArgs,
+    #[command(flatten)]
+    network: NetworkArgs,
     /// Describe images by driver=qcow2,...
     #[arg(long_help = "Describe images by options: driver=qcow2,file.filename=FILE")]
     #[arg(long, alias = "source-image-opts")]
@@ -85,6 +88,8 @@ pub(crate) struct Policy {
     image_opts: bool,
     /// `--object secret`.
     secrets: Secrets,
+    /// How servers are accessed.
+    network: NetworkArgs,
 }
 
 impl Policy {
@@ -117,7 +122,9 @@ impl Policy {
 
     /// Returns the options for opening an image.
     pub(crate) fn options(&self) -> OpenOptions {
-        OpenOptions::new()
+        let protocols = self.network.protocols();
+        let options = protocols.into_iter().fold(OpenOptions::new(), OpenOptions::protocol);
+        options
             .external_files(self.external_files)
             .limits(self.limits.clone())
             .ignore_content_id(self.ignore_content_id)
@@ -147,6 +154,7 @@ impl ImageArgs {
             force_share: self.force_share,
             image_opts: self.image_opts,
             secrets: objects::secrets(&self.object)?,
+            network: self.network.clone(),
         })
     }
 
@@ -216,6 +224,8 @@ fn with_suffix(value: u64) -> String {
 pub(crate) struct Input {
     /// A path, `-`, an appliance with a disk (`appliance.ova:2`), or the text of the node.
     pub(crate) path: PathBuf,
+    /// If `path` is a URL: the files that are read to access the server.
+    pub(crate) network: Option<Vec<PathBuf>>,
     /// `json:` or `--image-opts`.
     node: Option<Node>,
     /// Its format, if it is given.
@@ -251,17 +261,24 @@ impl Input {
                 return Err(Failure::error(message));
             }
             let path = name.to_owned();
-            return Ok(Self { path, node: Some(node), format, options, external_files, parents });
+            let network = None;
+            let node = Some(node);
+            return Ok(Self { path, network, node, format, options, external_files, parents });
         }
+        let network = remote::url(name).map(|_| policy.network.files());
         let path = match appliance_and_disk(name) {
             Some(_) => name.to_owned(),
+            None if network.is_some() => name.to_owned(),
             None => local_path(name).map_err(|e| e.in_file(name))?,
         };
-        Ok(Self { path, node: None, format, options, external_files, parents })
+        Ok(Self { path, network, node: None, format, options, external_files, parents })
     }
 
     /// Returns the names of its files: the ones on the command line.
     pub(crate) fn file_names(&self) -> Vec<PathBuf> {
+        if self.network.is_some() {
+            return Vec::new();
+        }
         match (&self.node, appliance_and_disk(&self.path)) {
             (Some(node), _) => node.file_names().into_iter().map(PathBuf::from).collect(),
             (None, Some((appliance, _))) => {
@@ -296,6 +313,10 @@ impl Input {
 
     /// Returns the same image as a file, which can be modified.
     pub(crate) fn into_file(mut self) -> Result<Self, Failure> {
+        if self.network.is_some() {
+            // As for a protocol that is not known.
+            local_path(&self.path).map_err(|e| e.in_file("URL"))?;
+        }
         if let Some(node) = self.node.take() {
             let file = file_of(&node, &self.path)?;
             self.path = file.path;

@@ -3,7 +3,9 @@
 use crate::args::Parsed;
 use crate::args::common::{self, OutputFormat};
 use crate::failure::Failure;
+use crate::remote::{self, NetworkArgs};
 use diskimg::InspectOptions;
+use diskimg::open::Url;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -48,6 +50,8 @@ pub(crate) struct Args {
     allow: Vec<String>,
     #[command(flatten)]
     limits: common::LimitArgs,
+    #[command(flatten)]
+    network: NetworkArgs,
     /// Output format (default: human)
     #[arg(long, value_enum, value_name = "human|json", default_value_t)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
@@ -63,6 +67,8 @@ pub(crate) struct Args {
 pub(crate) struct Job {
     /// The image.
     pub(crate) path: PathBuf,
+    /// If the image is named by a URL: the URL, and how the server is accessed.
+    pub(crate) network: Option<(Url, NetworkArgs)>,
     /// What to accept.
     pub(crate) options: InspectOptions,
     /// `--output`.
@@ -95,7 +101,8 @@ impl Args {
         for code in &self.allow {
             options = options.allow(code.parse()?);
         }
-        let path = common::single_file("inspect", self.files)?.into();
-        Ok(Parsed::Job(Job { path, options, output: self.output, quiet: self.quiet }))
+        let path: PathBuf = common::single_file("inspect", self.files)?.into();
+        let network = remote::url(&path).map(|url| (url, self.network));
+        Ok(Parsed::Job(Job { path, network, options, output: self.output, quiet: self.quiet }))
     }
 }

@@ -6,7 +6,9 @@ use crate::args::inspect::Job;
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::{Console, human, json};
-use diskimg::open::local_path;
+use crate::remote::NetworkArgs;
+use diskimg::Inspection;
+use diskimg::open::{Location, OpenMode, Url, local_path};
 
 /// Exit code for an unsafe image; 1 means that there is no verdict.
 const UNSAFE: u8 = 2;
@@ -14,9 +16,14 @@ const UNSAFE: u8 = 2;
 /// Inspects the image.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     // No other file is opened, whatever the image refers to.
-    let path = local_path(&job.path).map_err(|e| e.in_file(&job.path))?;
-    confine::restrict_files(&Rules::new().allow_read([path]))?;
-    let found = diskimg::inspect(&job.path, &job.options);
+    let found = match &job.network {
+        Some((url, network)) => inspect_url(url, network, job)?,
+        None => {
+            let path = local_path(&job.path).map_err(|e| e.in_file(&job.path))?;
+            confine::restrict_files(&Rules::new().allow_read([path]))?;
+            diskimg::inspect(&job.path, &job.options)
+        }
+    };
     let found = found.map_err(|error| match advice::of(&job.path) {
         Some(advice) if job.path != *"-" => error.hint(advice),
         _ => error,
@@ -28,4 +35,24 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
         }
     }
     Ok(if found.is_safe() { 0 } else { UNSAFE })
+}
+
+/// Inspects the image that a URL names.
+fn inspect_url(
+    url: &Url,
+    network: &NetworkArgs,
+    job: &Job,
+) -> Result<diskimg::Result<Inspection>, Failure> {
+    confine::restrict_files(&Rules::new().allow_servers(&network.files()))?;
+    let at = Location::Url(url.clone());
+    let mut mode = OpenMode::default();
+    mode.metadata_only = true;
+    let opened = network.protocols().iter().find_map(|protocol| {
+        protocol.schemes().contains(&url.scheme()).then(|| protocol.open(&at, &mode))
+    });
+    let source = match opened {
+        Some(source) => source.map_err(|e| e.in_file(url.to_string()))?,
+        None => return Err(Failure::error(format!("Unknown protocol '{}'", url.scheme()))),
+    };
+    Ok(diskimg::inspect_source(source, url.to_string(), &job.options))
 }

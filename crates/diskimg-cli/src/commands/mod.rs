@@ -23,8 +23,10 @@ mod snapshot;
 mod xorriso;
 
 use crate::args::Command;
+use crate::args::common::Input;
 use crate::args::convert as convert_args;
 use crate::args::map::Job as Map;
+use crate::args::measure::Subject;
 use crate::args::recipe;
 use crate::args::snapshot::Action;
 use crate::confine::{Calls, Extract};
@@ -36,6 +38,37 @@ use std::path::{Path, PathBuf};
 
 /// Returns the system calls of a command.
 pub(crate) fn calls(command: &Command) -> Calls {
+    calls_for_files(command).and_network(reads_urls(command))
+}
+
+/// Returns true if the command reads an image that a URL names.
+fn reads_urls(command: &Command) -> bool {
+    let is_url = |input: &Input| input.network.is_some();
+    match command {
+        Command::Convert(job) => job.inputs.iter().any(is_url),
+        Command::Info(job) => job.inputs.iter().any(is_url),
+        Command::Inspect(job) => job.network.is_some(),
+        Command::Map(job) => is_url(&job.input),
+        Command::Ls(job) => is_url(&job.input) || job.disk.as_ref().is_some_and(is_url),
+        Command::Compare(job) => is_url(&job.a) || is_url(&job.b),
+        Command::Check(job) => is_url(&job.input),
+        Command::Measure(job) => match &job.subject {
+            Subject::Image(input) => is_url(input),
+            _ => false,
+        },
+        Command::Dd(job) => is_url(&job.input),
+        Command::Bench(job) => is_url(&job.input),
+        Command::Snapshot(job) => is_url(&job.input),
+        Command::IsoShow(job) => is_url(&job.input.input),
+        Command::IsoLs(job) => is_url(&job.input.input),
+        Command::IsoCat(job) => is_url(&job.input.input),
+        Command::IsoExtract(job) => is_url(&job.input.input),
+        Command::IsoVerify(job) => is_url(&job.input.input),
+        _ => false,
+    }
+}
+
+fn calls_for_files(command: &Command) -> Calls {
     match command {
         Command::Convert(job) if job.dry_run => Calls::modify().and_spool(),
         Command::Convert(job) => match &job.output {

@@ -23,6 +23,8 @@ pub(crate) struct Calls {
     pub(crate) extract: Option<Extract>,
     /// Write to standard output, which may be a file or a block device.
     pub(crate) stdout: bool,
+    /// Connect to servers.
+    pub(crate) network: bool,
 }
 
 /// What an extraction restores besides contents, permissions and times.
@@ -75,6 +77,11 @@ impl Calls {
     /// Returns the calls of a command that writes what it reads to standard output.
     pub(crate) fn write_stdout() -> Self {
         Self { stdout: true, ..Self::default() }
+    }
+
+    /// Also allows connecting to servers, if `yes`.
+    pub(crate) fn and_network(self, yes: bool) -> Self {
+        Self { network: self.network || yes, ..self }
     }
 
     /// Also allows writing to temporary files, which are created before.

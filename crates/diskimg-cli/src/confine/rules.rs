@@ -29,7 +29,10 @@ pub(crate) enum FileAccess {
 
 /// The files that may still be opened, created or removed. Open files stay open.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Rules(Vec<(PathBuf, FileAccess)>);
+pub(crate) struct Rules {
+    files: Vec<(PathBuf, FileAccess)>,
+    network: bool,
+}
 
 /// Pseudo file systems at the root, which have no images: other processes and the kernel.
 const PSEUDO: [&str; 2] = ["/proc", "/sys"];
@@ -42,7 +45,7 @@ impl Rules {
 
     /// Returns what is allowed.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Path, FileAccess)> {
-        self.0.iter().map(|(path, access)| (path.as_path(), *access))
+        self.files.iter().map(|(path, access)| (path.as_path(), *access))
     }
 
     /// Returns the files that may be read or overwritten, among them directories.
@@ -52,7 +55,7 @@ impl Rules {
     }
 
     fn allow(mut self, path: impl Into<PathBuf>, access: FileAccess) -> Self {
-        self.0.push((path.into(), access));
+        self.files.push((path.into(), access));
         self
     }
 
@@ -78,6 +81,25 @@ impl Rules {
         self.allow_read(["/proc/self/cgroup", "/proc/self/mountinfo", "/sys/fs/cgroup"])
     }
 
+    /// Returns true if servers may be connected to.
+    pub(super) fn allows_network(&self) -> bool {
+        self.network
+    }
+
+    /// Also allows connecting to servers, and reading the files that this needs.
+    pub(crate) fn allow_servers(self, files: &[PathBuf]) -> Self {
+        Self { network: true, ..self.allow_read(files) }
+    }
+
+    /// Also allows connecting to servers, if the image is behind one, and reading the files that this
+    /// needs.
+    fn allow_network(self, input: &Input) -> Self {
+        match &input.network {
+            Some(files) => self.allow_servers(files),
+            None => self,
+        }
+    }
+
     /// Also allows reading an image and, if its policy lets images refer to files, those files.
     pub(crate) fn allow_input(self, input: &Input) -> Self {
         let (names, rules) = (input.file_names(), self.allow_read(&input.parents));
@@ -88,12 +110,13 @@ impl Rules {
 
     /// Also allows reading what an open image reads of files that it opens later.
     pub(crate) fn allow_read_later(self, input: &Input) -> Self {
+        let rules = self.allow_network(input);
         match input.external_files {
-            ExternalFiles::None => self,
+            ExternalFiles::None => rules,
             _ => {
                 let local = |name: PathBuf| local_path(&name).unwrap_or(name);
                 let names = input.file_names().into_iter().map(local);
-                self.allow_read(names.filter_map(|name| directory_read_later(&name)))
+                rules.allow_read(names.filter_map(|name| directory_read_later(&name)))
             }
         }
     }

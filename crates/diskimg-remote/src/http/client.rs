@@ -25,6 +25,9 @@ const MAX_HEADERS: usize = 64 << 10;
 /// Connections that are kept open.
 const CONNECTIONS: usize = 16;
 
+/// Maximum number of attempts to open a file.
+const FIRST_ATTEMPTS: u32 = 4;
+
 /// Longest wait that a server can ask for with `Retry-After`.
 const MAX_WAIT: Duration = Duration::from_secs(30);
 
@@ -85,6 +88,11 @@ impl Request {
         });
         let shown = url.to_string();
         Ok(Self { uri, shown, authorization, is_original_host: true })
+    }
+
+    /// Returns `http` or `https`.
+    pub(super) fn protocol(&self) -> &'static str {
+        if self.uri.scheme_str() == Some("https") { "https" } else { "http" }
     }
 
     /// Returns the request for the location to which a response redirects.
@@ -195,6 +203,9 @@ impl Client {
         retry: &RetryPolicy,
     ) -> Result<(Request, Answer)> {
         let cannot = |e: SourceError| Error::io("cannot open it", e);
+        // Nothing is lost yet, and the name of the server may be wrong.
+        let mut retry = retry.clone();
+        retry.attempts = retry.attempts.min(FIRST_ATTEMPTS);
         for _ in 0..=MAX_REDIRECTS {
             let attempt = || self.first_attempt(&request, &range).map_err(SourceError::from);
             match retry.repeat(attempt).map_err(cannot)? {
@@ -367,6 +378,7 @@ fn failure(error: ureq::Error) -> Failure {
         E::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => Failure::Final(error),
         // A certificate that is not trusted.
         E::Io(error) if error.kind() == io::ErrorKind::InvalidData => Failure::Final(error),
+        E::Io(error) if is_unknown_name(&error) => Failure::Final(error),
         E::Io(error) => Failure::Temporary(error, None),
         E::Timeout(timeout) => {
             let message = format!("it took too long ({timeout})");
@@ -374,7 +386,7 @@ fn failure(error: ureq::Error) -> Failure {
         }
         E::HostNotFound => {
             let message = "the name of the host is not known";
-            Failure::Temporary(io::Error::new(io::ErrorKind::HostUnreachable, message), None)
+            Failure::Final(io::Error::new(io::ErrorKind::NotFound, message))
         }
         E::ConnectionFailed => {
             let message = "the server cannot be reached";
@@ -382,6 +394,15 @@ fn failure(error: ureq::Error) -> Failure {
         }
         error => Failure::Final(io::Error::other(error)),
     }
+}
+
+/// Returns true if a name could not be resolved, and will not be. The standard library has no kind for
+/// such errors; getaddrinfo(3) has another text if the name service did not answer.
+fn is_unknown_name(error: &io::Error) -> bool {
+    let text = error.to_string();
+    text.starts_with("failed to lookup address information")
+        && !text.contains("Temporary failure")
+        && !text.contains("Try again")
 }
 
 /// Reads a body into `buf`. Returns how many bytes there were.

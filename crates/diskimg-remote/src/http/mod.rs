@@ -78,6 +78,26 @@ impl Default for HttpOptions {
     }
 }
 
+impl HttpOptions {
+    /// Returns the files and directories that are read to access servers, for a program that restricts
+    /// itself: certificates, passwords, and the system's configuration of names.
+    pub fn files(&self) -> Vec<PathBuf> {
+        const NAMES: [&str; 8] = [
+            "/etc/resolv.conf",
+            "/etc/hosts",
+            "/etc/host.conf",
+            "/etc/nsswitch.conf",
+            "/etc/gai.conf",
+            "/etc/services",
+            "/etc/protocols",
+            "/var/run/nscd/socket",
+        ];
+        let certificates = self.ca_bundle.clone().or_else(certificates::system_bundle);
+        let names = NAMES.iter().map(PathBuf::from);
+        names.chain(certificates).chain(self.netrc.clone()).collect()
+    }
+}
+
 /// The protocol of `http:` and `https:` URLs.
 #[derive(Debug)]
 pub struct Http {

@@ -65,6 +65,10 @@ impl Source for RangeSource {
         Ok(())
     }
 
+    fn protocol(&self) -> Option<&'static str> {
+        Some(self.request.protocol())
+    }
+
     fn io(&self) -> IoHints {
         IoHints::remote()
     }

@@ -85,13 +85,17 @@ impl Image {
     /// Returns what `info` reports for a host file of the layer at `depth`.
     fn child_file(&self, depth: usize, file: &dyn Source) -> Result<ChildFile> {
         let name = || self.name(depth).to_owned();
+        let local = if file.is_device() { "host_device" } else { "file" };
         Ok(ChildFile {
             children: Vec::new(),
             virtual_size: file.len().next_multiple_of(SECTOR),
             filename: file.path().map_or_else(name, |p| p.display().to_string()),
-            format: if file.is_device() { "host_device" } else { "file" },
+            format: file.protocol().unwrap_or(local),
             actual_size: self.allocated_bytes(depth, file)?,
-            format_specific: FormatSpecific { kind: "file".into(), data: Vec::new() },
+            format_specific: FormatSpecific {
+                kind: file.protocol().unwrap_or("file").into(),
+                data: Vec::new(),
+            },
             dirty_flag: false,
         })
     }

@@ -201,7 +201,7 @@ pub struct ChildFile {
     pub virtual_size: u64,
     /// Path.
     pub filename: String,
-    /// `file`, or `host_device` for a block device.
+    /// `file`, `host_device` for a block device, or the protocol by which it is read.
     pub format: &'static str,
     /// Number of bytes allocated in the host's file system.
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]

@@ -127,6 +127,24 @@ const MODIFY_HERE: &[c_long] = &[libc::SYS_sync_file_range];
 #[cfg(not(target_arch = "x86_64"))]
 const MODIFY_HERE: &[c_long] = &[84];
 
+/// Calls that connect to servers and resolve their names. Sockets are restricted to those of the
+/// Internet, of the local name service, and of the kernel's table of addresses.
+const NETWORK: &[c_long] = &[
+    libc::SYS_bind,
+    libc::SYS_connect,
+    libc::SYS_getpeername,
+    libc::SYS_getsockname,
+    libc::SYS_getsockopt,
+    libc::SYS_ppoll,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    libc::SYS_setsockopt,
+    libc::SYS_shutdown,
+];
+
 /// Calls that give names to new files and remove files. The capabilities of this process tell
 /// whether it may replace files of others.
 const CREATE: &[c_long] =
@@ -249,6 +267,11 @@ fn rules(calls: &Calls) -> Result<Rules, BackendError> {
     if calls.modify {
         allow(&mut rules, &[MODIFY, MODIFY_HERE]);
     }
+    if calls.network {
+        allow(&mut rules, &[NETWORK]);
+        let families = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX, libc::AF_NETLINK];
+        rules.insert(libc::SYS_socket, any(0, families.map(|family| family as c_ulong))?);
+    }
     if calls.create {
         allow(&mut rules, &[CREATE, CREATE_HERE]);
         // Not RENAME_WHITEOUT, which creates a device node.
@@ -292,6 +315,10 @@ fn rules(calls: &Calls) -> Result<Rules, BackendError> {
     #[cfg(target_arch = "x86_64")]
     rules.insert(libc::SYS_open, open(calls, 1)?);
     let mut requests = TERMINAL.to_vec();
+    if calls.network {
+        // Resolvers ask how much can be read; connections with a timeout do not block.
+        requests.extend([libc::FIONREAD, libc::FIONBIO].map(|request| request as c_ulong));
+    }
     if calls.modify || calls.create {
         requests.extend([GET_FLAGS, &[CLONE_RANGE]].concat());
     }

@@ -20,7 +20,7 @@ const NEWEST_ABI: ABI = ABI::V7;
 /// Denies access to all other files, TCP, and signals to processes outside the sandbox.
 pub(in crate::confine) fn restrict_files(rules: &Rules) -> Result<(), Problem> {
     let failed = |e: RulesetError| Problem::Unsupported(format!("Landlock: {e}"));
-    let mut ruleset = ruleset().map_err(failed)?;
+    let mut ruleset = ruleset(rules.allows_network()).map_err(failed)?;
     for (path, access) in rules.iter() {
         let is_output = matches!(access, FileAccess::Name | FileAccess::Replace);
         let opened = if access == FileAccess::Overwrite { open_output(path) } else { open(path) };
@@ -42,11 +42,11 @@ pub(in crate::confine) fn restrict_files(rules: &Rules) -> Result<(), Problem> {
     Err(Problem::Unsupported(reason))
 }
 
-/// Creates a set of rules that allows nothing.
+/// Creates a set of rules that allows nothing, except connections if `network`.
 ///
 /// # Errors
 /// If the kernel cannot create one.
-fn ruleset() -> Result<RulesetCreated, RulesetError> {
+fn ruleset(network: bool) -> Result<RulesetCreated, RulesetError> {
     Ruleset::default()
         // The first Landlock version (Linux 5.13 to 5.18) denies links between directories, which
         // extraction needs; Landlock is not used there.
@@ -54,7 +54,10 @@ fn ruleset() -> Result<RulesetCreated, RulesetError> {
         .handle_access(AccessFs::Refer)?
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST_ABI))?
-        .handle_access(AccessNet::from_all(NEWEST_ABI))?
+        .handle_access(match network {
+            true => AccessNet::BindTcp.into(),
+            false => AccessNet::from_all(NEWEST_ABI),
+        })?
         .scope(Scope::from_all(NEWEST_ABI))?
         .create()
 }

@@ -30,6 +30,8 @@ mod ova;
 mod own_files;
 mod parallels;
 mod probing;
+#[cfg(target_os = "linux")]
+mod remote;
 mod replacing;
 mod resize;
 mod scale;

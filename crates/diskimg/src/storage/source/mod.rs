@@ -22,6 +22,10 @@ macro_rules! forward_file {
         fn identities(&self) -> Vec<super::HostFileId> {
             self.inner.identities()
         }
+
+        fn protocol(&self) -> Option<&'static str> {
+            self.inner.protocol()
+        }
     };
 }
 
@@ -138,6 +142,12 @@ pub trait Source: Send + Sync + Debug {
 
     /// Returns the path that the source was opened with.
     fn path(&self) -> Option<&Path> {
+        None
+    }
+
+    /// Returns QEMU's name of the protocol by which the source is read, such as `https`, unless it is
+    /// a file or device of this host.
+    fn protocol(&self) -> Option<&'static str> {
         None
     }
 

@@ -1,0 +1,147 @@
+//! Images behind HTTP, on a real server.
+
+use crate::support::Lab;
+use diskimg_testkit::nginx::{Nginx, Site};
+use std::fs;
+
+/// Returns a server with `a.qcow2`, whose contents are those of `a.raw` in the lab, compressed.
+fn server() -> (Lab, Nginx) {
+    let (lab, server) = (Lab::new(), Nginx::start());
+    let bytes: Vec<u8> = (0..6_000_000u32).map(|i| (i / 1000 + i) as u8).collect();
+    fs::write(lab.path("a.raw"), [bytes, vec![0; 2_000_000]].concat()).expect("writes");
+    lab.qemu("convert -c -O qcow2 a.raw a.qcow2").ok();
+    fs::copy(lab.path("a.qcow2"), server.file("a.qcow2")).expect("copies");
+    (lab, server)
+}
+
+#[test]
+fn commands_read_urls() {
+    let (lab, server) = server();
+    let url = server.url(Site::Plain, "a.qcow2");
+    let local = lab.line("info --output=json a.qcow2").ok();
+    let remote = lab.line(&format!("info --sandbox=require --output=json {url}")).ok();
+    let remote = remote.replace(&url, "a.qcow2").replace("\"http\"", "\"file\"");
+    let without_size = |text: &str| {
+        let lines = text.lines().filter(|line| !line.contains("actual-size"));
+        lines.map(|line| line.trim_end_matches(',')).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(without_size(&remote), without_size(&local));
+    assert!(server.responses().len() <= 4, "{:?}", server.responses());
+    let map = |name: &str| lab.line(&format!("map --output=json {name}")).ok();
+    assert_eq!(map(&url), map("a.qcow2"));
+    assert!(lab.line(&format!("compare {url} a.raw")).ok().contains("identical"));
+    assert_eq!(lab.line(&format!("measure {url}")).ok(), lab.line("measure a.qcow2").ok());
+    assert!(lab.line(&format!("inspect --claimed qcow2 {url}")).ok().contains("verdict: safe"));
+    lab.line(&format!("convert -O raw {url} b.raw")).ok();
+    assert!(lab.read("b.raw") == lab.read("a.raw"));
+    lab.line(&format!("convert -O vmdk {} c.vmdk", server.url(Site::Plain, "moved"))).ok();
+    assert!(lab.line("compare c.vmdk a.raw").ok().contains("identical"));
+    lab.line(&format!("dd if={url} of=d.raw bs=1M count=1")).ok();
+    assert!(lab.read("d.raw") == lab.read("a.raw")[..1 << 20]);
+}
+
+#[test]
+fn under_the_name_qemu_img_urls_are_read_too() {
+    let (lab, server) = server();
+    let url = server.url(Site::Plain, "a.qcow2");
+    lab.as_qemu_img(&format!("convert -O raw {url} b.raw")).ok();
+    assert!(lab.read("b.raw") == lab.read("a.raw"));
+}
+
+#[test]
+fn certificates_are_verified() {
+    let (lab, server) = server();
+    let url = server.url(Site::Tls, "a.qcow2");
+    let error = lab.line(&format!("info {url}")).fails(1);
+    assert!(error.contains("invalid peer certificate"), "{error}");
+    let ca = server.authority().display().to_string();
+    lab.line(&format!("info --ca-bundle {ca} {url}")).ok();
+    lab.line(&format!("info --insecure {url}")).ok();
+    // The certificate is that of another name.
+    let other = url.replace("localhost", "127.0.0.1");
+    lab.line(&format!("info --ca-bundle {ca} {other}")).fails(1);
+}
+
+#[test]
+fn passwords_are_taken_from_the_url_a_netrc_file_or_a_file_of_headers() {
+    let (lab, server) = server();
+    let url = server.url(Site::Password, "a.qcow2");
+    let error = lab.line(&format!("info {url}")).fails(1);
+    assert!(error.contains("401"), "{error}");
+    let with_user = url.replace("//", "//user:pass%3Aword@");
+    let shown = lab.line(&format!("info {with_user}")).ok();
+    assert!(!shown.contains("pass") && shown.contains("***@localhost"), "{shown}");
+    let error = lab.line(&format!("info {}", with_user.replace("word", "wrong"))).fails(1);
+    assert!(!error.contains("wrong"), "{error}");
+    fs::write(lab.path("netrc"), "machine localhost login user password pass:word")
+        .expect("writes");
+    let mut command = lab.command(crate::support::diskimg());
+    let out = command.args(["info", &url]).env("NETRC", lab.path("netrc")).output().expect("runs");
+    assert!(out.status.success(), "{out:?}");
+    fs::write(lab.path("headers"), "Authorization: Basic dXNlcjpwYXNzOndvcmQ=\n").expect("writes");
+    lab.line(&format!("info --header-file headers {url}")).ok();
+}
+
+#[test]
+fn a_server_without_ranges_is_read_in_one_pass() {
+    let (lab, server) = server();
+    let url = server.url(Site::NoRanges, "a.qcow2");
+    lab.line(&format!("convert -O raw {url} b.raw")).ok();
+    assert!(lab.read("b.raw") == lab.read("a.raw"));
+    assert_eq!(server.responses().len(), 1);
+}
+
+#[test]
+fn a_backing_file_beside_the_image_is_read_only_if_that_is_allowed() {
+    let (lab, server) = server();
+    lab.qemu("create -q -f qcow2 -b a.qcow2 -F qcow2 over.qcow2").ok();
+    lab.qemu("create -q -f qcow2 -u -b http://localhost/x -F qcow2 evil.qcow2 1M").ok();
+    lab.qemu("create -q -f qcow2 -u -b /etc/passwd -F raw host.qcow2 1M").ok();
+    for name in ["over.qcow2", "evil.qcow2", "host.qcow2"] {
+        fs::copy(lab.path(name), server.file(name)).expect("copies");
+    }
+    let url = |name: &str| server.url(Site::Plain, name);
+    let convert = |options: &str, name: &str| {
+        lab.line(&format!("convert {options} -O raw {} b.raw", url(name)))
+    };
+    convert("--external-files same-dir", "over.qcow2").ok();
+    assert!(lab.read("b.raw") == lab.read("a.raw"));
+    convert("--external-files none", "over.qcow2").fails(1);
+    for name in ["evil.qcow2", "host.qcow2"] {
+        let error = convert("--external-files any", name).fails(1);
+        assert!(error.contains("refused") || error.contains("relative path"), "{error}");
+    }
+}
+
+#[test]
+fn errors_name_the_server_and_the_reason() {
+    let (lab, server) = server();
+    let error = lab.line(&format!("info {}", server.url(Site::Plain, "nothing"))).fails(1);
+    assert!(error.contains("404") && error.contains("localhost"), "{error}");
+    let url = server.url(Site::Plain, "a.qcow2");
+    let error = lab.line(&format!("info --forbid-private-addresses {url}")).fails(1);
+    assert!(error.contains("is private"), "{error}");
+    let error = lab.line("info http://name.invalid/x").fails(1);
+    assert!(error.contains("name.invalid"), "{error}");
+    // What is written is a file.
+    for line in [format!("resize {url} +1M"), format!("convert a.qcow2 {url}")] {
+        let error = lab.line(&line).fails(1);
+        assert!(error.contains("http"), "{line}: {error}");
+    }
+}
+
+#[test]
+fn one_gibibyte_of_address_space_is_enough() {
+    let (lab, server) = server();
+    let url = server.url(Site::Tls, "a.qcow2");
+    let ca = server.authority();
+    let mut command = lab.command("prlimit");
+    command
+        .arg("--as=1073741824")
+        .arg(crate::support::diskimg())
+        .args(["convert", "--ca-bundle"])
+        .arg(ca);
+    let out = command.args(["-O", "raw", &url, "b.raw"]).output().expect("runs");
+    assert!(out.status.success(), "{out:?}");
+    assert!(lab.read("b.raw") == lab.read("a.raw"));
+}
