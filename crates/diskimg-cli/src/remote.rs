@@ -10,23 +10,21 @@ pub(crate) struct NetworkArgs {
     #[arg(
         long_help = "Trust the certificates of authorities in FILE (PEM) instead of the system's"
     )]
-    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    #[arg(long, value_name = "FILE")]
     ca_bundle: Option<PathBuf>,
     /// Do not verify certificates
     #[arg(long_help = "Do not verify certificates: anyone on the way can change the image")]
-    #[arg(long, help_heading = HEADING)]
+    #[arg(long)]
     insecure: bool,
     /// Send the headers in FILE, one per line
     #[arg(long_help = "Send the headers in FILE, one 'NAME: VALUE' per line, to the URL's host")]
-    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    #[arg(long, value_name = "FILE")]
     header_file: Option<PathBuf>,
     /// Refuse servers with private addresses
     #[arg(long_help = "Refuse servers whose addresses are private, local or link-local")]
-    #[arg(long, help_heading = HEADING)]
-    forbid_private_addresses: bool,
+    #[arg(long)]
+    no_private_addresses: bool,
 }
-
-const HEADING: &str = "Options for URLs";
 
 /// Returns `name` as a URL if a protocol opens it.
 pub(crate) fn url(name: &Path) -> Option<Url> {
@@ -88,7 +86,7 @@ mod http {
             let mut options = HttpOptions::default();
             options.ca_bundle.clone_from(&self.ca_bundle);
             options.insecure = self.insecure;
-            options.forbid_private_addresses = self.forbid_private_addresses;
+            options.forbid_private_addresses = self.no_private_addresses;
             options
         }
 

@@ -3,6 +3,7 @@
 use crate::args::Parsed;
 use crate::args::common::{self, ImageArgs, Input, OutputFormat};
 use crate::failure::Failure;
+use crate::remote::NetworkArgs;
 use diskimg::check::RepairScope;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -47,6 +48,8 @@ pub(crate) struct Args {
     backup: Option<OsString>,
     #[command(flatten)]
     image_args: ImageArgs,
+    #[command(flatten)]
+    network_args: NetworkArgs,
 }
 
 /// A check.
@@ -67,7 +70,7 @@ pub(crate) struct Job {
 impl Args {
     /// Validates the arguments.
     pub(crate) fn parse(self) -> Result<Parsed<Job>, Failure> {
-        let policy = self.image_args.policy()?;
+        let policy = self.image_args.policy()?.with_network(self.network_args.clone());
         let repair = self.repair.as_deref().map(scope).transpose()?;
         common::check_cache_mode("source cache", self.cache.as_deref())?;
         let file = common::single_file("check", self.files)?;

@@ -48,8 +48,6 @@ pub(crate) struct ImageArgs {
     parents: Vec<PathBuf>,
     #[command(flatten)]
     limits: LimitArgs,
-    #[command(flatten)]
-    network: NetworkArgs,
     /// Describe images by driver=qcow2,...
     #[arg(long_help = "Describe images by options: driver=qcow2,file.filename=FILE")]
     #[arg(long, alias = "source-image-opts")]
@@ -88,8 +86,8 @@ pub(crate) struct Policy {
     image_opts: bool,
     /// `--object secret`.
     secrets: Secrets,
-    /// How servers are accessed.
-    network: NetworkArgs,
+    /// How servers are accessed, if images may be behind them.
+    network: Option<NetworkArgs>,
 }
 
 impl Policy {
@@ -103,6 +101,11 @@ impl Policy {
             None => return Ok(None),
         };
         Ok(Some(node.map_err(|e| e.in_file(name))?))
+    }
+
+    /// Returns the same policy, with images behind servers.
+    pub(crate) fn with_network(self, network: NetworkArgs) -> Self {
+        Self { network: Some(network), ..self }
     }
 
     /// Returns the same policy, with `--image-opts` or without.
@@ -122,8 +125,8 @@ impl Policy {
 
     /// Returns the options for opening an image.
     pub(crate) fn options(&self) -> OpenOptions {
-        let protocols = self.network.protocols();
-        let options = protocols.into_iter().fold(OpenOptions::new(), OpenOptions::protocol);
+        let protocols = self.network.iter().flat_map(NetworkArgs::protocols);
+        let options = protocols.fold(OpenOptions::new(), OpenOptions::protocol);
         options
             .external_files(self.external_files)
             .limits(self.limits.clone())
@@ -154,7 +157,7 @@ impl ImageArgs {
             force_share: self.force_share,
             image_opts: self.image_opts,
             secrets: objects::secrets(&self.object)?,
-            network: self.network.clone(),
+            network: None,
         })
     }
 
@@ -265,7 +268,8 @@ impl Input {
             let node = Some(node);
             return Ok(Self { path, network, node, format, options, external_files, parents });
         }
-        let network = remote::url(name).map(|_| policy.network.files());
+        let network = policy.network.as_ref().filter(|_| remote::url(name).is_some());
+        let network = network.map(NetworkArgs::files);
         let path = match appliance_and_disk(name) {
             Some(_) => name.to_owned(),
             None if network.is_some() => name.to_owned(),

@@ -4,6 +4,7 @@ use crate::args::Parsed;
 use crate::args::common::{self, ImageArgs, Input};
 use crate::failure::Failure;
 use crate::output::progress::{ProgressFormat, ProgressMode};
+use crate::remote::NetworkArgs;
 use std::ffi::OsString;
 
 const EXAMPLES: &str = "\
@@ -45,6 +46,8 @@ pub(crate) struct Args {
     quiet: bool,
     #[command(flatten)]
     image_args: ImageArgs,
+    #[command(flatten)]
+    network_args: NetworkArgs,
 }
 
 /// A comparison.
@@ -67,7 +70,7 @@ impl Args {
     }
 
     fn job(self) -> Result<Job, Failure> {
-        let policy = self.image_args.policy()?;
+        let policy = self.image_args.policy()?.with_network(self.network_args.clone());
         common::check_cache_mode("source cache", self.cache.as_deref())?;
         let [a, b] = <[OsString; 2]>::try_from(self.files)
             .map_err(|_| Failure::usage("compare", "Expecting two image file names"))?;

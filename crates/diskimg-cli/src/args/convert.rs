@@ -6,6 +6,7 @@ use crate::failure::Failure;
 use crate::output::Program;
 use crate::output::progress::{ProgressFormat, ProgressMode};
 use crate::output::report::ReportFormat;
+use crate::remote::NetworkArgs;
 use diskimg::open::local_path;
 use diskimg::{
     Caching, DigestAlgorithm, Durability, ExternalFiles, Format, OpenOptions, Options, Reflink,
@@ -160,6 +161,8 @@ pub(crate) struct Args {
     quiet: bool,
     #[command(flatten)]
     image_args: ImageArgs,
+    #[command(flatten)]
+    network_args: NetworkArgs,
     #[arg(long, hide = true)]
     target_image_opts: bool,
     /// Copy the dirty bitmaps of SRC
@@ -250,7 +253,7 @@ impl Args {
     /// Validates the arguments.
     pub(crate) fn parse(mut self, program: Program) -> Result<Parsed<Job>, Failure> {
         self.check_conflicts()?;
-        let policy = self.image_args.policy()?;
+        let policy = self.image_args.policy()?.with_network(self.network_args.clone());
         self.name_described_target(&policy)?;
         let format = common::new_format(self.output_format.as_deref(), self.files.last(), program)?;
         let Some(mut options) = common::create_options(&self.options)? else {

@@ -4,6 +4,7 @@ use crate::args::Parsed;
 use crate::args::common::{self, ImageArgs, Input};
 use crate::failure::Failure;
 use crate::output::Program;
+use crate::remote::NetworkArgs;
 use diskimg::{ExternalFiles, Format, Options};
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -41,6 +42,8 @@ pub(crate) struct Args {
     output_format: Option<String>,
     #[command(flatten)]
     image_args: ImageArgs,
+    #[command(flatten)]
+    network_args: NetworkArgs,
 }
 
 /// What to copy.
@@ -77,7 +80,7 @@ struct Operands {
 impl Args {
     /// Validates the arguments.
     pub(crate) fn parse(self, program: Program) -> Result<Parsed<Job>, Failure> {
-        let policy = self.image_args.policy()?;
+        let policy = self.image_args.policy()?.with_network(self.network_args.clone());
         let mut operands = Operands::default();
         for operand in &self.operands {
             operands.set(operand)?;

@@ -4,6 +4,7 @@ use crate::args::Parsed;
 use crate::args::common::{self, ImageArgs, Input, OutputFormat};
 use crate::failure::Failure;
 use crate::output::Program;
+use crate::remote::NetworkArgs;
 use std::ffi::OsString;
 
 const EXAMPLES: &str = "\
@@ -32,6 +33,8 @@ pub(crate) struct Args {
     backing_chain: bool,
     #[command(flatten)]
     image_args: ImageArgs,
+    #[command(flatten)]
+    network_args: NetworkArgs,
 }
 
 /// What to show.
@@ -48,7 +51,7 @@ pub(crate) struct Job {
 impl Args {
     /// Validates the arguments.
     pub(crate) fn parse(self, program: Program) -> Result<Parsed<Job>, Failure> {
-        let policy = self.image_args.policy()?;
+        let policy = self.image_args.policy()?.with_network(self.network_args.clone());
         let input = |file: &OsString| {
             let mut input = Input::new(file, self.format.as_deref(), &policy)?;
             // Only --backing-chain needs the backing files opened.

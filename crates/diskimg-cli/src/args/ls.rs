@@ -4,6 +4,7 @@ use crate::args::Parsed;
 use crate::args::common::{ImageArgs, Input, OutputFormat, Policy};
 use crate::args::names;
 use crate::failure::Failure;
+use crate::remote::NetworkArgs;
 use diskimg::Limits;
 use diskimg::open::appliance_and_disk;
 use std::ffi::{OsStr, OsString};
@@ -48,6 +49,8 @@ pub(crate) struct Args {
     sector_size: Option<u64>,
     #[command(flatten)]
     image_args: ImageArgs,
+    #[command(flatten)]
+    network_args: NetworkArgs,
 }
 
 /// Which partition to list, or whose files.
@@ -102,7 +105,7 @@ pub(crate) struct Job {
     pub(crate) input: Input,
     /// The operand as it was given, if the number after its colon may be that of a disk: it is if
     /// `input` is an appliance.
-    pub(crate) disk: Option<Input>,
+    pub(crate) disk: Option<Box<Input>>,
     /// The partition; `None` lists the partitions.
     pub(crate) partition: Option<Selector>,
     /// Paths in the file system; empty for the root directory.
@@ -122,7 +125,7 @@ pub(crate) struct Job {
 impl Args {
     /// Validates the arguments.
     pub(crate) fn parse(self) -> Result<Parsed<Job>, Failure> {
-        let policy = self.image_args.policy()?;
+        let policy = self.image_args.policy()?.with_network(self.network_args.clone());
         let mut operands = self.operands.into_iter();
         let Some(operand) = operands.next() else {
             return Err(Failure::usage("ls", "Expecting an image file name"));
@@ -141,7 +144,7 @@ impl Args {
         }
         let (input, disk, partition) = match found {
             Some((image, selector @ Selector::Number(_))) => {
-                (input(&image)?, input(&operand).ok(), Some(selector))
+                (input(&image)?, input(&operand).ok().map(Box::new), Some(selector))
             }
             Some((image, selector)) => (input(&image)?, None, Some(selector)),
             None => (input(&operand)?, None, partition),

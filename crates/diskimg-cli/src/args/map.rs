@@ -5,6 +5,7 @@ use crate::args::common::{self, ImageArgs, Input, OutputFormat};
 use crate::args::recipe::Destination;
 use crate::failure::Failure;
 use crate::output::Program;
+use crate::remote::NetworkArgs;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -39,6 +40,8 @@ pub(crate) struct Args {
     max_length: Option<String>,
     #[command(flatten)]
     image_args: ImageArgs,
+    #[command(flatten)]
+    network_args: NetworkArgs,
 }
 
 /// What to show.
@@ -63,7 +66,7 @@ impl Args {
         if html.is_some() && program == Program::QemuImg {
             return Err(Failure::usage("map", "unrecognized option '--html'"));
         }
-        let policy = self.image_args.policy()?;
+        let policy = self.image_args.policy()?.with_network(self.network_args.clone());
         let size = |what, text: Option<&str>| text.map(|t| common::size(what, t)).transpose();
         let start = size("start offset", self.start_offset.as_deref())?;
         let length = size("max length", self.max_length.as_deref())?;

@@ -4,6 +4,7 @@ use crate::args::Parsed;
 use crate::args::common::{self, ImageArgs, Input, OutputFormat};
 use crate::failure::Failure;
 use crate::output::Program;
+use crate::remote::NetworkArgs;
 use diskimg::{Format, Options};
 use std::ffi::OsString;
 
@@ -44,6 +45,8 @@ pub(crate) struct Args {
     output: OutputFormat,
     #[command(flatten)]
     image_args: ImageArgs,
+    #[command(flatten)]
+    network_args: NetworkArgs,
 }
 
 /// What to measure.
@@ -72,7 +75,7 @@ pub(crate) enum Subject {
 impl Args {
     /// Validates the arguments.
     pub(crate) fn parse(mut self, program: Program) -> Result<Parsed<Job>, Failure> {
-        let policy = self.image_args.policy()?;
+        let policy = self.image_args.policy()?.with_network(self.network_args.clone());
         let format = common::format(self.target_format.as_deref().unwrap_or("raw"))?;
         let Some(mut options) = common::create_options(&self.options)? else {
             return Ok(Parsed::Show(common::options_help(format, !self.files.is_empty())));

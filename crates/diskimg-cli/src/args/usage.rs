@@ -9,7 +9,22 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 /// Options that `-h` leaves out, so that its help fits on a screen, by command; those of an empty
 /// name are left out everywhere.
 const RARELY_USED: [(&str, &[&str]); 9] = [
-    ("", &["color", "ignore_cid", "image_opts", "limits", "no_config", "parents", "sandbox"]),
+    (
+        "",
+        &[
+            "ca_bundle",
+            "color",
+            "header_file",
+            "ignore_cid",
+            "image_opts",
+            "insecure",
+            "limits",
+            "no_config",
+            "no_private_addresses",
+            "parents",
+            "sandbox",
+        ],
+    ),
     (
         "convert",
         &[

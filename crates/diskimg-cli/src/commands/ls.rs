@@ -19,7 +19,7 @@ use std::sync::Arc;
 /// Prints the list.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let mut inputs = vec![&job.input];
-    inputs.extend(&job.disk);
+    inputs.extend(job.disk.as_deref());
     let (image, is_disk) = confine::open(&Rules::new(), &inputs, || open(job, console))?;
     let partition = job.partition.as_ref().filter(|_| !is_disk);
     let name = match &job.disk {

@@ -49,7 +49,7 @@ fn reads_urls(command: &Command) -> bool {
         Command::Info(job) => job.inputs.iter().any(is_url),
         Command::Inspect(job) => job.network.is_some(),
         Command::Map(job) => is_url(&job.input),
-        Command::Ls(job) => is_url(&job.input) || job.disk.as_ref().is_some_and(is_url),
+        Command::Ls(job) => is_url(&job.input) || job.disk.as_deref().is_some_and(is_url),
         Command::Compare(job) => is_url(&job.a) || is_url(&job.b),
         Command::Check(job) => is_url(&job.input),
         Command::Measure(job) => match &job.subject {
@@ -57,13 +57,12 @@ fn reads_urls(command: &Command) -> bool {
             _ => false,
         },
         Command::Dd(job) => is_url(&job.input),
-        Command::Bench(job) => is_url(&job.input),
-        Command::Snapshot(job) => is_url(&job.input),
         Command::IsoShow(job) => is_url(&job.input.input),
         Command::IsoLs(job) => is_url(&job.input.input),
         Command::IsoCat(job) => is_url(&job.input.input),
         Command::IsoExtract(job) => is_url(&job.input.input),
         Command::IsoVerify(job) => is_url(&job.input.input),
+        Command::IsoRemaster(job) => is_url(&job.input.input),
         _ => false,
     }
 }

@@ -12,6 +12,7 @@ pub(crate) mod verify;
 use crate::args::common::{ImageArgs, Input, OutputFormat};
 use crate::args::{Command, Invocation, Parsed, run};
 use crate::failure::Failure;
+use crate::remote::NetworkArgs;
 use diskimg::iso::{IsoOptions, Namespace};
 use std::ffi::OsString;
 
@@ -86,6 +87,8 @@ pub(crate) struct IsoArgs {
     tree_args: TreeArgs,
     #[command(flatten)]
     image_args: ImageArgs,
+    #[command(flatten)]
+    network_args: NetworkArgs,
 }
 
 /// Options that select a directory tree of an ISO image.
@@ -127,7 +130,7 @@ pub(crate) struct IsoInput {
 impl IsoArgs {
     /// Returns the ISO image in the file `name`.
     pub(crate) fn input(&self, name: &OsString) -> Result<IsoInput, Failure> {
-        let policy = self.image_args.policy()?;
+        let policy = self.image_args.policy()?.with_network(self.network_args.clone());
         let mut options = self.tree_args.options()?;
         options.external_files = policy.external_files;
         options.limits = policy.limits.clone();

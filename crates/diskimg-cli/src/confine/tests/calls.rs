@@ -11,8 +11,8 @@ use std::path::Path;
 const KIND: &str = "DISKIMG_TEST_CALLS_OF";
 
 /// The kinds of commands, in the order of the columns of [`CONDITIONAL`].
-const KINDS: [&str; 7] =
-    ["read", "read-pipe", "modify", "create", "replace", "extract", "extract-all"];
+const KINDS: [&str; 8] =
+    ["read", "read-pipe", "modify", "create", "replace", "extract", "extract-all", "network"];
 
 fn calls_of(kind: &str) -> Calls {
     let create = Calls { modify: true, create: true, ..Calls::read() };
@@ -26,6 +26,7 @@ fn calls_of(kind: &str) -> Calls {
         "extract-all" => {
             Calls::extract(Extract { owners: true, special_modes: true, devices: true })
         }
+        "network" => Calls::read().and_network(true),
         other => panic!("{other}"),
     }
 }
@@ -156,11 +157,11 @@ const NEVER: &[Call] = &[
     ("memfd_create", libc::SYS_memfd_create, [BAD, X, X, X, X]),
     // Communication.
     ("socket", libc::SYS_socket, [999, 1, X, X, X]),
+    ("socket: packets", libc::SYS_socket, [libc::AF_PACKET as c_long, 999, X, X, X]),
+    ("socket: virtual machines", libc::SYS_socket, [libc::AF_VSOCK as c_long, 999, X, X, X]),
+    ("listen", libc::SYS_listen, [FD, 1, X, X, X]),
+    ("accept", libc::SYS_accept4, [FD, BAD, BAD, X, X]),
     ("socketpair", libc::SYS_socketpair, [999, 1, X, BAD, X]),
-    ("connect", libc::SYS_connect, [FD, BAD, X, X, X]),
-    ("bind", libc::SYS_bind, [FD, BAD, X, X, X]),
-    ("sendmsg", libc::SYS_sendmsg, [FD, BAD, X, X, X]),
-    ("recvmsg", libc::SYS_recvmsg, [FD, BAD, X, X, X]),
     ("shmget", libc::SYS_shmget, [-1, X, X, X, X]),
     ("msgget", libc::SYS_msgget, [-1, X, X, X, X]),
     ("mq_open", libc::SYS_mq_open, [BAD, X, X, X, X]),
@@ -257,45 +258,52 @@ const NEW: &[Call] = &[
 /// Calls that some kinds of commands may make: one letter for each of [`KINDS`], `+` if allowed.
 #[rustfmt::skip]
 const CONDITIONAL: &[(&str, Call)] = &[
-    ("--+++++", open("open for writing", libc::O_WRONLY, X)),
-    ("--+++++", open("open for reading and writing", libc::O_RDWR, X)),
-    ("--+++++", open("truncate while opening", libc::O_RDONLY | libc::O_TRUNC, X)),
-    ("---++++", open("new file", libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL, 0o666)),
-    ("-------", open("new file with set-ID bit", libc::O_WRONLY | libc::O_CREAT, 0o4755)),
-    ("-------", open("new file with set-group-ID bit", libc::O_CREAT, 0o2755)),
-    ("-------", open("unnamed file", libc::O_RDWR | libc::O_TMPFILE, 0o600)),
-    ("-------", open("unnamed file with set-ID bit", libc::O_RDWR | libc::O_TMPFILE, 0o4700)),
-    ("-++++++", ("ftruncate", libc::SYS_ftruncate, [FD, X, X, X, X])),
-    ("-++++++", ("fallocate", libc::SYS_fallocate, [FD, X, X, 1, X])),
-    ("--+++++", ("fsync", libc::SYS_fsync, [FD, X, X, X, X])),
-    ("--+++++", ("copy_file_range", libc::SYS_copy_file_range, [FD, X, FD, X, 1])),
-    ("--+++++", ("flock", libc::SYS_flock, [FD, 2, X, X, X])),
-    ("--+++++", ioctl("reflink", 0x4020_940d)),
-    ("--+++++", ioctl("get the flags of a file", 0x8008_6601)),
-    ("----+--", ioctl("set the flags of a file", 0x4008_6602)),
-    ("----+--", ioctl("set extended flags of a file", 0x401c_5820)),
-    ("---++--", ("rename", libc::SYS_renameat2, [CWD, BAD, CWD, BAD, X])),
-    ("---++--", ("rename without replacing", libc::SYS_renameat2, [CWD, BAD, CWD, BAD, 1])),
-    ("-------", ("rename, leaving a device", libc::SYS_renameat2, [CWD, BAD, CWD, BAD, 4])),
-    ("---++++", ("unlink", libc::SYS_unlinkat, [CWD, BAD, X, X, X])),
-    ("---++++", ("link", libc::SYS_linkat, [CWD, BAD, CWD, BAD, X])),
-    ("----+++", ("fchmod", libc::SYS_fchmod, [FD, 0o1777, X, X, X])),
-    ("------+", ("fchmod with set-ID bit", libc::SYS_fchmod, [FD, 0o4755, X, X, X])),
-    ("------+", ("chmod by name", libc::SYS_fchmodat, [CWD, BAD, 0o600, X, X])),
-    ("------+", ("chmod by name with set-ID bit", libc::SYS_fchmodat, [CWD, BAD, 0o4755, X, X])),
-    ("----+-+", ("fchown", libc::SYS_fchown, [FD, 1, 1, X, X])),
-    ("------+", ("chown by name", libc::SYS_fchownat, [CWD, BAD, 1, 1, X])),
-    ("----+--", ("fsetxattr", libc::SYS_fsetxattr, [FD, BAD, BAD, 1, X])),
-    ("----+--", ("fremovexattr", libc::SYS_fremovexattr, [FD, BAD, X, X, X])),
-    ("-----++", ("mkdir", libc::SYS_mkdirat, [CWD, BAD, 0o777, X, X])),
-    ("-------", ("mkdir with set-ID bit", libc::SYS_mkdirat, [CWD, BAD, 0o2777, X, X])),
-    ("-----++", ("symlink", libc::SYS_symlinkat, [BAD, CWD, BAD, X, X])),
-    ("-----++", ("times", libc::SYS_utimensat, [CWD, BAD, X, X, X])),
-    ("------+", ("mknod: pipe", libc::SYS_mknodat, [CWD, BAD, 0o010_600, X, X])),
-    ("------+", ("mknod: block device", libc::SYS_mknodat, [CWD, BAD, 0o060_600, 0x700, X])),
-    ("------+", ("mknod: character device", libc::SYS_mknodat, [CWD, BAD, 0o020_600, 0x101, X])),
-    ("------+", ("mknod: regular file", libc::SYS_mknodat, [CWD, BAD, 0o100_600, X, X])),
-    ("-------", ("mknod with set-ID bit", libc::SYS_mknodat, [CWD, BAD, 0o104_755, X, X])),
+    ("--+++++-", open("open for writing", libc::O_WRONLY, X)),
+    ("--+++++-", open("open for reading and writing", libc::O_RDWR, X)),
+    ("--+++++-", open("truncate while opening", libc::O_RDONLY | libc::O_TRUNC, X)),
+    ("---++++-", open("new file", libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL, 0o666)),
+    ("--------", open("new file with set-ID bit", libc::O_WRONLY | libc::O_CREAT, 0o4755)),
+    ("--------", open("new file with set-group-ID bit", libc::O_CREAT, 0o2755)),
+    ("--------", open("unnamed file", libc::O_RDWR | libc::O_TMPFILE, 0o600)),
+    ("--------", open("unnamed file with set-ID bit", libc::O_RDWR | libc::O_TMPFILE, 0o4700)),
+    ("-++++++-", ("ftruncate", libc::SYS_ftruncate, [FD, X, X, X, X])),
+    ("-++++++-", ("fallocate", libc::SYS_fallocate, [FD, X, X, 1, X])),
+    ("--+++++-", ("fsync", libc::SYS_fsync, [FD, X, X, X, X])),
+    ("--+++++-", ("copy_file_range", libc::SYS_copy_file_range, [FD, X, FD, X, 1])),
+    ("--+++++-", ("flock", libc::SYS_flock, [FD, 2, X, X, X])),
+    ("--+++++-", ioctl("reflink", 0x4020_940d)),
+    ("--+++++-", ioctl("get the flags of a file", 0x8008_6601)),
+    ("----+---", ioctl("set the flags of a file", 0x4008_6602)),
+    ("----+---", ioctl("set extended flags of a file", 0x401c_5820)),
+    ("---++---", ("rename", libc::SYS_renameat2, [CWD, BAD, CWD, BAD, X])),
+    ("---++---", ("rename without replacing", libc::SYS_renameat2, [CWD, BAD, CWD, BAD, 1])),
+    ("--------", ("rename, leaving a device", libc::SYS_renameat2, [CWD, BAD, CWD, BAD, 4])),
+    ("---++++-", ("unlink", libc::SYS_unlinkat, [CWD, BAD, X, X, X])),
+    ("---++++-", ("link", libc::SYS_linkat, [CWD, BAD, CWD, BAD, X])),
+    ("----+++-", ("fchmod", libc::SYS_fchmod, [FD, 0o1777, X, X, X])),
+    ("------+-", ("fchmod with set-ID bit", libc::SYS_fchmod, [FD, 0o4755, X, X, X])),
+    ("------+-", ("chmod by name", libc::SYS_fchmodat, [CWD, BAD, 0o600, X, X])),
+    ("------+-", ("chmod by name with set-ID bit", libc::SYS_fchmodat, [CWD, BAD, 0o4755, X, X])),
+    ("----+-+-", ("fchown", libc::SYS_fchown, [FD, 1, 1, X, X])),
+    ("------+-", ("chown by name", libc::SYS_fchownat, [CWD, BAD, 1, 1, X])),
+    ("----+---", ("fsetxattr", libc::SYS_fsetxattr, [FD, BAD, BAD, 1, X])),
+    ("----+---", ("fremovexattr", libc::SYS_fremovexattr, [FD, BAD, X, X, X])),
+    ("-----++-", ("mkdir", libc::SYS_mkdirat, [CWD, BAD, 0o777, X, X])),
+    ("--------", ("mkdir with set-ID bit", libc::SYS_mkdirat, [CWD, BAD, 0o2777, X, X])),
+    ("-----++-", ("symlink", libc::SYS_symlinkat, [BAD, CWD, BAD, X, X])),
+    ("-----++-", ("times", libc::SYS_utimensat, [CWD, BAD, X, X, X])),
+    ("------+-", ("mknod: pipe", libc::SYS_mknodat, [CWD, BAD, 0o010_600, X, X])),
+    ("------+-", ("mknod: block device", libc::SYS_mknodat, [CWD, BAD, 0o060_600, 0x700, X])),
+    ("------+-", ("mknod: character device", libc::SYS_mknodat, [CWD, BAD, 0o020_600, 0x101, X])),
+    ("------+-", ("mknod: regular file", libc::SYS_mknodat, [CWD, BAD, 0o100_600, X, X])),
+    ("--------", ("mknod with set-ID bit", libc::SYS_mknodat, [CWD, BAD, 0o104_755, X, X])),
+    ("-------+", ("socket: Internet", libc::SYS_socket, [libc::AF_INET as c_long, 999, X, X, X])),
+    ("-------+", ("socket: local", libc::SYS_socket, [libc::AF_UNIX as c_long, 999, X, X, X])),
+    ("-------+", ("connect", libc::SYS_connect, [FD, BAD, X, X, X])),
+    ("-------+", ("bind", libc::SYS_bind, [FD, BAD, X, X, X])),
+    ("-------+", ("sendmsg", libc::SYS_sendmsg, [FD, BAD, X, X, X])),
+    ("-------+", ("recvmsg", libc::SYS_recvmsg, [FD, BAD, X, X, X])),
+    ("-------+", ioctl("ioctl: do not block", libc::FIONBIO as c_long)),
 ];
 
 #[test]

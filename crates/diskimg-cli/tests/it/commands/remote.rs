@@ -119,7 +119,7 @@ fn errors_name_the_server_and_the_reason() {
     let error = lab.line(&format!("info {}", server.url(Site::Plain, "nothing"))).fails(1);
     assert!(error.contains("404") && error.contains("localhost"), "{error}");
     let url = server.url(Site::Plain, "a.qcow2");
-    let error = lab.line(&format!("info --forbid-private-addresses {url}")).fails(1);
+    let error = lab.line(&format!("info --no-private-addresses {url}")).fails(1);
     assert!(error.contains("is private"), "{error}");
     let error = lab.line("info http://name.invalid/x").fails(1);
     assert!(error.contains("name.invalid"), "{error}");

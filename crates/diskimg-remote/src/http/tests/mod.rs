@@ -113,10 +113,13 @@ fn a_connection_that_is_lost_is_continued_where_it_stopped() {
     assert!(starts.len() > 3 && starts.is_sorted(), "{starts:?}");
 }
 
+/// Answers a request with what a file has become.
+type Changed = fn(&Received, &[u8]) -> Reply;
+
 #[test]
 fn a_file_that_changes_is_an_error_and_never_a_mixture() {
     let (old, new) = (file(1 << 20), vec![7; 1 << 20]);
-    let answers: [(&str, fn(&Received, &[u8]) -> Reply); 5] = [
+    let answers: [(&str, Changed); 5] = [
         ("precondition failed", |_, _| Reply::new("412 Precondition Failed", &[], b"")),
         ("the condition is ignored", |received, new| Reply::part(received, new, "\"2\"")),
         ("the length differs", |received, new| Reply::part(received, &new[1..], "\"1\"")),
@@ -218,7 +221,7 @@ fn answers_to_other_ranges_are_errors() {
         let mut reply = Reply::part(received, &file(1 << 20), "\"1\"");
         let text = String::from_utf8_lossy(&reply.bytes).replace("Content-Length", "X-Length");
         let end = text.find("\r\n\r\n").expect("has an end") + 4;
-        reply.bytes = text[..end].as_bytes().to_vec();
+        reply.bytes = text.as_bytes()[..end].to_vec();
         reply.bytes.extend(vec![1; 70_000]);
         Reply { closes: true, ..reply }
     };
@@ -295,10 +298,13 @@ fn redirects_are_followed_once_and_keep_secrets_at_their_host() {
     assert_eq!(circle.received().len(), 6);
 }
 
+/// Answers with less than a response.
+type Silent = fn() -> Reply;
+
 #[test]
 fn servers_that_do_not_answer_are_given_up() {
     let second = Duration::from_secs(1);
-    let replies: [(&str, fn() -> Reply); 4] = [
+    let replies: [(&str, Silent); 4] = [
         ("nothing", || Reply { stalls: Some(Duration::from_secs(60)), ..Reply::default() }),
         ("the connection is closed", || Reply { closes: true, ..Reply::default() }),
         ("a byte now and then", || Reply {
