@@ -4,11 +4,12 @@
 
 use crate::errors::{Raise, bad_value};
 use crate::file::{self, InputFile, Raised};
-use diskimg::open::{Node, local_path};
+use diskimg::open::{Node, OpenMode, Protocol, Url, local_path};
 use diskimg::storage::source::{FileSource, MemorySource, Source};
 use diskimg::{
     Backing, Caching, Error, Format, Image, Limits, OpenOptions, Options, Secrets, SnapshotSelector,
 };
+use diskimg_remote::http::{Http, HttpOptions};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::path::{Path, PathBuf};
@@ -82,24 +83,56 @@ fn mapped(options: OpenOptions) -> OpenOptions {
     unsafe { options.memory_map() }
 }
 
+/// A URL and how its server is accessed. Corresponds to `UrlArgs` in `_url.py`.
+#[derive(FromPyObject)]
+struct UrlArgs(String, Vec<(String, String)>, Option<PathBuf>, bool, bool, bool);
+
+impl UrlArgs {
+    fn input(self, py: Python<'_>) -> PyResult<Input> {
+        let Self(url, headers, ca_bundle, insecure, netrc, private_addresses) = self;
+        let mut options = HttpOptions::default();
+        options.headers = headers;
+        options.ca_bundle = ca_bundle;
+        options.insecure = insecure;
+        options.netrc = options.netrc.filter(|_| netrc);
+        options.forbid_private_addresses = !private_addresses;
+        let http = Http::with_options(options).or_raise(py)?;
+        let url = Url::new(url).filter(|url| http.schemes().contains(&url.scheme()));
+        let url = url.ok_or_else(|| bad_value("a URL must begin with http: or https:"))?;
+        Ok(Input::Url(url, Arc::new(http)))
+    }
+}
+
+/// Returns a URL without user, password and the values of its query.
+#[pyfunction]
+pub(crate) fn shown_url(url: String) -> String {
+    // Without a scheme, it is no URL, but may contain a password.
+    Url::new(url).map_or_else(|| "***".to_owned(), |url| url.to_string())
+}
+
 /// An image that is going to be opened without the GIL.
 pub(crate) enum Input {
     /// A file, by name.
     Path(PathBuf),
     /// An image that is described by options, and their JSON, which is its name in messages.
     Node(Node, String),
+    /// A file on a server.
+    Url(Url, Arc<Http>),
     /// The contents of a file object or `bytes`, with the name used in messages.
     File(InputFile, String, Raised),
 }
 
 impl Input {
-    /// Creates an input from a name (`str`), the options of a node (a tuple of their JSON), a file
-    /// object or `bytes`.
+    /// Creates an input from a name (`str`), the options of a node (a tuple of their JSON), a URL (a
+    /// tuple of its arguments), a file object or `bytes`.
     pub(crate) fn new(object: &Bound<'_, PyAny>) -> PyResult<Self> {
         if let Ok((json,)) = object.extract::<(String,)>() {
             let name = format!("json:{json}");
             let node = Node::from_json(&json).map_err(|e| e.in_file(&name));
             return Ok(Self::Node(node.or_raise(object.py())?, name));
+        }
+        if let Ok(url) = object.extract::<UrlArgs>() {
+            return url.input(object.py());
         }
         if let Ok(name) = object.extract::<PathBuf>() {
             return Ok(Self::Path(plain(name)));
@@ -115,7 +148,7 @@ impl Input {
     /// Returns the slot for exceptions that the file object raises.
     pub(crate) fn raised(&self) -> Raised {
         match self {
-            Self::Path(_) | Self::Node(..) => Raised::default(),
+            Self::Path(_) | Self::Node(..) | Self::Url(..) => Raised::default(),
             Self::File(_, _, raised) => raised.clone(),
         }
     }
@@ -124,6 +157,7 @@ impl Input {
     pub(crate) fn name(&self) -> String {
         match self {
             Self::Path(path) => path.display().to_string(),
+            Self::Url(url, _) => url.to_string(),
             Self::Node(_, name) | Self::File(_, name, _) => name.clone(),
         }
     }
@@ -132,6 +166,7 @@ impl Input {
     pub(crate) fn open(self, options: &OpenOptions) -> diskimg::Result<Image> {
         match self {
             Self::Path(path) => options.open(path),
+            Self::Url(url, http) => options.clone().protocol(http).open_location(&url.into()),
             Self::Node(node, name) => options.open_node(&node, &name),
             Self::File(file, name, _) => {
                 let source = file.source().map_err(|e| cannot_read(e, &name))?;
@@ -147,6 +182,10 @@ impl Input {
                 let local = local_path(&path).map_err(|e| e.in_file(&path))?;
                 let source = FileSource::open(local);
                 Ok(Arc::new(source.map_err(|e| Error::io("cannot open it", e).in_file(&path))?))
+            }
+            Self::Url(url, http) => {
+                let name = url.to_string();
+                http.open(&url.into(), &OpenMode::default()).map_err(|e| e.in_file(name))
             }
             Self::Node(_, name) => {
                 let message = "the bytes of an image that is described by options cannot be read";

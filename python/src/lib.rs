@@ -36,6 +36,8 @@ mod work;
 #[pyo3::pymodule(gil_used = false)]
 mod _native {
     #[pymodule_export]
+    use crate::arguments::shown_url;
+    #[pymodule_export]
     use crate::bitmaps::change_bitmap;
     #[pymodule_export]
     use crate::command::run_command;

@@ -84,6 +84,7 @@ from diskimg._results import (
 )
 from diskimg._sandbox import Sandbox, sandboxed
 from diskimg._snapshots import apply_snapshot, create_snapshot, delete_snapshot
+from diskimg._url import Url
 
 __all__ = [
     "FORMATS",
@@ -126,6 +127,7 @@ __all__ = [
     "Snapshot",
     "TransientError",
     "UnsupportedError",
+    "Url",
     "__version__",
     "add_bitmap",
     "amend",

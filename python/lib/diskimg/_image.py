@@ -15,6 +15,7 @@ from diskimg._partitions import FileSystem, PartitionTable
 from diskimg._progress import Progress, progress_callback
 from diskimg._results import Bitmap, CheckReport, Extent, Finding, Info, Measure, Snapshot
 from diskimg._types import amount, file_or_name, open_args, option_pairs
+from diskimg._url import Url
 from diskimg._words import choice
 from diskimg.types import BinaryReader, ExternalFiles, Format, Node, OptionValue, Path
 
@@ -36,7 +37,7 @@ _SUMMARY_SECONDS = 2.0
 
 
 def open(
-    file: Path | BinaryReader | Node,
+    file: Path | BinaryReader | Node | Url,
     format: Format | None = None,
     *,
     snapshot: str | None = None,
@@ -66,7 +67,8 @@ def open(
             its current position to its end and buffered in a temporary file. Files that an image
             in a file object refers to are not opened. A mapping describes an image by options,
             as QEMU's ``json:`` names do: ``{"driver": "raw", "offset": 1 << 20, "file":
-            {"filename": "disk.raw"}}``, or with ``"backing": None`` without its backing file.
+            {"filename": "disk.raw"}}``, or with ``"backing": None`` without its backing file. A
+            `Url` is an image on a server.
         format: One of `FORMATS`. By default the format is detected from the first bytes, which a
             guest may have written: pass it whenever you know it.
         snapshot: Show this internal snapshot (ID or name) instead of the active disk.

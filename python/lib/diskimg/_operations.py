@@ -41,6 +41,7 @@ from diskimg._types import (
     open_args,
     option_pairs,
 )
+from diskimg._url import Url
 from diskimg._words import choice, optional, shown
 from diskimg.types import (
     BinaryReader,
@@ -63,7 +64,7 @@ _BLOCK = 4096
 
 
 def convert(
-    src: Path | BinaryReader | Node | Sequence[Path | BinaryReader | Node],
+    src: Path | BinaryReader | Node | Url | Sequence[Path | BinaryReader | Node | Url],
     dst: Path | BinaryWriter,
     *,
     format: Format | None = None,
@@ -323,7 +324,7 @@ def _threads(threads: int) -> int:
 
 @overload
 def info(
-    file: Path | BinaryReader | Node,
+    file: Path | BinaryReader | Node | Url,
     format: Format | None = None,
     *,
     disk: str | int | None = None,
@@ -335,7 +336,7 @@ def info(
 ) -> Info: ...
 @overload
 def info(
-    file: Path | BinaryReader | Node,
+    file: Path | BinaryReader | Node | Url,
     format: Format | None = None,
     *,
     disk: str | int | None = None,
@@ -347,7 +348,7 @@ def info(
 ) -> list[Info]: ...
 @overload
 def info(
-    file: Path | BinaryReader | Node,
+    file: Path | BinaryReader | Node | Url,
     format: Format | None = None,
     *,
     disk: str | int | None = None,
@@ -358,7 +359,7 @@ def info(
     chain: bool,
 ) -> Info | list[Info]: ...
 def info(
-    file: Path | BinaryReader | Node,
+    file: Path | BinaryReader | Node | Url,
     format: Format | None = None,
     *,
     disk: str | int | None = None,
@@ -413,7 +414,7 @@ def info(
 
 
 def map(
-    file: Path | BinaryReader,
+    file: Path | BinaryReader | Url,
     format: Format | None = None,
     *,
     start: int = 0,
@@ -594,8 +595,8 @@ def resize(
 
 
 def compare(
-    a: Path | BinaryReader | Image,
-    b: Path | BinaryReader | Image,
+    a: Path | BinaryReader | Url | Image,
+    b: Path | BinaryReader | Url | Image,
     *,
     a_format: Format | None = None,
     b_format: Format | None = None,
@@ -668,7 +669,7 @@ def compare(
 
 
 def measure(
-    file: Path | BinaryReader | None = None,
+    file: Path | BinaryReader | Url | None = None,
     *,
     size: int | None = None,
     format: Format = "raw",
@@ -728,7 +729,7 @@ def measure(
 
 
 def check(
-    file: Path | BinaryReader,
+    file: Path | BinaryReader | Url,
     format: Format | None = None,
     *,
     disk: str | int | None = None,
@@ -822,7 +823,7 @@ def _repair(name: str, scope: str, how: OpenArgs, backup: str | None) -> CheckRe
     )
 
 
-def detect(file: Path | BinaryReader | bytes | bytearray | memoryview) -> Detection:
+def detect(file: Path | BinaryReader | Url | bytes | bytearray | memoryview) -> Detection:
     """Detect the format of a file or of bytes by its signature.
 
     >>> diskimg.create("disk.img", "1G", format="qcow2").size
@@ -851,7 +852,7 @@ def detect(file: Path | BinaryReader | bytes | bytearray | memoryview) -> Detect
 
 
 def inspect(
-    file: Path | BinaryReader | bytes | bytearray | memoryview,
+    file: Path | BinaryReader | Url | bytes | bytearray | memoryview,
     *,
     format: str | None = None,
     max_size: int | None = None,

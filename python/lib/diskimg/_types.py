@@ -10,6 +10,7 @@ from typing import SupportsIndex, TypedDict, cast, get_args
 
 from diskimg import _native
 from diskimg._formats import LIMITS, option_names
+from diskimg._url import Url
 from diskimg._words import choice, optional, shown, unknown
 from diskimg.types import ExternalFiles, Format, OptionValue, Path, VmdkSubformat
 
@@ -73,13 +74,15 @@ _MAX_PATH = 4096
 
 
 def file_or_name(given: object) -> object:
-    """Return a file name as text and the options of a node as JSON.
+    """Return a file name as text, the options of a node as JSON, and a URL as a tuple.
 
     Any other object is returned unchanged (it should be a file object).
 
     Raises:
         TypeError: ``given`` is bytes that are an image, and not a file name.
     """
+    if isinstance(given, Url):
+        return given._args()
     if isinstance(given, Mapping):
         return (json.dumps(dict(given)),)
     named = isinstance(given, str | bytes | bytearray | memoryview | os.PathLike)
