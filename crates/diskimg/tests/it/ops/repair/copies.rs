@@ -352,7 +352,7 @@ fn every_extent_of_a_split_disk_is_repaired() {
     let file = path.to_str().unwrap();
     let options = "subformat=twoGbMaxExtentSparse";
     run("qemu-img", ["create", "-q", "-f", "vmdk", "-o", options, file, "5G"]);
-    for command in ["write -P 1 1M 200k", "write -P 2 2100M 300k", "write -P 3 4500M 100k"] {
+    for command in ["write -P 1 1M 200k", "write -P 2 2050M 300k", "write -P 3 4097M 100k"] {
         run("qemu-io", ["-f", "vmdk", "-c", command, file]);
     }
     let extents = [1, 2, 3].map(|number| dir.path().join(format!("disk-s00{number}.vmdk")));
@@ -395,7 +395,7 @@ fn every_extent_of_a_split_disk_is_repaired() {
     assert_eq!((done.after.corruptions, done.after.leaks, done.after.check_errors), (0, 0, 0));
     assert!(done.after.corruptions_fixed >= 3, "{done:?}");
     run("qemu-img", ["check", "-q", "-f", "vmdk", file]);
-    for (command, at) in [("read -P 1 1M 200k", 0), ("read -P 2 2100M 300k", 1)] {
+    for (command, at) in [("read -P 1 1M 200k", 0), ("read -P 2 2050M 300k", 1)] {
         let output = run("qemu-io", ["-f", "vmdk", "-r", "-c", command, file]);
         assert!(!output.contains("failed"), "{at}");
     }
