@@ -52,8 +52,8 @@ impl Feature {
         Self { magic: 0x2038_5fae_252c_b34a, flags: 0, data }
     }
 
-    /// A dirty bitmap with this L1 table: 0 for a cluster of bits that are clear, 1 for one of bits that
-    /// are set, or the sector of a cluster.
+    /// A dirty bitmap with this L1 table: 0 for a cluster of bits that are clear, 1 for one of bits
+    /// that are set, or the sector of a cluster.
     pub fn bitmap_with_table(sectors: u64, granularity: u32, id: [u8; 16], l1: &[u64]) -> Self {
         let mut bitmap = Self::bitmap(sectors, granularity, id);
         bitmap.data.truncate(8 + 16 + 4);

@@ -59,8 +59,8 @@ impl StoredBits {
         Ok(())
     }
 
-    /// Adds to `run` those bits of a range that are set in the cluster at a host offset, whose first
-    /// bit has the number `base`.
+    /// Adds to `run` those bits of a range that are set in the cluster at a host offset, whose
+    /// first bit has the number `base`.
     fn scan(&self, offset: u64, base: u64, bits: Range<u64>, run: &mut Run<'_>) -> Result<()> {
         let end = (bits.end - base).div_ceil(8);
         let mut buffer = Vec::new();

@@ -134,9 +134,9 @@ impl Bench {
         self.run(image.size(), &read, &|| Ok(()))
     }
 
-    /// Overwrites guest bytes of the existing image at `path`, whose content is lost. Returns the time
-    /// that all requests took, until what was written to an image of another format than raw is
-    /// stored: it is collected in memory, and stored whenever 64 MiB are, and with a flush.
+    /// Overwrites guest bytes of the existing image at `path`, whose content is lost. Returns the
+    /// time that all requests took, until what was written to an image of another format than raw
+    /// is stored: it is collected in memory, and stored whenever 64 MiB are, and with a flush.
     ///
     /// # Errors
     /// - [`Invalid`](crate::ErrorKind::Invalid) if a request exceeds the disk;

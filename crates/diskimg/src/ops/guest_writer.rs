@@ -1,8 +1,8 @@
 //! Writing guest bytes into an existing image, anywhere and in any order.
 //!
-//! A [`Target`](crate::model::target::Target) takes guest bytes in units of the format, each once and
-//! in ascending order. What is written is therefore collected in memory, as whole units, and stored
-//! together:
+//! A [`Target`](crate::model::target::Target) takes guest bytes in units of the format, each once
+//! and in ascending order. What is written is therefore collected in memory, as whole units, and
+//! stored together:
 //!
 //! ```text
 //!   write_at   a unit of which only a part is written is read first
@@ -96,8 +96,8 @@ impl GuestWriter {
     /// Writes `bytes` at guest offset `at`. They may be stored by a later call.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if they exceed the disk, the errors of reading the rest
-    /// of a unit, and those of [`store`](Self::store).
+    /// [`Invalid`](crate::ErrorKind::Invalid) if they exceed the disk, the errors of reading the
+    /// rest of a unit, and those of [`store`](Self::store).
     pub(crate) fn write_at(&mut self, bytes: &[u8], at: u64) -> Result<()> {
         let size = self.size();
         require_within(size, bytes.len(), at)?;
@@ -165,8 +165,8 @@ impl GuestWriter {
     /// Stores what is collected. After an error, it still is, and the image is consistent.
     ///
     /// # Errors
-    /// [`Io`](crate::ErrorKind::Io) if reading or writing fails, and the errors of opening the image
-    /// again.
+    /// [`Io`](crate::ErrorKind::Io) if reading or writing fails, and the errors of opening the
+    /// image again.
     fn store(&mut self) -> Result<()> {
         if self.pending.is_empty() {
             return Ok(());

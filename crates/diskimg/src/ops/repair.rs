@@ -56,17 +56,17 @@ impl Repair {
     }
 
     /// Sets how the image is opened: format and limits. It is always locked. Its backing files are
-    /// not needed. Further files of the image, the extents of a VMDK, are repaired only if the format
-    /// is set.
+    /// not needed. Further files of the image, the extents of a VMDK, are repaired only if the
+    /// format is set.
     #[must_use]
     pub fn open_options(mut self, options: OpenOptions) -> Self {
         self.options = options;
         self
     }
 
-    /// Sets an empty file in which all bytes of the image are saved before they are overwritten or cut
-    /// off. It stays empty if none are. Each of them is durable before the image changes. Further
-    /// files of the image are not repaired then.
+    /// Sets an empty file in which all bytes of the image are saved before they are overwritten or
+    /// cut off. It stays empty if none are. Each of them is durable before the image changes.
+    /// Further files of the image are not repaired then.
     ///
     /// After `diskimg backup 1`, the file has numbers of 8 bytes, the most significant first: the
     /// length of the image, and for each range that was overwritten its offset and length, followed

@@ -108,8 +108,8 @@ impl Expandable {
         }
     }
 
-    /// Returns what is known of a bitmap of the image. It is inconsistent if the image was not closed,
-    /// or not by a program that knows bitmaps.
+    /// Returns what is known of a bitmap of the image. It is inconsistent if the image was not
+    /// closed, or not by a program that knows bitmaps.
     pub(super) fn bitmap_info(&self, bitmap: &Bitmap) -> info::Bitmap {
         let inconsistent = self.clusters.header.in_use != CLOSED;
         info::Bitmap { inconsistent, ..bitmap.info() }

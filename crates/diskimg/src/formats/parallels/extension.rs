@@ -145,8 +145,8 @@ impl Bitmap {
     /// Opens the bitmap for reading. Its L1 table may have `max_bytes`.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it does not describe the disk, or its clusters are not
-    /// in the file, [`Limit`](crate::ErrorKind::Limit) if the table is too long,
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it does not describe the disk, or its clusters are
+    /// not in the file, [`Limit`](crate::ErrorKind::Limit) if the table is too long,
     /// [`Io`](crate::ErrorKind::Io) if it cannot be read.
     pub(super) fn open(&self, clusters: &Clusters, max_bytes: u64) -> Result<DirtyBitmap> {
         let (disk_size, cluster_size) = (clusters.size(), clusters.header.cluster_bytes);
@@ -351,8 +351,8 @@ impl Extension {
     /// Verifies the digest.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is wrong, [`Io`](crate::ErrorKind::Io) if the file
-    /// cannot be read.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is wrong, [`Io`](crate::ErrorKind::Io) if the
+    /// file cannot be read.
     pub(super) fn require_intact(&self, source: &dyn Source) -> Result<()> {
         match self.is_intact(source)? {
             true => Ok(()),
@@ -374,8 +374,8 @@ impl Extension {
     }
 }
 
-/// Returns the host offset of the cluster of an L1 entry of a bitmap. 0 stands for bits that are not
-/// set, and 1 for bits that are set.
+/// Returns the host offset of the cluster of an L1 entry of a bitmap. 0 stands for bits that are
+/// not set, and 1 for bits that are set.
 fn cluster_of_bitmap(entry: u64) -> Option<u64> {
     (![CLEAR, SET].contains(&entry)).then(|| entry.saturating_mul(SECTOR))
 }

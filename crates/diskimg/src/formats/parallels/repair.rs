@@ -83,8 +83,8 @@ impl Repair<'_> {
         edits.apply(&**self.storage).map_err(|e| Error::io("cannot modify the image", e))
     }
 
-    /// Makes the file as long as its last cluster, of which only the first bytes are there. They are
-    /// followed by zeros, as QEMU reads them.
+    /// Makes the file as long as its last cluster, of which only the first bytes are there. They
+    /// are followed by zeros, as QEMU reads them.
     fn complete_last_cluster(&self) -> Result<()> {
         self.survey(|survey| match survey.end_of_last_cluster() {
             Some(end) if !self.storage.has_fixed_len() => self.apply([vec![Edit::SetLen(end)]]),
@@ -137,8 +137,8 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// Corrects the header, and marks the image as closed if the check finds nothing else but leaks.
-    /// The extension of an image that was not closed may describe old data: it is dropped.
+    /// Corrects the header, and marks the image as closed if the check finds nothing else but
+    /// leaks. The extension of an image that was not closed may describe old data: it is dropped.
     fn correct_header(&self, scope: RepairScope) -> Result<()> {
         let image = self.open()?;
         let Some(counts) = image.check(&mut |_| {})? else { return Ok(()) };

@@ -22,7 +22,8 @@ use crate::report::check::RepairScope;
 use crate::storage::edit::{Edit, Edits, Reopened, Storage};
 use std::sync::Arc;
 
-/// Repairs the tables, and clears the flag that the image needs a check if nothing but leaks is left.
+/// Repairs the tables, and clears the flag that the image needs a check if nothing but leaks is
+/// left.
 pub(super) fn repair(
     storage: &Arc<dyn Storage>,
     context: &OpenContext<'_>,

@@ -145,8 +145,8 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// Returns the modifications of L1 entries that refer to a table again. Then the L2 entries are to
-    /// be surveyed again.
+    /// Returns the modifications of L1 entries that refer to a table again. Then the L2 entries are
+    /// to be surveyed again.
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) if a table cannot be read.
@@ -220,8 +220,8 @@ impl<'a> Survey<'a> {
         self.write_all(unique(&candidates))
     }
 
-    /// Returns the modifications that remove invalid entries. If there are many, they are not all, and
-    /// the tables are to be surveyed again.
+    /// Returns the modifications that remove invalid entries. If there are many, they are not all,
+    /// and the tables are to be surveyed again.
     pub(crate) fn removed(&self) -> Vec<Edit> {
         if self.is_ambiguous {
             return Vec::new();

@@ -21,8 +21,8 @@ const MAX_POSTPONED: usize = 8 << 20;
 /// Bytes that are saved together.
 const MAX_RANGE: u64 = 8 << 20;
 
-/// Storage that saves all bytes which it overwrites or cuts off, before it does. Those beyond the end
-/// of the file are not saved.
+/// Storage that saves all bytes which it overwrites or cuts off, before it does. Those beyond the
+/// end of the file are not saved.
 ///
 /// ```text
 ///    0 "diskimg backup 1"   16 length of the file before

@@ -24,8 +24,8 @@ pub(super) struct Survey<'a> {
     invalid: Vec<(u64, u32)>,
     /// Entries with the cluster of an earlier entry: index and place.
     shared: Vec<(u64, u64)>,
-    /// Ranges of the file that nothing refers to, after the start of the data area; `None` if it is not
-    /// known what the format extension uses.
+    /// Ranges of the file that nothing refers to, after the start of the data area; `None` if it is
+    /// not known what the format extension uses.
     unused: Option<Vec<Range<u64>>>,
     /// Clusters overlap in part.
     overlaps: bool,
@@ -159,7 +159,8 @@ impl<'a> Survey<'a> {
         Ok(is_unused && !self.clusters().is_misaligned(start) && self.has_data(&(start..end))?)
     }
 
-    /// Returns the entries that are removed. None if unused space has data that they may have meant.
+    /// Returns the entries that are removed. None if unused space has data that they may have
+    /// meant.
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) if the file cannot be read.

@@ -1,5 +1,5 @@
-//! The tables of QED and Parallels images, compared with `qemu-img check -r`, and after a crash at any
-//! point.
+//! The tables of QED and Parallels images, compared with `qemu-img check -r`, and after a crash at
+//! any point.
 
 use super::random::Random;
 use super::*;
