@@ -71,7 +71,9 @@ pub(crate) fn bench(
     }
     let options = how.options(py)?;
     let took = work::run(py, None, |_| match pattern {
-        Some(byte) => bench.pattern(byte).write(arguments::plain(path)),
+        Some(byte) => {
+            bench.open_options(options.clone()).pattern(byte).write(arguments::plain(path))
+        }
         None => bench.read(&options.open(arguments::plain(path))?),
     })?;
     Ok(took.as_secs_f64())

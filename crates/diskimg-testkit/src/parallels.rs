@@ -28,6 +28,8 @@ pub struct Parallels {
     pub clusters: Vec<(u32, Vec<u8>)>,
     /// Features of the format extension, if there is one.
     pub features: Option<Vec<Feature>>,
+    /// Clusters with the bits of bitmaps, after the format extension.
+    pub bits: Vec<Vec<u8>>,
 }
 
 /// A feature of the format extension.
@@ -49,6 +51,16 @@ impl Feature {
         data.extend(1u64.to_le_bytes());
         Self { magic: 0x2038_5fae_252c_b34a, flags: 0, data }
     }
+
+    /// A dirty bitmap with this L1 table: 0 for a cluster of bits that are clear, 1 for one of bits
+    /// that are set, or the sector of a cluster.
+    pub fn bitmap_with_table(sectors: u64, granularity: u32, id: [u8; 16], l1: &[u64]) -> Self {
+        let mut bitmap = Self::bitmap(sectors, granularity, id);
+        bitmap.data.truncate(8 + 16 + 4);
+        bitmap.data.extend((l1.len() as u32).to_le_bytes());
+        bitmap.data.extend(l1.iter().flat_map(|entry| entry.to_le_bytes()));
+        bitmap
+    }
 }
 
 impl Parallels {
@@ -63,6 +75,7 @@ impl Parallels {
             omit_data_off: false,
             clusters: Vec::new(),
             features: None,
+            bits: Vec::new(),
         }
     }
 
@@ -97,6 +110,11 @@ impl Parallels {
     pub fn data_at(&self) -> usize {
         let unit = if self.extended { self.cluster_bytes() } else { SECTOR };
         (64 + 4 * self.entries() as usize).next_multiple_of(unit)
+    }
+
+    /// Returns the host offset of a cluster with the bits of bitmaps.
+    pub fn bits_at(&self, index: usize) -> usize {
+        self.data_at() + (self.clusters.len() + 1 + index) * self.cluster_bytes()
     }
 
     /// Returns the guest bytes of an image without one below.
@@ -135,6 +153,10 @@ impl Parallels {
         self.clusters.iter().for_each(|(_, bytes)| file.extend(bytes));
         if let Some(features) = &self.features {
             file.extend(extension(features, cluster));
+            for bits in &self.bits {
+                file.extend(bits);
+                file.resize(file.len().next_multiple_of(SECTOR), 0);
+            }
         }
         file
     }

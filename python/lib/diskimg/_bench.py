@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from diskimg import _log, _native
-from diskimg._errors import UnsupportedError
 from diskimg._types import amount, name_only, open_args
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def bench(
 
     Args:
         path: The image's file name, or a block device.
-        format: One of `FORMATS`; by default it is detected. For writing, it must be ``"raw"``.
+        format: One of `FORMATS`; by default it is detected. For writing, it is required.
         requests: Number of requests.
         depth: How many are made at the same time, each by a thread; at most 64 are.
         length: Length of a request in bytes.
@@ -53,7 +52,8 @@ def bench(
 
     Raises:
         InvalidError: A request exceeds the disk; also a `ValueError`.
-        UnsupportedError: Only raw disks can be written.
+        UnsupportedError: The format is not given for writing, or the image can only be written as
+            a whole.
         Error: As `open`.
     """
     name = name_only(path)
@@ -69,7 +69,5 @@ def bench(
     byte = None if pattern is None else amount("pattern", pattern)
     if byte is not None and byte > 0xFF:
         raise ValueError(f"pattern must be a byte, not {pattern}")
-    if byte is not None and format != "raw":
-        raise UnsupportedError("only disks whose format is given as raw can be written")
     with _log.operation("bench", name):
         return _native.bench(name, how, numbers, byte)

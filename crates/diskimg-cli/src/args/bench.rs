@@ -3,7 +3,6 @@
 use crate::args::Parsed;
 use crate::args::common::{self, ImageArgs, Input};
 use crate::failure::Failure;
-use diskimg::Format;
 use std::ffi::OsString;
 use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
@@ -14,10 +13,10 @@ const MAX: u64 = i32::MAX as u64;
 const EXAMPLES: &str = "\
 Examples:
   diskimg bench -f qcow2 -c 10000 -s 64k disk.qcow2
-  diskimg bench -f raw -w -c 1000 -d 1 --flush-interval 10 scratch.raw
+  diskimg bench -f qcow2 -w -c 1000 -d 1 --flush-interval 10 scratch.qcow2
 
 Requests follow each other at regular intervals (-S), and continue at the beginning of the disk after
-its end. -w overwrites the disk, which must be raw.";
+its end. -w overwrites the disk, whose format must be given.";
 
 /// Measure how long requests to a disk take.
 #[derive(Debug, clap::Args)]
@@ -121,9 +120,8 @@ impl Args {
         input.options = input.options.caching(common::caching(self.cache.as_deref()));
         if self.write {
             input = input.into_file()?;
-            if input.format != Some(Format::Raw) {
-                let message = "write tests are only supported for the format raw (-f raw)";
-                return Err(Failure::error(message));
+            if input.format.is_none() {
+                return Err(Failure::error("write tests overwrite the disk: name its format (-f)"));
             }
         }
         Ok(Parsed::Job(Job {

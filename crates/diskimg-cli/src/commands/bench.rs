@@ -19,13 +19,15 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let took = match job.pattern {
         Some(pattern) => {
             let path = &job.input.path;
-            confine::restrict_files(&Rules::new().allow_overwrite(path))?;
+            let rules = Rules::new().allow_input(&job.input);
+            confine::restrict_files(&rules.allow_modify(path, job.input.external_files))?;
             announce(job, "write", console)?;
             let bench = match job.flush_interval {
                 Some(interval) => bench.flush_interval(interval),
                 None => bench,
             };
-            bench.pattern(pattern).write(path)?
+            let options = job.input.options_for(console.program());
+            bench.open_options(options).pattern(pattern).write(path)?
         }
         None => {
             let open = || job.input.open(console.program());

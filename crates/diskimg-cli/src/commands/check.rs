@@ -2,6 +2,7 @@
 
 use crate::args::check::Job;
 use crate::args::common::OutputFormat;
+use crate::commands::files_of_chain;
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::{self, Console, human, json};
@@ -41,8 +42,7 @@ fn repair(scope: RepairScope, job: &Job, console: &Console) -> Result<u8, Failur
             .map_err(|e| Error::io("cannot create the file of the backup", e).in_file(path))?;
         repair = repair.backup(created);
     }
-    let rules = Rules::new().allow_input(&job.input).allow_overwrite(&job.input.path);
-    confine::restrict_files(&rules)?;
+    restrict(job, console)?;
     let name = job.input.path.display().to_string();
     let mut last = RepairStage::Found;
     let repaired = repair.run(&job.input.path, &mut |stage, finding| {
@@ -57,6 +57,20 @@ fn repair(scope: RepairScope, job: &Job, console: &Console) -> Result<u8, Failur
     }
     let format = repaired.as_ref().map_or(Format::Raw, |repaired| repaired.format);
     print((&name, format), repaired.as_ref().map(|repaired| &repaired.after), job, console)
+}
+
+/// Allows reading what the image needs, and overwriting it. Only a VMDK whose format is named has
+/// further files that are repaired, and these cannot be saved.
+fn restrict(job: &Job, console: &Console) -> Result<(), Failure> {
+    let rules = || Rules::new().allow_input(&job.input).allow_overwrite(&job.input.path);
+    if job.input.format != Some(Format::Vmdk) || job.backup.is_some() {
+        return confine::restrict_files(&rules());
+    }
+    let wide = rules().allow_modify(&job.input.path, job.input.external_files);
+    confine::restrict_files(&wide)?;
+    let options = job.input.options_for(console.program());
+    let files = files_of_chain(&options, &job.input.path, 1);
+    confine::restrict_files(&files.iter().fold(rules(), |rules, file| rules.allow_overwrite(file)))
 }
 
 /// Prints the result of a check, if the format supports it. Returns the exit code.

@@ -51,6 +51,7 @@ pub(crate) mod small_xml;
 pub mod sparsebundle;
 #[cfg(feature = "sparseimage")]
 pub mod sparseimage;
+pub(crate) mod stored_bits;
 pub(crate) mod table_cache;
 pub(crate) mod two_level;
 pub(crate) mod uuid;

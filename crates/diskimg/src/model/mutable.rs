@@ -79,6 +79,8 @@ pub(crate) struct WriteRequest {
 /// What is repaired in a damaged image.
 pub(crate) struct RepairRequest<'a> {
     pub(crate) scope: RepairScope,
+    /// Whether files that the image names may be written, too.
+    pub(crate) further_files: bool,
     /// Called with damage that is left although the check of the format does not find it.
     pub(crate) report: &'a mut dyn FnMut(Finding),
 }

@@ -1,15 +1,19 @@
 //! `bench`: measures how long requests to an image take.
 
 use crate::error::{Error, Result};
+use crate::model::format::Format;
 use crate::model::image::Image;
+use crate::open::OpenOptions;
+use crate::ops::guest_writer::{GuestWriter, require_within};
 use crate::ops::in_place::modify_file;
+use crate::remedy::Remedy;
 use crate::storage::edit::Storage;
 use crate::storage::lock;
 use crate::storage::locking::Lock;
 use std::fmt::Debug;
 use std::num::NonZeroU64;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Maximum number of threads that make requests.
@@ -30,6 +34,7 @@ const MAX_THREADS: usize = 64;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Bench {
+    options: OpenOptions,
     requests: u64,
     depth: usize,
     length: usize,
@@ -50,6 +55,7 @@ impl Bench {
     /// beginning of the disk.
     pub fn new() -> Self {
         Self {
+            options: OpenOptions::new(),
             requests: 75_000,
             depth: 64,
             length: 4096,
@@ -58,6 +64,13 @@ impl Bench {
             pattern: 0,
             flush_interval: None,
         }
+    }
+
+    /// Sets how an image that is written is opened: its format, which must be set, and limits.
+    #[must_use]
+    pub fn open_options(mut self, options: OpenOptions) -> Self {
+        self.options = options;
+        self
     }
 
     /// Sets the number of requests.
@@ -121,30 +134,62 @@ impl Bench {
         self.run(image.size(), &read, &|| Ok(()))
     }
 
-    /// Overwrites bytes of the file or block device at `path`, a raw image, whose content is lost.
-    /// Returns the time that all requests took.
+    /// Overwrites guest bytes of the existing image at `path`, whose content is lost. Returns the
+    /// time that all requests took, until what was written to an image of another format than raw
+    /// is stored: it is collected in memory, and stored whenever 64 MiB are, and with a flush.
     ///
     /// # Errors
     /// - [`Invalid`](crate::ErrorKind::Invalid) if a request exceeds the disk;
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported) if the format is not
+    ///   [set](Self::open_options), or if the image can only be written as a whole;
     /// - [`Locked`](crate::ErrorKind::Locked) if another process uses the image;
-    /// - [`Io`](crate::ErrorKind::Io) if the file cannot be opened or written.
+    /// - [`Io`](crate::ErrorKind::Io) if the file cannot be opened or written;
+    /// - the other errors of [`OpenOptions::open`].
     pub fn write(&self, path: impl AsRef<Path>) -> Result<Duration> {
         let path = path.as_ref();
-        modify_file(path, |storage, _| self.write_to(&*storage)).map_err(|e| e.in_file(path))
+        let write = |storage, name: String| self.write_to(&storage, &name);
+        modify_file(path, write).map_err(|e| e.in_file(path))
     }
 
-    fn write_to(&self, storage: &dyn Storage) -> Result<Duration> {
+    /// Overwrites guest bytes of an image in any storage. Errors refer to the image as `name`.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn write_on(&self, storage: Arc<dyn Storage>, name: impl Into<String>) -> Result<Duration> {
+        let name = name.into();
+        self.write_to(&storage, &name).map_err(|e| e.in_file(name))
+    }
+
+    fn write_to(&self, storage: &Arc<dyn Storage>, name: &str) -> Result<Duration> {
+        if self.options.is_probed() {
+            let message = "only an image whose format is named is overwritten";
+            return Err(Error::unsupported(message).with_remedy(Remedy::NameFormat));
+        }
         storage.lock(Lock::WRITE).map_err(|e| Error::io("cannot lock it", e))?;
+        let writer = GuestWriter::open(storage, &self.options, name)?;
+        if writer.image().format() != Format::Raw {
+            return self.write_through(writer);
+        }
         let size = storage.current_len();
         let write = |buf: &mut [u8], at: u64| {
             // As for reading: a request beyond the end would make the file longer.
-            if at.checked_add(buf.len() as u64).is_none_or(|end| end > size) {
-                return Err(exceeds(buf.len(), at, size));
-            }
+            require_within(size, buf.len(), at)?;
             storage.write_all_at(buf, at).map_err(|e| Error::io("cannot write", e).at(at))
         };
         let flush = || storage.flush().map_err(|e| Error::io("cannot flush the file", e));
         self.run(size, &write, &flush)
+    }
+
+    /// Writes to an image in which space is allocated. The last requests are stored, too.
+    fn write_through(&self, writer: GuestWriter) -> Result<Duration> {
+        let size = writer.size();
+        let writer = Mutex::new(writer);
+        let write = |buf: &mut [u8], at| lock(&writer).write_at(buf, at);
+        let flush = || lock(&writer).flush();
+        let begin = Instant::now();
+        self.run(size, &write, &flush)?;
+        lock(&writer).flush()?;
+        Ok(begin.elapsed())
     }
 
     /// Makes the requests, each by calling `request` with a buffer and an offset.
@@ -200,10 +245,6 @@ impl Bench {
 struct Next {
     number: u64,
     offset: u64,
-}
-
-fn exceeds(len: usize, at: u64, size: u64) -> Error {
-    Error::invalid(format!("{len} bytes at offset {at} exceed the disk of {size} bytes"))
 }
 
 #[cfg(test)]

@@ -63,6 +63,20 @@ pub(super) fn refuse_further_files(image: &Image, depth: usize, why: &str) -> Re
     }
 }
 
+/// Verifies that the file of an image is not compressed as a whole.
+///
+/// # Errors
+/// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if it is.
+pub(super) fn refuse_compressed(image: &Image) -> Result<()> {
+    match image.compression_at(0) {
+        Some(codec) => {
+            let message = format!("compressed files ({codec}) are only read");
+            Err(Error::unsupported(message).hint("decompress it, or convert it to a new image"))
+        }
+        None => Ok(()),
+    }
+}
+
 /// An image that no other process uses, and whose file is open for writing.
 #[derive(Debug)]
 pub(super) struct LockedImage {
@@ -92,6 +106,9 @@ impl LockedImage {
         let options = options.clone().snapshot(None).disk(None).metadata_only(false);
         let ignores_locks = options.ignores_locks();
         let options = options.force_share(true);
+        let source: Arc<dyn Source> = storage.clone();
+        // Before it would be decompressed.
+        refuse_compressed(&options.clone().metadata_only(true).open_source(source, name)?)?;
         let source: Arc<dyn Source> = storage.clone();
         let image = options.open_source(source, name)?;
         let first = usize::from(image.format().driver().locks_further_files);

@@ -11,6 +11,7 @@ mod create;
 mod disk;
 #[cfg(feature = "picture")]
 mod draw;
+mod guest_writer;
 mod in_place;
 mod info;
 #[cfg(feature = "inspect")]

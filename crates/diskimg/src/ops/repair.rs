@@ -56,15 +56,17 @@ impl Repair {
     }
 
     /// Sets how the image is opened: format and limits. It is always locked. Its backing files are
-    /// not needed.
+    /// not needed. Further files of the image, the extents of a VMDK, are repaired only if the
+    /// format is set.
     #[must_use]
     pub fn open_options(mut self, options: OpenOptions) -> Self {
         self.options = options;
         self
     }
 
-    /// Sets an empty file in which all bytes of the image are saved before they are overwritten. It
-    /// stays empty if nothing is. Each of them is durable before the image changes.
+    /// Sets an empty file in which all bytes of the image are saved before they are overwritten or
+    /// cut off. It stays empty if none are. Each of them is durable before the image changes.
+    /// Further files of the image are not repaired then.
     ///
     /// After `diskimg backup 1`, the file has numbers of 8 bytes, the most significant first: the
     /// length of the image, and for each range that was overwritten its offset and length, followed
@@ -117,6 +119,7 @@ impl Repair {
     ) -> Result<Option<Repaired>> {
         storage.lock(Lock::WRITE).map_err(|e| Error::io("cannot lock it", e))?;
         let options = self.options.clone().snapshot(None).disk(None).metadata_only(true);
+        let options = options.with_extents(true);
         let options = options.repairing(self.scope == RepairScope::All);
         let open = || options.open_source(Reopened::of(storage), name);
         let image = open()?;
@@ -136,11 +139,16 @@ impl Repair {
                 Arc::new(SavingStorage::new(Arc::clone(storage), file))
             }
         };
-        options.repair(
+        // What is locked here is the image's own file.
+        let locks_itself = format.driver().locks_further_files;
+        let repairing = options.clone().force_share(locks_itself || options.ignores_locks());
+        repairing.repair(
             &repaired,
             repair,
             &mut RepairRequest {
                 scope: self.scope,
+                // A guest can write the header of any format into a raw disk, with names of files.
+                further_files: !self.options.is_probed() && self.backup.is_none(),
                 report: &mut |finding| {
                     undetected += 1;
                     report(RepairStage::Left, finding);

@@ -96,12 +96,50 @@ fn numbers_have_the_limits_of_qemu_img() {
 }
 
 #[test]
-fn only_a_disk_that_is_said_to_be_raw_is_overwritten() {
+fn only_a_disk_whose_format_is_given_is_overwritten() {
     let lab = lab();
     let before = (lab.read("a.raw"), lab.read("a.qcow2"));
-    for line in ["bench -w -c 1 a.raw", "bench -w -c 1 -f qcow2 a.qcow2"] {
+    for line in ["bench -w -c 1 a.raw", "bench -w -c 1 a.qcow2"] {
         let error = lab.line(line).fails(1);
-        assert!(error.contains("only supported for the format raw"), "{line}: {error}");
+        assert!(error.contains("name its format"), "{line}: {error}");
     }
     assert!((lab.read("a.raw"), lab.read("a.qcow2")) == before);
+}
+
+#[test]
+fn images_of_every_format_that_can_be_modified_are_written() {
+    for (format, qemu) in [
+        ("qcow2", "qcow2"),
+        ("vmdk", "vmdk"),
+        ("vhd", "vpc"),
+        ("vhdx", "vhdx"),
+        ("vdi", "vdi"),
+        ("qed", "qed"),
+        ("qcow", "qcow"),
+        ("parallels", "parallels"),
+    ] {
+        let lab = Lab::new();
+        lab.qemu(&format!("create -q -f {qemu} a.img 8M")).ok();
+        lab.qemu("create -q -f raw a.raw 8M").ok();
+        let job = "-c 25 -d 3 -s 5000 -o 1000 -S 300001 --pattern 0x41 --flush-interval 10";
+        lab.line(&format!("bench -f {format} -w {job} a.img")).ok();
+        lab.line(&format!("bench -f raw -w {job} a.raw")).ok();
+        lab.qemu(&format!("compare -f {qemu} -F raw a.img a.raw")).ok();
+        if !["vpc", "qcow"].contains(&qemu) {
+            lab.qemu(&format!("check -q -f {qemu} a.img")).ok();
+        }
+        // A request that exceeds the disk.
+        let error = lab.line(&format!("bench -f {format} -w -c 1 -s 1M -o 7900k a.img")).fails(1);
+        assert!(error.contains("exceed the disk"), "{error}");
+    }
+    let lab = Lab::new();
+    lab.qemu("create -q -f vmdk -o subformat=twoGbMaxExtentSparse a.vmdk 8M").ok();
+    lab.line("bench -f vmdk -w -c 9 --pattern 7 --external-files any a.vmdk").ok();
+    lab.qemu("create -q -f raw a.raw 8M").ok();
+    lab.line("bench -f raw -w -c 9 --pattern 7 a.raw").ok();
+    lab.qemu("compare -f vmdk -F raw a.vmdk a.raw").ok();
+    lab.raw("b.raw");
+    lab.qemu("convert -f raw -O vmdk -o subformat=streamOptimized b.raw b.vmdk").ok();
+    let error = lab.line("bench -f vmdk -w -c 1 b.vmdk").fails(1);
+    assert!(error.contains("as a whole"), "{error}");
 }

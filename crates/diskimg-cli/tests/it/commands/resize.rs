@@ -135,3 +135,16 @@ fn a_partition_table_is_moved_on_request() {
     let error = lab.line("resize -f raw --shrink --fix-gpt a.raw 2M").fails(1);
     assert!(error.contains("partition 1 ends at byte 2097152"), "{error}");
 }
+
+#[test]
+fn a_compressed_file_is_not_resized() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.line("convert -f raw -O raw -o subformat=gzip a.raw z.raw.gz").ok();
+    let before = lab.read("z.raw.gz");
+    for sandbox in ["on", "off"] {
+        let error = lab.line(&format!("resize --sandbox {sandbox} z.raw.gz +1M")).fails(1);
+        assert!(error.contains("are only read"), "{error}");
+    }
+    assert!(lab.read("z.raw.gz") == before);
+}

@@ -8,11 +8,13 @@
 use super::SECTOR;
 use super::clusters::Clusters;
 use super::descriptor::{Descriptor, Guid, ImageEntry, ImageType, STRUCTURE, StorageEntry};
-use super::extension::Extension;
+use super::extension::{Bitmap, Extension};
+use super::header::CLOSED;
 use crate::error::{Error, ErrorKind, Result};
 use crate::open::OpenContext;
 use crate::open::external_files::{ExternalFiles, Resolver};
 use crate::open::limits::Limits;
+use crate::report::info;
 use crate::storage::number::to_u64;
 use crate::storage::source::{HostFileId, Source};
 use std::collections::HashSet;
@@ -93,6 +95,24 @@ impl Expandable {
         let clusters = Clusters::open(source, limits)?;
         let extension = Extension::of(&clusters);
         Ok(Self { clusters, extension })
+    }
+
+    /// Returns the format extension, if there is one.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it cannot be read.
+    pub(super) fn extension_or_error(&self) -> Result<Option<&Extension>> {
+        match &self.extension {
+            Ok(extension) => Ok(extension.as_ref()),
+            Err(error) => Err(Error::corrupt("dirty bitmaps", error.without_remedy())),
+        }
+    }
+
+    /// Returns what is known of a bitmap of the image. It is inconsistent if the image was not
+    /// closed, or not by a program that knows bitmaps.
+    pub(super) fn bitmap_info(&self, bitmap: &Bitmap) -> info::Bitmap {
+        let inconsistent = self.clusters.header.in_use != CLOSED;
+        info::Bitmap { inconsistent, ..bitmap.info() }
     }
 
     /// Returns warnings about what reading tolerates.

@@ -15,10 +15,14 @@
 use super::clusters::Clusters;
 use super::{SECTOR, read};
 use crate::error::{Error, Result};
-use crate::storage::number::{to_u64, to_usize};
+use crate::formats::stored_bits::{CLEAR, SET, StoredBits};
+use crate::model::bitmap::DirtyBitmap;
+use crate::report::info;
+use crate::storage::number::{to_index, to_u64, to_usize};
 use crate::storage::source::Source;
 use md5::{Digest, Md5};
 use std::fmt;
+use std::sync::Arc;
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -129,6 +133,60 @@ impl Bitmap {
         u64::from(self.granularity) * SECTOR
     }
 
+    /// Returns what is known of the bitmap.
+    pub(super) fn info(&self) -> info::Bitmap {
+        info::Bitmap {
+            name: self.name(),
+            granularity: self.granularity_bytes(),
+            ..info::Bitmap::default()
+        }
+    }
+
+    /// Opens the bitmap for reading. Its L1 table may have `max_bytes`.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it does not describe the disk, or its clusters are
+    /// not in the file, [`Limit`](crate::ErrorKind::Limit) if the table is too long,
+    /// [`Io`](crate::ErrorKind::Io) if it cannot be read.
+    pub(super) fn open(&self, clusters: &Clusters, max_bytes: u64) -> Result<DirtyBitmap> {
+        let (disk_size, cluster_size) = (clusters.size(), clusters.header.cluster_bytes);
+        let corrupt = |message: String| {
+            let message = format!("the bitmap {} {message}", self.name());
+            Err(corrupt(message, self.l1_at))
+        };
+        if self.sectors != disk_size / SECTOR {
+            return corrupt(format!("has {} sectors, unlike the disk", self.sectors));
+        }
+        if !self.granularity.is_power_of_two() {
+            return corrupt(format!("has {} sectors for each bit", self.granularity));
+        }
+        let bytes = disk_size.div_ceil(self.granularity_bytes()).div_ceil(8);
+        if u64::from(self.l1_entries) != bytes.div_ceil(cluster_size) {
+            return corrupt(format!("has {} L1 entries", self.l1_entries));
+        }
+        let len = u64::from(self.l1_entries) * 8;
+        if len > max_bytes {
+            let found = format!("an L1 table of {len} bytes");
+            return Err(Error::over_limit("table_bytes", found, max_bytes).at(self.l1_at));
+        }
+        let file = Arc::clone(&clusters.source);
+        let table = self.l1(&*file)?.into_iter().map(|entry| match entry {
+            CLEAR | SET => entry,
+            sector => sector.saturating_mul(SECTOR),
+        });
+        let (table, granularity) = (table.collect(), self.granularity_bytes());
+        let bits = StoredBits { file, table, granularity, disk_size, cluster_size };
+        bits.require_separate(STRUCTURE).map_err(|e| e.at(self.l1_at))?;
+        Ok(DirtyBitmap::new(self.info(), disk_size, Arc::new(bits)))
+    }
+
+    /// Reads the L1 table. The caller must bound its length.
+    fn l1(&self, source: &dyn Source) -> Result<Vec<u64>> {
+        let mut entries = vec![U64::ZERO; to_index(self.l1_entries)];
+        read(source, entries.as_mut_bytes(), self.l1_at, STRUCTURE)?;
+        Ok(entries.into_iter().map(U64::get).collect())
+    }
+
     /// Returns the ID as QEMU writes it: a UUID.
     pub(super) fn name(&self) -> String {
         let mut name = String::new();
@@ -208,8 +266,7 @@ impl Extension {
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) if the file cannot be read.
     pub(super) fn check(&self, clusters: &Clusters, report: &mut dyn FnMut(String)) -> Result<u64> {
-        let source = &*clusters.source;
-        if self.computed_digest(source)? != self.digest {
+        if !self.is_intact(&*clusters.source)? {
             report("the digest of the format extension is wrong".to_owned());
         }
         let mut used = self.at + self.len;
@@ -251,8 +308,7 @@ impl Extension {
             let count = left.min(CHUNK / 8);
             let mut entries = vec![U64::ZERO; to_usize(count)];
             read(source, entries.as_mut_bytes(), at, STRUCTURE)?;
-            for entry in entries.iter().map(|entry| entry.get()).filter(|&entry| entry > 1) {
-                let start = entry.saturating_mul(SECTOR);
+            for start in entries.iter().filter_map(|entry| cluster_of_bitmap(entry.get())) {
                 let end = start.saturating_add(self.len);
                 if end > source.len() || start < clusters.header.table_end() {
                     let name = bitmap.name();
@@ -264,6 +320,44 @@ impl Extension {
             (left, at) = (left - count, at + count * 8);
         }
         Ok(used)
+    }
+
+    /// Returns where the clusters start that the extension uses, its own and those of its bitmaps.
+    ///
+    /// # Errors
+    /// [`Limit`](crate::ErrorKind::Limit) if there are more than `max`,
+    /// [`Io`](crate::ErrorKind::Io) if they cannot be read.
+    pub(super) fn clusters(&self, clusters: &Clusters, max: u64) -> Result<Vec<u64>> {
+        let mut starts = vec![self.at];
+        for bitmap in &self.bitmaps {
+            if to_u64(starts.len()) + u64::from(bitmap.l1_entries) > max {
+                return Err(Error::limit("the bitmaps have too many clusters")
+                    .in_structure(STRUCTURE)
+                    .at(bitmap.l1_at));
+            }
+            starts.extend(bitmap.l1(&*clusters.source)?.into_iter().filter_map(cluster_of_bitmap));
+        }
+        Ok(starts)
+    }
+
+    /// Returns true if the digest is that of the extension.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) if the file cannot be read.
+    fn is_intact(&self, source: &dyn Source) -> Result<bool> {
+        Ok(self.computed_digest(source)? == self.digest)
+    }
+
+    /// Verifies the digest.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is wrong, [`Io`](crate::ErrorKind::Io) if the
+    /// file cannot be read.
+    pub(super) fn require_intact(&self, source: &dyn Source) -> Result<()> {
+        match self.is_intact(source)? {
+            true => Ok(()),
+            false => Err(corrupt("the digest is wrong", self.at)),
+        }
     }
 
     fn computed_digest(&self, source: &dyn Source) -> Result<[u8; 16]> {
@@ -278,6 +372,12 @@ impl Extension {
         }
         Ok(digest.finalize().into())
     }
+}
+
+/// Returns the host offset of the cluster of an L1 entry of a bitmap. 0 stands for bits that are
+/// not set, and 1 for bits that are set.
+fn cluster_of_bitmap(entry: u64) -> Option<u64> {
+    (![CLEAR, SET].contains(&entry)).then(|| entry.saturating_mul(SECTOR))
 }
 
 fn read_bitmap(source: &dyn Source, at: u64, len: u64) -> Result<Bitmap> {

@@ -5,6 +5,7 @@ use super::check;
 use super::clusters::Clusters;
 use super::descriptor::{Descriptor, Guid, looks_like_one};
 use crate::error::{Error, Result};
+use crate::model::bitmap::{self, DirtyBitmap};
 use crate::model::extent::{Extent, HostOffset, Kind, push};
 use crate::model::format::Format;
 use crate::model::layer::{DiskLayout, Layer};
@@ -12,7 +13,7 @@ use crate::model::options::Options;
 use crate::model::sealed::Sealed;
 use crate::open::{OpenContext, SnapshotSelector};
 use crate::report::check::{CheckReport, Finding};
-use crate::report::info::{Details, Snapshot, Value};
+use crate::report::info::{self, Details, Snapshot, Value};
 use crate::storage::number::to_usize;
 use crate::storage::source::Source;
 use std::ops::Range;
@@ -31,6 +32,8 @@ pub(crate) struct Parallels {
     storages: Vec<Storage>,
     /// `None` if it is not a bundle.
     pub(super) descriptor: Option<Descriptor>,
+    /// Maximum size in bytes of the table of a bitmap.
+    table_bytes: u64,
 }
 
 impl Parallels {
@@ -46,7 +49,8 @@ impl Parallels {
         let image =
             StoredImage { entry: None, file: 0, data: ImageData::Expandable(Box::new(image)) };
         let storages = vec![Storage { guest: 0..size, cluster_sectors: None, images: vec![image] }];
-        Ok(Self { files: vec![source], size, storages, descriptor: None })
+        let table_bytes = context.limits.table_bytes;
+        Ok(Self { files: vec![source], size, storages, descriptor: None, table_bytes })
     }
 
     fn open_bundle(source: Arc<dyn Source>, context: &OpenContext<'_>) -> Result<Self> {
@@ -57,7 +61,8 @@ impl Parallels {
         };
         let BundleFiles { files, storages } =
             BundleFiles::open(source, &descriptor, &snapshot, context)?;
-        Ok(Self { files, size: descriptor.size, storages, descriptor: Some(descriptor) })
+        let (size, table_bytes) = (descriptor.size, context.limits.table_bytes);
+        Ok(Self { files, size, storages, descriptor: Some(descriptor), table_bytes })
     }
 
     /// Returns all images of all storages.
@@ -74,6 +79,15 @@ impl Parallels {
     pub(super) fn single(&self) -> Option<&Expandable> {
         match (&self.descriptor, &self.storages[..]) {
             (None, [Storage { images, .. }]) => images.first()?.expandable(),
+            _ => None,
+        }
+    }
+
+    /// Returns the image that stores the whole disk, if there is only one. The bitmaps of others
+    /// describe a part of the disk, or its changes since a snapshot.
+    fn only_image(&self) -> Option<&Expandable> {
+        match &self.storages[..] {
+            [Storage { images, .. }] if images.len() == 1 => images.first()?.expandable(),
             _ => None,
         }
     }
@@ -158,17 +172,18 @@ impl Parallels {
     }
 
     fn bitmaps(&self) -> Vec<Value> {
-        let extensions =
-            self.images().filter_map(|image| image.expandable()?.extension.as_ref().ok());
-        let bitmaps = extensions.flatten().flat_map(|extension| &extension.bitmaps);
-        let value = |bitmap: &super::extension::Bitmap| {
-            Value::Map(vec![
-                ("flags", Value::List(Vec::new())),
-                ("name", Value::Text(bitmap.name())),
-                ("granularity", Value::from(bitmap.granularity_bytes())),
-            ])
-        };
-        bitmaps.map(value).collect()
+        let mut bitmaps = Vec::new();
+        for image in self.images().filter_map(StoredImage::expandable) {
+            for bitmap in image.extension.iter().flatten().flat_map(|e| &e.bitmaps) {
+                let in_use = image.bitmap_info(bitmap).inconsistent.then(|| Value::from("in-use"));
+                bitmaps.push(Value::Map(vec![
+                    ("flags", Value::List(in_use.into_iter().collect())),
+                    ("name", Value::Text(bitmap.name())),
+                    ("granularity", Value::from(bitmap.granularity_bytes())),
+                ]));
+            }
+        }
+        bitmaps
     }
 
     fn notes(&self) -> Vec<String> {
@@ -292,6 +307,24 @@ impl Layer for Parallels {
             options.set("cluster_size", clusters.header.cluster_bytes.to_string());
         }
         options
+    }
+
+    fn dirty_bitmaps(&self) -> Result<Option<Vec<info::Bitmap>>> {
+        let Some(image) = self.only_image() else { return Ok(None) };
+        let bitmaps = image.extension_or_error()?.map_or(&[][..], |e| &e.bitmaps);
+        Ok(Some(bitmaps.iter().map(|bitmap| image.bitmap_info(bitmap)).collect()))
+    }
+
+    fn dirty_bitmap(&self, index: usize) -> Result<DirtyBitmap> {
+        let no_bitmap = || Error::invalid("there is no such bitmap");
+        let image = self.only_image().ok_or_else(no_bitmap)?;
+        let extension = image.extension_or_error()?.ok_or_else(no_bitmap)?;
+        let found = extension.bitmaps.get(index).ok_or_else(no_bitmap)?;
+        if image.bitmap_info(found).inconsistent {
+            return Err(bitmap::inconsistent(&found.name()));
+        }
+        extension.require_intact(&*image.clusters.source)?;
+        found.open(&image.clusters, self.table_bytes)
     }
 
     fn check(&self, report: &mut dyn FnMut(Finding)) -> Result<Option<CheckReport>> {

@@ -1,14 +1,4 @@
-//! The bits of dirty bitmaps.
-//!
-//! ```text
-//!   bitmap table   entry 0      entry 1 …            an entry for each cluster of bits:
-//!                     │                              0 all clear, 1 all set, or a host offset
-//!                     ▼
-//!   cluster        byte 0       byte 1 …             the first bit of a byte is the least significant
-//!                     │
-//!                     ▼
-//!   guest bytes    `granularity` bytes per bit
-//! ```
+//! The bits of dirty bitmaps: reading their tables, and storing new ones.
 
 use super::bitmaps::{
     ALL_ONES, Bitmap, Flags, MAX_BITS_BYTES, MAX_TABLE_ENTRIES, decode_table_entry, table_entries,
@@ -16,7 +6,8 @@ use super::bitmaps::{
 use super::layer::Qcow2;
 use super::tables::read_words;
 use crate::error::{Error, Result};
-use crate::model::bitmap::{self, Bits, DirtyBitmap};
+use crate::formats::stored_bits::{CLEAR, SET, StoredBits};
+use crate::model::bitmap::{self, DirtyBitmap};
 use crate::model::layer::Layer;
 use crate::report::info;
 use crate::storage::number::{to_u64, to_usize};
@@ -24,8 +15,8 @@ use crate::storage::source::Source;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Length in bytes of the part of a cluster that is read at a time.
-const PART: u64 = 64 << 10;
+/// How errors call the table of a bitmap.
+const TABLE: &str = "bitmap table";
 
 impl Qcow2 {
     /// Returns what is known of the bitmaps, or `None` if the image cannot have any.
@@ -59,163 +50,31 @@ impl Qcow2 {
         let file = Arc::clone(&self.files()[0]);
         let max = self.limits.table_bytes;
         let (size, cluster_size) = (self.header.size, self.header.cluster_size());
-        let bits = StoredBits::read(file, bitmap, size, cluster_size, max)?;
+        let bits = read_bits(file, bitmap, size, cluster_size, max)?;
         Ok(DirtyBitmap::new(bitmap.info(), size, Arc::new(bits)))
     }
 }
 
-/// The bits of a stored bitmap.
-#[derive(Debug)]
-struct StoredBits {
+/// Reads the table of a bitmap, and verifies it.
+fn read_bits(
     file: Arc<dyn Source>,
-    /// The bitmap table.
-    table: Vec<u64>,
-    granularity: u64,
+    bitmap: &Bitmap,
     disk_size: u64,
     cluster_size: u64,
-}
-
-impl StoredBits {
-    /// Reads the table, and verifies that all entries refer to clusters of the file, and no two to
-    /// the same one: such a bitmap would have more bits than are stored.
-    fn read(
-        file: Arc<dyn Source>,
-        bitmap: &Bitmap,
-        disk_size: u64,
-        cluster_size: u64,
-        max_bytes: u64,
-    ) -> Result<Self> {
-        let (granularity, at) = (bitmap.granularity, bitmap.table.offset);
-        let corrupt = |message: String| {
-            Error::corrupt("bitmap table", message).at(at).hint("remove the bitmap")
-        };
-        require_fit(bitmap, disk_size, cluster_size)?;
-        let entries = bitmap.table.entries;
-        require_memory(entries, max_bytes).map_err(|e| e.at(at))?;
-        let table = read_words(&*file, "bitmap table", at, entries)?;
-        let mut offsets = Vec::new();
-        for &entry in &table {
-            offsets.extend(decode_table_entry(entry, cluster_size).map_err(|e| e.at(at))?);
-        }
-        offsets.sort_unstable();
-        if let Some(pair) = offsets.windows(2).find(|pair| pair[0] == pair[1]) {
-            let message = format!("two entries refer to the same cluster {:#x}", pair[0]);
-            return Err(corrupt(message));
-        }
-        if let Some(&last) = offsets.last().filter(|&&last| last >= file.len()) {
-            let message = format!("the cluster {last:#x} is beyond the end of the file");
-            return Err(corrupt(message));
-        }
-        Ok(Self { file, table, granularity, disk_size, cluster_size })
+    max_bytes: u64,
+) -> Result<StoredBits> {
+    let (granularity, at) = (bitmap.granularity, bitmap.table.offset);
+    require_fit(bitmap, disk_size, cluster_size)?;
+    let entries = bitmap.table.entries;
+    require_memory(entries, max_bytes).map_err(|e| e.at(at))?;
+    let mut table = read_words(&*file, TABLE, at, entries)?;
+    for entry in &mut table {
+        let offset = decode_table_entry(*entry, cluster_size).map_err(|e| e.at(at))?;
+        *entry = offset.unwrap_or(if *entry & ALL_ONES == 0 { CLEAR } else { SET });
     }
-
-    /// Adds to `run` those bits of a range that are set in the cluster at a host offset, whose first
-    /// bit has the number `base`.
-    fn scan(&self, offset: u64, base: u64, bits: Range<u64>, run: &mut Run<'_>) -> Result<()> {
-        let end = (bits.end - base).div_ceil(8);
-        let mut buffer = Vec::new();
-        let mut at = (bits.start - base) / 8;
-        while at < end {
-            let len = (end - at).min(PART);
-            buffer.clear();
-            buffer.resize(to_usize(len), 0);
-            // The file may end within its last cluster.
-            let stored = self.file.len().saturating_sub(offset + at).min(len);
-            if stored > 0 {
-                let part = &mut buffer[..to_usize(stored)];
-                self.file.read_exact_at(part, offset + at).map_err(|e| {
-                    Error::io("cannot read", e).in_structure("bitmap").at(offset + at)
-                })?;
-            }
-            for (index, bytes) in buffer.chunks(8).enumerate() {
-                let mut word = [0; 8];
-                word[..bytes.len()].copy_from_slice(bytes);
-                let first = base + (at + to_u64(index) * 8) * 8;
-                run.add_word(first, u64::from_le_bytes(word), &bits);
-            }
-            at += len;
-        }
-        Ok(())
-    }
-}
-
-impl Bits for StoredBits {
-    fn for_each_dirty(&self, range: Range<u64>, each: &mut dyn FnMut(Range<u64>)) -> Result<()> {
-        let per_cluster = self.cluster_size * 8;
-        let bits = self.disk_size.div_ceil(self.granularity);
-        let mut at = range.start / self.granularity;
-        let end = range.end.div_ceil(self.granularity).min(bits);
-        let mut run = Run { bits: 0..0, granularity: self.granularity, guest: range, each };
-        while at < end {
-            let index = at / per_cluster;
-            let part = at..end.min((index + 1) * per_cluster);
-            at = part.end;
-            let entry = self.table.get(to_usize(index)).copied().unwrap_or(0);
-            match decode_table_entry(entry, self.cluster_size)? {
-                Some(offset) => self.scan(offset, index * per_cluster, part, &mut run)?,
-                None if entry & ALL_ONES != 0 => run.add(part),
-                None => {}
-            }
-        }
-        run.end();
-        Ok(())
-    }
-
-    fn table_bytes(&self) -> u64 {
-        to_u64(self.table.len()) * 8
-    }
-}
-
-/// Joins bits that are set to guest ranges.
-struct Run<'a> {
-    /// Bits that are set and were not passed on yet.
-    bits: Range<u64>,
-    granularity: u64,
-    /// The range that was asked for.
-    guest: Range<u64>,
-    each: &'a mut dyn FnMut(Range<u64>),
-}
-
-impl Run<'_> {
-    fn add(&mut self, bits: Range<u64>) {
-        if self.bits.end == bits.start {
-            self.bits.end = bits.end;
-        } else {
-            self.end();
-            self.bits = bits;
-        }
-    }
-
-    /// Adds the bits of a word within `bits`. The first bit of the word has the number `first`.
-    fn add_word(&mut self, first: u64, mut word: u64, bits: &Range<u64>) {
-        let before = bits.start.saturating_sub(first);
-        let count = bits.end.saturating_sub(first).min(64);
-        if before >= count {
-            return;
-        }
-        word &= mask(before..count);
-        while word != 0 {
-            let start = u64::from(word.trailing_zeros());
-            let end = start + u64::from((word >> start).trailing_ones());
-            self.add(first + start..first + end);
-            word &= !mask(start..end);
-        }
-    }
-
-    /// Passes on what was added.
-    fn end(&mut self) {
-        let bits = std::mem::take(&mut self.bits);
-        let start = (bits.start * self.granularity).max(self.guest.start);
-        let end = bits.end.saturating_mul(self.granularity).min(self.guest.end);
-        if start < end {
-            (self.each)(start..end);
-        }
-    }
-}
-
-/// Returns a word in which a range of bits, at least one, is set.
-fn mask(bits: Range<u64>) -> u64 {
-    (u64::MAX >> (64 - (bits.end - bits.start))) << bits.start
+    let bits = StoredBits { file, table, granularity, disk_size, cluster_size };
+    bits.require_separate(TABLE).map_err(|e| e.at(at).hint("remove the bitmap"))?;
+    Ok(bits)
 }
 
 /// Sets bits, of which the least significant of each byte is the first.
@@ -463,7 +322,7 @@ mod tests {
             let mut bitmap = Bitmap::of_granularity(512);
             bitmap.table = Table { offset: 512, entries };
             let size = CLUSTER * 8 * 512 * 2;
-            StoredBits::read(file, &bitmap, size, CLUSTER, max).map_err(|e| e.to_string())
+            read_bits(file, &bitmap, size, CLUSTER, max).map_err(|e| e.to_string())
         };
         read(&[1024, 1536], 2, 16).expect("reads");
         let error = |table: &[u64], entries, max| read(table, entries, max).expect_err("refused");
@@ -511,7 +370,7 @@ mod tests {
                 set_bits(&mut bytes, start..end);
                 let mut word = [0; 8];
                 word[..5].copy_from_slice(&bytes);
-                let expected = if start == end { 0 } else { mask(start..end) };
+                let expected = (1u64 << end) - (1 << start);
                 assert_eq!(u64::from_le_bytes(word), expected, "{start} {end}");
             }
         }

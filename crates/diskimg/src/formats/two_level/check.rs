@@ -8,19 +8,19 @@ use crate::storage::number::{to_u64, to_usize};
 use std::ops::Range;
 
 /// Which units of a file are used, one bit for each.
-#[derive(Debug)]
-struct UsedSpace {
+#[derive(Debug, Clone)]
+pub(super) struct UsedSpace {
     unit: u64,
     bits: Vec<u64>,
 }
 
 impl UsedSpace {
-    fn new(len: u64, unit: u64) -> Self {
+    pub(super) fn new(len: u64, unit: u64) -> Self {
         Self { unit, bits: vec![0; to_usize(len.div_ceil(unit).div_ceil(64))] }
     }
 
     /// Returns the memory in bytes that this needs for a file of `len` bytes.
-    fn bytes(len: u64, unit: u64) -> u64 {
+    pub(super) fn bytes(len: u64, unit: u64) -> u64 {
         len.div_ceil(unit).div_ceil(64) * 8
     }
 
@@ -28,16 +28,16 @@ impl UsedSpace {
         range.start / self.unit..range.end.div_ceil(self.unit).min(to_u64(self.bits.len()) * 64)
     }
 
-    fn contains(&self, unit: u64) -> bool {
+    pub(super) fn contains(&self, unit: u64) -> bool {
         self.bits[to_usize(unit / 64)] >> (unit % 64) & 1 != 0
     }
 
     /// Returns true if a part of the range is used.
-    fn overlaps(&self, range: Range<u64>) -> bool {
+    pub(super) fn overlaps(&self, range: Range<u64>) -> bool {
         self.units(range).any(|unit| self.contains(unit))
     }
 
-    fn insert(&mut self, range: Range<u64>) {
+    pub(super) fn insert(&mut self, range: Range<u64>) {
         for unit in self.units(range) {
             self.bits[to_usize(unit / 64)] |= 1 << (unit % 64);
         }

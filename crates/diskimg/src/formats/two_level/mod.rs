@@ -13,6 +13,8 @@
 
 pub(crate) mod check;
 pub(crate) mod edit;
+#[cfg(feature = "qed")]
+pub(crate) mod repair;
 pub(crate) mod write;
 
 use crate::error::{Error, Result};

@@ -1,10 +1,10 @@
-//! Repairing a sparse extent in place: its two directories and the two copies of its tables.
+//! Repairing sparse extents in place: their two directories and the two copies of their tables.
 //!
 //! What the guest reads does not change: the copy that reading uses is stored in place of the other,
 //! if that is incomplete or damaged. Two copies that are both plausible are left.
 
 use super::check::check;
-use super::edit::uncleanness;
+use super::edit::{open_to_write, uncleanness};
 use super::extent::{Layout, VmdkExtent};
 use super::extent_line::Access;
 use super::header::Header;
@@ -12,11 +12,14 @@ use super::layer::Vmdk;
 use super::sparse::{GTE_ZEROED, SparseExtent};
 use super::{SECTOR, read_sector};
 use crate::error::{Error, Result};
+use crate::model::layer::Layer;
 use crate::model::mutable::RepairRequest;
 use crate::open::OpenContext;
 use crate::report::check::{CheckReport, RepairScope};
 use crate::storage::edit::{Edit, Edits, Reopened, Storage};
 use crate::storage::number::to_u64;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -26,37 +29,53 @@ const SECTOR_ENTRIES: usize = 128;
 /// Bytes of tables that are written together.
 const MAX_PENDING: usize = 4 << 20;
 
-/// Repairs the extent in the image's own file. Compressed extents, and those in other files, are left.
+/// Repairs the extents, if they are in the image's own file, or if further files may be written.
+/// Compressed extents are left.
 pub(super) fn repair(
     storage: &Arc<dyn Storage>,
     context: &OpenContext<'_>,
     request: &mut RepairRequest<'_>,
 ) -> Result<()> {
     let image = Vmdk::open(Reopened::of(storage), context)?;
-    let [extent] = image.extents() else { return Ok(()) };
-    let Some(sparse) = own_extent(extent) else { return Ok(()) };
-    if let Some(repair) = Repair::new(sparse, &**storage, request.scope)? {
-        repair.run()?;
+    let mut storages = BTreeMap::from([(0, Arc::clone(storage))]);
+    if request.further_files {
+        for extent in image.extents().iter().filter(|extent| repairable(extent).is_some()) {
+            if let Entry::Vacant(entry) = storages.entry(extent.file) {
+                entry.insert(open_to_write(&*image.files()[extent.file])?);
+            }
+        }
     }
-    // The mark is removed if everything else is as it should be.
-    let image = Vmdk::open(Reopened::of(storage), context)?;
-    let [extent] = image.extents() else { return Ok(()) };
-    let Some(sparse) = own_extent(extent).filter(|sparse| sparse.header().unclean) else {
-        return Ok(());
-    };
+    for (index, extent) in image.extents().iter().enumerate() {
+        let (Some(storage), Some(sparse)) = (storages.get(&extent.file), repairable(extent)) else {
+            continue;
+        };
+        if let Some(repair) = Repair::new(sparse, &**storage, request.scope)? {
+            repair.run()?;
+        }
+        // The mark is removed if everything else is as it should be.
+        if sparse.header().unclean {
+            let image = Vmdk::open(Reopened::of(&storages[&0]), context)?;
+            close(&image.extents()[index], &**storage)?;
+        }
+    }
+    Ok(())
+}
+
+/// Marks an extent as closed if a check finds nothing.
+fn close(extent: &VmdkExtent, storage: &dyn Storage) -> Result<()> {
+    let Some(sparse) = repairable(extent) else { return Ok(()) };
     let mut counts = CheckReport::default();
     check(sparse, &mut |_| {}, &mut counts)?;
     let mut edits = Edits::new();
     edits.phase((counts == CheckReport::default()).then(|| uncleanness(false)));
-    edits.apply(&**storage).map_err(|e| Error::io("cannot modify the image", e))
+    edits.apply(storage).map_err(|e| Error::io("cannot modify the image", e))
 }
 
-/// Returns an extent in the file of the descriptor that can be repaired.
-fn own_extent(extent: &VmdkExtent) -> Option<&SparseExtent> {
+/// Returns the extent if it is one that can be repaired.
+fn repairable(extent: &VmdkExtent) -> Option<&SparseExtent> {
     match &extent.layout {
         Layout::Sparse(sparse)
-            if extent.file == 0
-                && extent.line.access == Access::ReadWrite
+            if extent.line.access == Access::ReadWrite
                 && !sparse.header().compressed
                 && sparse.missing().is_none()
                 && read_sector(sparse.source(), 0, "extent header")

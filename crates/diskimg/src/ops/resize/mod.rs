@@ -1,7 +1,6 @@
 //! `resize`: changes the size of a disk in place.
 
 #[cfg(feature = "partition")]
-mod guest_bytes;
 #[cfg(feature = "partition")]
 mod table;
 

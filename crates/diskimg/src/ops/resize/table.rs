@@ -1,9 +1,11 @@
 //! `resize` with a GUID partition table, whose backup is at the end of the disk.
 
-use super::{Resize, Resized, guest_bytes};
+use super::{Resize, Resized};
 use crate::error::{Error, Result};
+use crate::open::OpenOptions;
+use crate::ops::guest_writer::GuestWriter;
 use crate::ops::in_place::{LockedImage, refuse_further_files};
-use crate::partition::gpt;
+use crate::partition::gpt::{self, Piece};
 use crate::remedy::Remedy;
 use crate::storage::edit::{FileStorage, Reopened, Storage};
 use crate::storage::locking::Lock;
@@ -35,7 +37,7 @@ impl Resize {
         drop(locked);
         let current = current(storage)?;
         for step in &table.steps {
-            guest_bytes::write(&current, &self.options, name, step)?;
+            write(&current, &self.options, name, step)?;
         }
         if new_size < old_size {
             let locked = LockedImage::open(Reopened::of(&current), &self.options, name)?;
@@ -57,11 +59,25 @@ impl Resize {
         };
         drop(locked);
         for step in table.iter().flat_map(|table| &table.steps) {
-            if guest_bytes::write(storage, &self.options, name, step).is_err() {
+            if write(storage, &self.options, name, step).is_err() {
                 return;
             }
         }
     }
+}
+
+/// Writes pieces of a disk, which do not overlap. They are durable on return.
+fn write(
+    storage: &Arc<dyn Storage>,
+    options: &OpenOptions,
+    name: &str,
+    pieces: &[Piece],
+) -> Result<()> {
+    let mut writer = GuestWriter::open(storage, options, name)?;
+    for (at, bytes) in pieces {
+        writer.write_at(bytes, *at)?;
+    }
+    writer.flush()
 }
 
 /// Returns the storage, or that of the file that replaced it when its size changed.

@@ -4,6 +4,7 @@ use super::Storage;
 use crate::storage::caching::Caching;
 use crate::storage::lock;
 use crate::storage::locking::Lock;
+use crate::storage::number::{to_u64, to_usize};
 use crate::storage::sink::Sink;
 use crate::storage::source::{HostFileId, Segment, Source, SourceError};
 use std::fs::File;
@@ -17,8 +18,11 @@ const MAGIC: &[u8; 16] = b"diskimg backup 1";
 /// Bytes of writes that are postponed until the next barrier.
 const MAX_POSTPONED: usize = 8 << 20;
 
-/// Storage that saves all bytes which it overwrites, before it does. Those beyond the end of the
-/// file are not saved.
+/// Bytes that are saved together.
+const MAX_RANGE: u64 = 8 << 20;
+
+/// Storage that saves all bytes which it overwrites or cuts off, before it does. Those beyond the
+/// end of the file are not saved.
 ///
 /// ```text
 ///    0 "diskimg backup 1"   16 length of the file before
@@ -30,13 +34,16 @@ const MAX_POSTPONED: usize = 8 << 20;
 #[derive(Debug)]
 pub(crate) struct SavingStorage {
     inner: Arc<dyn Storage>,
-    old_len: u64,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
     backup: File,
+    /// Length of the file before.
+    old_len: u64,
+    /// What is from here on needs not be saved: it is, or was not there before.
+    kept_len: u64,
     has_header: bool,
     /// Writes that are postponed until what they overwrite is saved durably.
     postponed: Vec<(u64, Vec<u8>)>,
@@ -46,8 +53,34 @@ struct State {
 impl SavingStorage {
     /// Creates storage that saves the bytes of `inner` in `backup`, which is empty.
     pub(crate) fn new(inner: Arc<dyn Storage>, backup: File) -> Self {
-        let state = State { backup, has_header: false, postponed: Vec::new(), bytes: 0 };
-        Self { old_len: inner.current_len(), inner, state: Mutex::new(state) }
+        let len = inner.current_len();
+        let state = State {
+            backup,
+            old_len: len,
+            kept_len: len,
+            has_header: false,
+            postponed: Vec::new(),
+            bytes: 0,
+        };
+        Self { inner, state: Mutex::new(state) }
+    }
+
+    /// Saves `len` bytes at `offset`. They are durable when the backup is flushed.
+    fn save(&self, state: &mut State, mut offset: u64, len: u64) -> io::Result<()> {
+        if !std::mem::replace(&mut state.has_header, true) {
+            state.backup.write_all(MAGIC)?;
+            state.backup.write_all(&state.old_len.to_be_bytes())?;
+        }
+        let end = offset + len;
+        while offset < end {
+            let mut old = vec![0; to_usize((end - offset).min(MAX_RANGE))];
+            self.inner.read_exact_at(&mut old, offset).map_err(io::Error::from)?;
+            state.backup.write_all(&offset.to_be_bytes())?;
+            state.backup.write_all(&to_u64(old.len()).to_be_bytes())?;
+            state.backup.write_all(&old)?;
+            offset += to_u64(old.len());
+        }
+        Ok(())
     }
 
     /// Saves what the postponed writes overwrite, and makes them.
@@ -55,21 +88,14 @@ impl SavingStorage {
         if state.postponed.is_empty() {
             return Ok(());
         }
-        if !std::mem::replace(&mut state.has_header, true) {
-            state.backup.write_all(MAGIC)?;
-            state.backup.write_all(&self.old_len.to_be_bytes())?;
-        }
-        for (offset, bytes) in &state.postponed {
-            let len = (self.old_len - offset).min(bytes.len() as u64);
-            let mut old = vec![0; len as usize];
-            self.inner.read_exact_at(&mut old, *offset).map_err(io::Error::from)?;
-            state.backup.write_all(&offset.to_be_bytes())?;
-            state.backup.write_all(&len.to_be_bytes())?;
-            state.backup.write_all(&old)?;
+        let postponed = std::mem::take(&mut state.postponed);
+        for (offset, bytes) in &postponed {
+            let len = state.kept_len.saturating_sub(*offset).min(to_u64(bytes.len()));
+            self.save(state, *offset, len)?;
         }
         state.backup.sync_all()?;
         state.bytes = 0;
-        for (offset, bytes) in std::mem::take(&mut state.postponed) {
+        for (offset, bytes) in postponed {
             self.inner.write_all_at(&bytes, offset)?;
         }
         Ok(())
@@ -116,7 +142,7 @@ impl Source for SavingStorage {
 impl Sink for SavingStorage {
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         let mut state = lock(&self.state);
-        if offset >= self.old_len {
+        if offset >= state.kept_len {
             return self.inner.write_all_at(buf, offset);
         }
         state.postponed.push((offset, buf.to_vec()));
@@ -140,10 +166,14 @@ impl Sink for SavingStorage {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        match len < self.old_len {
-            true => Err(io::Error::other("bytes beyond the new length would not be saved")),
-            false => self.inner.set_len(len),
+        let state = &mut *lock(&self.state);
+        self.write_postponed(state)?;
+        if len < state.kept_len {
+            self.save(state, len, state.kept_len - len)?;
+            state.backup.sync_all()?;
+            state.kept_len = len;
         }
+        self.inner.set_len(len)
     }
 
     fn start_flush(&self) {

@@ -1,6 +1,7 @@
 //! Tests of the operations.
 
 mod amend;
+mod bench;
 mod bitmaps;
 mod chains;
 mod commit;

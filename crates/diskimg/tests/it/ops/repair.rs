@@ -16,6 +16,7 @@ mod images;
 mod others;
 mod random;
 mod snapshots;
+mod tables;
 
 use images::{Base, Bytes};
 

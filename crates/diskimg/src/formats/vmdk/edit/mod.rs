@@ -185,7 +185,7 @@ fn can_be_written(extent: &VmdkExtent) -> Result<bool> {
 }
 
 /// Opens and locks an extent's file for writing. This process must not have locked it yet.
-fn open_to_write(file: &dyn Source) -> Result<Arc<dyn Storage>> {
+pub(super) fn open_to_write(file: &dyn Source) -> Result<Arc<dyn Storage>> {
     let Some(path) = file.path() else {
         return Err(Error::unsupported("an extent of the disk is not a file of this host"));
     };

@@ -1,5 +1,6 @@
 //! Tests of Parallels images and bundles.
 
+mod bitmaps;
 mod bundles;
 mod in_place;
 mod matrix;

@@ -343,3 +343,64 @@ fn a_repair_does_not_make_damage_worse() {
     }
     assert!(changed > 50, "{changed}");
 }
+
+/// A disk in several sparse files, each with its own directories and tables.
+#[test]
+fn every_extent_of_a_split_disk_is_repaired() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.vmdk");
+    let file = path.to_str().unwrap();
+    let options = "subformat=twoGbMaxExtentSparse";
+    run("qemu-img", ["create", "-q", "-f", "vmdk", "-o", options, file, "5G"]);
+    for command in ["write -P 1 1M 200k", "write -P 2 2050M 300k", "write -P 3 4097M 100k"] {
+        run("qemu-io", ["-f", "vmdk", "-c", command, file]);
+    }
+    let extents = [1, 2, 3].map(|number| dir.path().join(format!("disk-s00{number}.vmdk")));
+    let originals = extents.clone().map(|extent| std::fs::read(extent).unwrap());
+    let damage = || {
+        for (number, (extent, original)) in extents.iter().zip(&originals).enumerate() {
+            let mut damaged = original.clone();
+            let [redundant, primary, copy, _] = places_in_vmdk(original);
+            match number {
+                0 => damaged[primary..primary + 4].fill(0),
+                1 => damaged[copy..copy + 512].fill(0),
+                _ => {
+                    damaged[72] = 1;
+                    damaged[redundant..redundant + 4].fill(0xff);
+                }
+            }
+            std::fs::write(extent, damaged).unwrap();
+        }
+    };
+    let repair = |options: OpenOptions, backup: Option<&Path>| {
+        let repair = Repair::new(RepairScope::All).open_options(options);
+        let repair = match backup {
+            Some(path) => repair.backup(std::fs::File::create_new(path).unwrap()),
+            None => repair,
+        };
+        repair.run(&path, &mut |_, _| {}).unwrap().unwrap()
+    };
+    let read = || extents.clone().map(|extent| std::fs::read(extent).unwrap());
+    let named = || OpenOptions::new().format(Format::Vmdk);
+
+    // The format must be named, and what is overwritten in further files cannot be saved.
+    damage();
+    let damaged = read();
+    let backup = dir.path().join("backup");
+    for done in [repair(OpenOptions::new(), None), repair(named(), Some(&backup))] {
+        assert!(done.after.corruptions >= 3 && done.after.corruptions_fixed == 0, "{done:?}");
+        assert!(read() == damaged);
+    }
+    let done = repair(named(), None);
+    assert_eq!((done.after.corruptions, done.after.leaks, done.after.check_errors), (0, 0, 0));
+    assert!(done.after.corruptions_fixed >= 3, "{done:?}");
+    run("qemu-img", ["check", "-q", "-f", "vmdk", file]);
+    for (command, at) in [("read -P 1 1M 200k", 0), ("read -P 2 2050M 300k", 1)] {
+        let output = run("qemu-io", ["-f", "vmdk", "-r", "-c", command, file]);
+        assert!(!output.contains("failed"), "{at}");
+    }
+    // The damaged bytes of tables are as they were; a directory may refer to another copy.
+    assert!(read()[1] == originals[1]);
+    assert_eq!(read()[2][72], 0);
+    assert_eq!(repair(named(), None).before.corruptions, 0);
+}

@@ -226,7 +226,7 @@ use images::BASES;
 
 /// Restores an image from the bytes that a repair has saved, as the documentation of `check`
 /// describes it.
-fn restore(image: &mut Vec<u8>, backup: &[u8]) {
+pub(super) fn restore(image: &mut Vec<u8>, backup: &[u8]) {
     let Some(rest) = backup.strip_prefix(b"diskimg backup 1") else {
         assert!(backup.is_empty());
         return;
@@ -240,6 +240,7 @@ fn restore(image: &mut Vec<u8>, backup: &[u8]) {
         at += 16 + len;
     }
     for (offset, old) in ranges.into_iter().rev() {
+        image.resize(image.len().max(offset + old.len()), 0);
         image[offset..offset + old.len()].copy_from_slice(old);
     }
     image.truncate(number(0));
