@@ -152,3 +152,24 @@ fn the_sandbox_allows_a_chain_in_several_directories_and_a_data_file() {
     let error = lab.line("commit --external-files same-dir -d -f qcow2 sub/top.qcow2").fails(1);
     assert!(error.contains("is not in the image's directory"), "{error}");
 }
+
+/// The data file is read as the whole disk, which it is not with a backing file.
+#[test]
+fn an_image_whose_data_file_is_a_raw_disk_gets_no_backing_file() {
+    for line in [
+        "rebase -f qcow2 -F raw -b other.raw data.qcow2",
+        "rebase -u -f qcow2 -F raw -b other.raw data.qcow2",
+    ] {
+        let lab = lab();
+        let options = "-o data_file=data.raw,data_file_raw=on";
+        lab.qemu(&format!("create -q -f qcow2 {options} data.qcow2 1M")).ok();
+        qemu_io(&lab, "write -P 2 64k 300k", "data.qcow2");
+        let before = (lab.read("data.qcow2"), lab.read("data.raw"));
+        lab.qemu(line).fails(1);
+        let error = lab.line(line).fails(1);
+        assert!(error.contains("Backing file and data-file-raw cannot be used"), "{error}");
+        assert!((lab.read("data.qcow2"), lab.read("data.raw")) == before, "{line}");
+        // Without one, there is nothing to change.
+        lab.run("rebase -f qcow2 data.qcow2 -b".split(' ').chain([""])).ok();
+    }
+}
