@@ -173,3 +173,29 @@ fn an_image_whose_data_file_is_a_raw_disk_gets_no_backing_file() {
         lab.run("rebase -f qcow2 data.qcow2 -b".split(' ').chain([""])).ok();
     }
 }
+
+/// Operations that damage images, or fail, in qemu-img 10.0.
+#[test]
+fn zeros_snapshots_and_subclusters_are_kept() {
+    let lab = lab();
+    // Version 2 has no zero clusters that would hide a new backing file.
+    lab.qemu("create -q -f qcow2 -o compat=0.10 old.qcow2 1M").ok();
+    lab.line("rebase -f qcow2 -F raw -b other.raw old.qcow2").ok();
+    assert!(bytes(&lab, "old.qcow2", "qcow2").iter().all(|&byte| byte == 0));
+    // A repair of an image with snapshots and bitmaps.
+    qemu_io(&lab, "write -P 3 0 64k", "mid.qcow2");
+    lab.qemu("snapshot -c kept mid.qcow2").ok();
+    lab.qemu("bitmap --add mid.qcow2 b").ok();
+    for scope in ["leaks", "all"] {
+        lab.line(&format!("check -q -f qcow2 -r {scope} mid.qcow2")).ok();
+    }
+    assert!(lab.qemu("snapshot -l mid.qcow2").ok().contains("kept"));
+    lab.qemu("check -q mid.qcow2").ok();
+    // Compressed clusters are written as a whole.
+    let options = "-o cluster_size=2M,extended_l2=on";
+    lab.qemu(&format!("create -q -f qcow2 {options} -F raw -b base.raw large.qcow2 5M")).ok();
+    let before = bytes(&lab, "large.qcow2", "qcow2");
+    lab.line("rebase -f qcow2 -c -F raw -b other.raw large.qcow2").ok();
+    assert!(bytes(&lab, "large.qcow2", "qcow2") == before);
+    lab.qemu("check -q large.qcow2").ok();
+}
