@@ -170,10 +170,6 @@ fn run(
             }
             return succeeded(step, chain, Tool::Diskimg);
         }
-        if matches!(step, Step::Convert { .. }) && tool == Tool::Qemu && ran.code != Some(0) {
-            // A part may have been written.
-            chain.images[at].bytes = None;
-        }
     } else if ran.code == Some(0) {
         counts.both += 1;
         Verifier::new(&chain.lab).same_as(&copy, &chain.images[at], &step.undefined(chain));
@@ -187,6 +183,9 @@ fn run(
     }
     if ran.code == Some(0) {
         succeeded(step, chain, tool);
+    } else if matches!(step, Step::Convert { .. }) && tool == Tool::Qemu {
+        // Unlike diskimg, it finds out while it writes.
+        chain.images[at].bytes = None;
     }
 }
 
