@@ -61,6 +61,9 @@ pub(super) fn only_tool(step: &Step, chain: &Chain) -> Option<Tool> {
         Step::Rebase { words, .. } => {
             image.is_old && step.of() + 1 == chain.images.len() && *words != "-u"
         }
+        // `qemu-img amend` leaks the clusters of bitmaps, and the image refers to them still, which
+        // qemu-img warns of from then on.
+        Step::Amend { options, .. } => options.contains("compat=0.10") && !image.bitmaps.is_empty(),
         _ => false,
     };
     damages.then_some(Tool::Diskimg)

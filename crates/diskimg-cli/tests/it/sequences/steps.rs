@@ -304,10 +304,8 @@ impl Step {
             Self::Io { effect, .. } => effect.apply(image),
             Self::Resize { size, .. } => image.apply_resize(size, tool),
             Self::Amend { options, .. } => {
-                if options.contains("compat=0.10") && !image.bitmaps.is_empty() {
-                    // qemu-img leaks their clusters.
+                if options.contains("compat=0.10") {
                     image.bitmaps.clear();
-                    image.may_leak |= tool == Tool::Qemu;
                 }
             }
             Self::Snapshot { action, name, .. } => image.apply_snapshot(action, name),
