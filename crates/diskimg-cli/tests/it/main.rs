@@ -15,4 +15,6 @@ mod faults;
 #[cfg(target_os = "linux")]
 mod mutations;
 mod output;
+#[cfg(unix)]
+mod sequences;
 mod support;

@@ -152,3 +152,50 @@ fn the_sandbox_allows_a_chain_in_several_directories_and_a_data_file() {
     let error = lab.line("commit --external-files same-dir -d -f qcow2 sub/top.qcow2").fails(1);
     assert!(error.contains("is not in the image's directory"), "{error}");
 }
+
+/// The data file is read as the whole disk, which it is not with a backing file.
+#[test]
+fn an_image_whose_data_file_is_a_raw_disk_gets_no_backing_file() {
+    for line in [
+        "rebase -f qcow2 -F raw -b other.raw data.qcow2",
+        "rebase -u -f qcow2 -F raw -b other.raw data.qcow2",
+    ] {
+        let lab = lab();
+        let options = "-o data_file=data.raw,data_file_raw=on";
+        lab.qemu(&format!("create -q -f qcow2 {options} data.qcow2 1M")).ok();
+        qemu_io(&lab, "write -P 2 64k 300k", "data.qcow2");
+        let before = (lab.read("data.qcow2"), lab.read("data.raw"));
+        lab.qemu(line).fails(1);
+        let error = lab.line(line).fails(1);
+        assert!(error.contains("Backing file and data-file-raw cannot be used"), "{error}");
+        assert!((lab.read("data.qcow2"), lab.read("data.raw")) == before, "{line}");
+        // Without one, there is nothing to change.
+        lab.run("rebase -f qcow2 data.qcow2 -b".split(' ').chain([""])).ok();
+    }
+}
+
+/// Operations that damage images, or fail, in qemu-img 10.0.
+#[test]
+fn zeros_snapshots_and_subclusters_are_kept() {
+    let lab = lab();
+    // Version 2 has no zero clusters that would hide a new backing file.
+    lab.qemu("create -q -f qcow2 -o compat=0.10 old.qcow2 1M").ok();
+    lab.line("rebase -f qcow2 -F raw -b other.raw old.qcow2").ok();
+    assert!(bytes(&lab, "old.qcow2", "qcow2").iter().all(|&byte| byte == 0));
+    // A repair of an image with snapshots and bitmaps.
+    qemu_io(&lab, "write -P 3 0 64k", "mid.qcow2");
+    lab.qemu("snapshot -c kept mid.qcow2").ok();
+    lab.qemu("bitmap --add mid.qcow2 b").ok();
+    for scope in ["leaks", "all"] {
+        lab.line(&format!("check -q -f qcow2 -r {scope} mid.qcow2")).ok();
+    }
+    assert!(lab.qemu("snapshot -l mid.qcow2").ok().contains("kept"));
+    lab.qemu("check -q mid.qcow2").ok();
+    // Compressed clusters are written as a whole.
+    let options = "-o cluster_size=2M,extended_l2=on";
+    lab.qemu(&format!("create -q -f qcow2 {options} -F raw -b base.raw large.qcow2 5M")).ok();
+    let before = bytes(&lab, "large.qcow2", "qcow2");
+    lab.line("rebase -f qcow2 -c -F raw -b other.raw large.qcow2").ok();
+    assert!(bytes(&lab, "large.qcow2", "qcow2") == before);
+    lab.qemu("check -q large.qcow2").ok();
+}

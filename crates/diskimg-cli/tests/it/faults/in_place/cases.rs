@@ -75,6 +75,11 @@ pub(super) const CASES: &[Case] = &[
     other("convert -n -O vhdx new.raw disk.vhdx", "disk.vhdx", "vhdx"),
 ];
 
+/// Returns the case with this command line.
+pub(super) fn case_of(line: &str) -> Case {
+    *CASES.iter().find(|case| case.line == line).expect("a case")
+}
+
 /// Creates the images, with qemu-img and qemu-io.
 pub(super) fn lab() -> Lab {
     let lab = Lab::new();

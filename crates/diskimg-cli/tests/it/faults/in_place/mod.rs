@@ -4,6 +4,7 @@
 //! image can be repaired or the command repeated.
 
 mod cases;
+mod compared;
 mod kills;
 mod replay;
 

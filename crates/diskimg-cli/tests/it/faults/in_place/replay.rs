@@ -9,7 +9,7 @@ use diskimg_testkit::crash::{Operation, crash_states};
 use std::path::Path;
 
 /// Runs the command and returns what it has done to its files, in order.
-fn recorded(case: &Case, lab: &Lab) -> Vec<(usize, Operation)> {
+pub(super) fn recorded(case: &Case, lab: &Lab) -> Vec<(usize, Operation)> {
     let data = lab.path("recorded");
     let mut command = case.command(lab);
     command

@@ -149,6 +149,12 @@ impl MutableLayer for Qcow2Mut {
     }
 
     fn backing_edits(&self, backing: Option<&Backing>) -> Result<Edits> {
+        // The data file is read as the whole disk, without this image.
+        if backing.is_some() && self.header().data_file_raw() {
+            return Err(Error::invalid(
+                "Backing file and data-file-raw cannot be used at the same time",
+            ));
+        }
         backing::edits(&*self.storage, self.header().cluster_size(), backing)
     }
 
