@@ -2,7 +2,8 @@
 
 use super::NodeSettings;
 use super::describe::{file_node, format_node, url_node};
-use super::keys::{FILE, FILE_DRIVERS, GENERIC, OTHER_DRIVERS};
+use super::keys::{FILE, FILE_DRIVERS, GENERIC, NULL_DRIVERS, OTHER_DRIVERS};
+use super::null::NullSource;
 use super::options::{Child, NodeOptions, Value};
 use super::window::{window, within};
 use crate::error::{Error, Result};
@@ -85,7 +86,7 @@ impl Graph {
                 return Err(no_file());
             }
             let file = self.open_protocol(options, node, driver)?;
-            let name = file.name.clone().unwrap_or_default();
+            let name = file.name.clone().unwrap_or_else(|| format!("json:{}", file.json));
             return file.open(&options.clone().format(Format::Raw), name);
         }
         let own_name = node_name(&mut node)?;
@@ -247,6 +248,7 @@ impl Graph {
         let own_name = node_name(&mut node)?;
         let share = node.take_switch("force-share")?.unwrap_or(false);
         let mut file = match driver {
+            Some(driver) if NULL_DRIVERS.contains(&&*driver) => open_null(node, &driver)?,
             Some(driver) if !FILE_DRIVERS.contains(&&*driver) => open_url(options, node, &driver)?,
             _ => open_file(options, node)?,
         };
@@ -375,6 +377,15 @@ fn open_file(options: &OpenOptions, mut node: NodeOptions) -> Result<File> {
     Ok(File { source, json: file_node(&name), name: Some(name), unlocked, place: Place::Local })
 }
 
+/// Opens a disk that stores nothing.
+fn open_null(mut node: NodeOptions, driver: &str) -> Result<File> {
+    let source = NullSource::take(&mut node)?;
+    finish_protocol(node, driver)?;
+    let json = source.node(driver);
+    let source = Arc::new(source);
+    Ok(File { source, name: None, json, unlocked: true, place: Place::Elsewhere })
+}
+
 /// Opens `url` by a protocol that the caller has added.
 fn open_url(options: &OpenOptions, mut node: NodeOptions, driver: &str) -> Result<File> {
     let url = node.take("url")?;
@@ -396,6 +407,7 @@ fn open_url(options: &OpenOptions, mut node: NodeOptions, driver: &str) -> Resul
 /// Returns true if the driver is a protocol: a file of the host, or one that the caller has added.
 fn is_protocol(protocols: &Protocols, driver: &str) -> bool {
     FILE_DRIVERS.contains(&driver)
+        || NULL_DRIVERS.contains(&driver)
         || (protocols.get(driver).is_some() && driver.parse::<Format>().is_err())
 }
 

@@ -27,8 +27,11 @@ pub(super) const FILE: [&str; 5] =
 /// Drivers for files of the host.
 pub(super) const FILE_DRIVERS: [&str; 3] = ["file", "host_device", "host_cdrom"];
 
+/// Drivers for a disk that stores nothing.
+pub(super) const NULL_DRIVERS: [&str; 2] = ["null-co", "null-aio"];
+
 /// QEMU's other protocols and filters.
-pub(super) const OTHER_DRIVERS: [&str; 24] = [
+pub(super) const OTHER_DRIVERS: [&str; 22] = [
     "blkdebug",
     "blklogwrites",
     "blkreplay",
@@ -44,8 +47,6 @@ pub(super) const OTHER_DRIVERS: [&str; 24] = [
     "luks",
     "nbd",
     "nfs",
-    "null-aio",
-    "null-co",
     "nvme",
     "preallocate",
     "quorum",
