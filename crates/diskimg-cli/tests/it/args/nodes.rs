@@ -538,3 +538,33 @@ fn what_is_described_as_read_only_is_not_modified() {
     assert!(error.contains("'file.filename' is given twice"), "{error}");
     assert!(images.0.read("empty.qcow2") == before);
 }
+
+#[test]
+fn a_disk_that_stores_nothing_reads_as_zeros() {
+    let lab = Lab::new();
+    let zeros = r#"json:{"driver":"null-co","size":1048576,"read-zeroes":true}"#;
+    for image in [
+        zeros,
+        r#"json:{"driver":"null-aio","size":"1M"}"#,
+        r#"json:{"driver":"raw","file":{"driver":"null-co","size":1048576}}"#,
+        r#"json:{"driver":"raw","size":1048576,"file":{"driver":"null-co"}}"#,
+    ] {
+        lab.run(["convert", "-O", "raw", image, "a.raw"]).ok();
+        assert_eq!(lab.read("a.raw"), vec![0; 1 << 20], "{image}");
+    }
+    let map: Value =
+        serde_json::from_str(&lab.run(["map", "--output=json", zeros]).ok()).expect("JSON");
+    let qemu = lab.command("qemu-img").args(["map", "--output=json", zeros]).output();
+    let theirs: Value = serde_json::from_slice(&qemu.expect("runs").stdout).expect("JSON");
+    assert_eq!(map, theirs);
+    let info = lab.run(["info", zeros]).ok();
+    assert!(info.contains("virtual size: 1 MiB (1048576 bytes)"), "{info}");
+    for (key, message) in [
+        (r#""latency-ns":1"#, "doesn't support the option 'latency-ns'"),
+        (r#""size":-1"#, "expects a non-negative number"),
+        (r#""read-zeroes":"x""#, "expects 'on' or 'off'"),
+    ] {
+        let error = lab.run(["info", &format!(r#"json:{{"driver":"null-co",{key}}}"#)]).fails(1);
+        assert!(error.contains(message), "{error}");
+    }
+}
