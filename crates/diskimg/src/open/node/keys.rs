@@ -30,9 +30,11 @@ pub(super) const FILE_DRIVERS: [&str; 3] = ["file", "host_device", "host_cdrom"]
 /// Drivers for a disk that stores nothing.
 pub(super) const NULL_DRIVERS: [&str; 2] = ["null-co", "null-aio"];
 
+/// The driver of what fails on purpose.
+pub(super) const FAULTY_DRIVER: &str = "blkdebug";
+
 /// QEMU's other protocols and filters.
-pub(super) const OTHER_DRIVERS: [&str; 22] = [
-    "blkdebug",
+pub(super) const OTHER_DRIVERS: [&str; 21] = [
     "blklogwrites",
     "blkreplay",
     "blkverify",
