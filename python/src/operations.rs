@@ -207,8 +207,10 @@ pub(crate) fn repair(
     let (mut found, mut left) = (Vec::new(), Vec::new());
     let repaired = work::run(py, None, |_| {
         repair.run(arguments::plain(path), &mut |stage, finding| match stage {
+            RepairStage::Found => found.push(finding_fields(finding)),
             RepairStage::Left => left.push(finding_fields(finding)),
-            _ => found.push(finding_fields(finding)),
+            // It was found before.
+            _ => {}
         })
     })?;
     let Some(repaired) = repaired else { return Ok(None) };

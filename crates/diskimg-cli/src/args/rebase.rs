@@ -90,11 +90,19 @@ impl Args {
         common::check_cache_mode("cache", self.cache.as_deref())?;
         common::check_cache_mode("source cache", self.backing_cache.as_deref())?;
         let input = Input::new(&file, self.format.as_deref(), &policy)?.into_file()?;
-        let format = self.backing_format.as_deref().map(common::format).transpose()?;
+        let format = self.backing_format.map(|name| {
+            let format = common::format(&name)?;
+            // QEMU's drivers for devices are recorded as they are.
+            Ok::<_, Failure>(match name.starts_with("host_") {
+                true => name,
+                false => format.name().to_owned(),
+            })
+        });
+        let format = format.transpose()?;
         let backing = self.backing.filter(|name| !name.is_empty()).map(|name| {
             let backing = Backing::new(name);
             match format {
-                Some(format) => backing.with_format(format.name()),
+                Some(format) => backing.with_format(format),
                 None => backing,
             }
         });

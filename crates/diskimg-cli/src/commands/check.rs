@@ -1,13 +1,16 @@
 //! `check`: checks an image for consistency, and repairs it.
 
+mod repair_lines;
+
 use crate::args::check::Job;
 use crate::args::common::OutputFormat;
 use crate::commands::files_of_chain;
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
-use crate::output::{self, Console, human, json};
-use diskimg::check::{CheckReport, RepairScope, RepairStage};
+use crate::output::{self, Console, Program, human, json};
+use diskimg::check::{CheckReport, RepairScope};
 use diskimg::{Check, Error, Format, Repair};
+use repair_lines::RepairLines;
 use serde::Serialize;
 use std::fs::File;
 
@@ -44,14 +47,15 @@ fn repair(scope: RepairScope, job: &Job, console: &Console) -> Result<u8, Failur
     }
     restrict(job, console)?;
     let name = job.input.path.display().to_string();
-    let mut last = RepairStage::Found;
+    let mut lines = RepairLines::new(scope, console);
     let repaired = repair.run(&job.input.path, &mut |stage, finding| {
-        if std::mem::replace(&mut last, stage) != stage {
-            console.stderr("After the repair:");
-        }
-        console.stderr(&finding.message);
+        lines.report(stage, finding.message);
     });
-    let repaired = repaired.map_err(|e| Failure::from(e).with_code(INCOMPLETE))?;
+    let mut repaired = repaired.map_err(|e| Failure::from(e).with_code(INCOMPLETE))?;
+    if let Some(repaired) = &mut repaired {
+        repaired.after.corruptions_fixed = lines.corruptions_fixed(repaired);
+        lines.finish(repaired.after.leaks_fixed + repaired.after.corruptions_fixed > 0);
+    }
     if let (Some(repaired), OutputFormat::Human, false) = (&repaired, job.output, job.quiet) {
         console.print(&human::repaired(&repaired.after))?;
     }
@@ -87,7 +91,8 @@ fn print(
         };
         return Err(Failure::from(Error::unsupported(message)).with_code(UNSUPPORTED));
     };
-    if report.omitted_findings > 0 {
+    // Programs that run qemu-img take any message for a failure. The counts include all findings.
+    if report.omitted_findings > 0 && console.program() != Program::QemuImg {
         console.stderr(&format!(
             "{} more findings are not listed (--limit check_findings=N lists more)",
             report.omitted_findings

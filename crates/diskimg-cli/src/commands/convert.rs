@@ -107,6 +107,9 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         Destination::Stdout => convert.run_to(output::image_stdout()?),
     };
     if outcome.is_ok() {
+        if let Destination::New(path) = &job.output {
+            super::first_block::allocate(path, job.format, console);
+        }
         meter.complete();
     }
     meter.end();

@@ -30,6 +30,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     let mode = ProgressMode { requested: None, quiet: job.quiet, stdout_taken: false };
     let meter = Meter::start(mode, STEP, console.colors());
     let name = job.path.display().to_string();
+    let (path, format) = (job.path.clone(), job.format);
     let failed = OnceLock::new();
     let announce = |created: &Created| {
         if !job.quiet {
@@ -58,6 +59,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         return Err(failure);
     }
     let created = created?;
+    super::first_block::allocate(&path, format, console);
     console.note(&created.notes);
     Ok(0)
 }

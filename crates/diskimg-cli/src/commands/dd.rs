@@ -29,6 +29,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         set_rounded_size(&mut options, range.end - range.start);
     }
     Convert::new(part(image, range)?).format(job.format).options(options).run(&job.output)?;
+    super::first_block::allocate(&job.output, job.format, console);
     Ok(0)
 }
 

@@ -10,6 +10,7 @@ mod config;
 mod convert;
 mod create;
 mod dd;
+mod first_block;
 mod info;
 mod inspect;
 mod iso;

@@ -83,6 +83,8 @@ pub(crate) struct RepairRequest<'a> {
     pub(crate) further_files: bool,
     /// Called with damage that is left although the check of the format does not find it.
     pub(crate) report: &'a mut dyn FnMut(Finding),
+    /// Called with what is being repaired, if the format says so.
+    pub(crate) repaired: &'a mut dyn FnMut(Finding),
 }
 
 /// New values of options of an image.

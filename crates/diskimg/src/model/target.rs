@@ -176,6 +176,14 @@ pub(crate) trait TargetSpec: Send + Sync + Debug {
     /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if the format cannot be written to
     /// this output, and [`Io`](crate::ErrorKind::Io) if creating or writing files fails.
     fn start(&self, output: &mut Output) -> Result<Box<dyn Target>>;
+
+    /// Starts to write an image without data, which other programs will write into it.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    fn start_empty(&self, output: &mut Output) -> Result<Box<dyn Target>> {
+        self.start(output)
+    }
 }
 
 /// A new image that is being written. The target allocates space and writes metadata; the engine

@@ -178,7 +178,7 @@ impl<'a> Create<'a> {
             if let Some(base) = &base {
                 protect_backing(&mut output, base)?;
             }
-            drop(spec.start(&mut output)?);
+            drop(spec.start_empty(&mut output)?);
             let files = crate::storage::lock(&files).clone();
             Ok(Plan {
                 format: self.format,
@@ -275,7 +275,7 @@ impl<'a> Create<'a> {
         if matches!(self.options.get("preallocation"), Some("falloc" | "full")) {
             output.expect_len(spec.size()).map_err(incomplete)?;
         }
-        let mut target = spec.start(output)?;
+        let mut target = spec.start_empty(output)?;
         self.place_all(spec, &mut *target)?;
         report(self.progress, spec.size(), spec.size())?;
         target.finish()?;

@@ -80,8 +80,9 @@ impl Repair {
 
     /// Checks and repairs the image at `path`, a regular file or a block device, and checks it again.
     ///
-    /// Returns the results of both checks, or `None` if images of this format cannot be repaired. Calls `report` with what is found before and what
-    /// is left, up to [`Limits::check_findings`](crate::Limits::check_findings) of both.
+    /// Returns the results of both checks, or `None` if images of this format cannot be repaired.
+    /// Calls `report` with what is found before, what is being repaired (only for qcow2) and what is
+    /// left, up to [`Limits::check_findings`](crate::Limits::check_findings) of each.
     ///
     /// # Errors
     /// - [`Locked`](crate::ErrorKind::Locked) if another process uses the image;
@@ -130,6 +131,7 @@ impl Repair {
         let Some(before) = image.check(&mut |finding| report(RepairStage::Found, finding))? else {
             return Ok(None);
         };
+        let mut listed = image.limits(0).check_findings;
         drop(image);
         let mut undetected = 0;
         let repaired: Arc<dyn Storage> = match &self.backup {
@@ -142,6 +144,7 @@ impl Repair {
         // What is locked here is the image's own file.
         let locks_itself = format.driver().locks_further_files;
         let repairing = options.clone().force_share(locks_itself || options.ignores_locks());
+        let report_cell = std::cell::RefCell::new(&mut *report);
         repairing.repair(
             &repaired,
             repair,
@@ -151,7 +154,13 @@ impl Repair {
                 further_files: !self.options.is_probed() && self.backup.is_none(),
                 report: &mut |finding| {
                     undetected += 1;
-                    report(RepairStage::Left, finding);
+                    report_cell.borrow_mut()(RepairStage::Left, finding);
+                },
+                repaired: &mut |finding| {
+                    if listed > 0 {
+                        listed -= 1;
+                        report_cell.borrow_mut()(RepairStage::Repaired, finding);
+                    }
                 },
             },
         )?;

@@ -51,6 +51,8 @@ pub enum RepairScope {
 pub enum RepairStage {
     /// Before the repair.
     Found,
+    /// During the repair: it is being repaired.
+    Repaired,
     /// After it: it is left.
     Left,
 }

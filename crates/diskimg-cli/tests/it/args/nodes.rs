@@ -538,3 +538,90 @@ fn what_is_described_as_read_only_is_not_modified() {
     assert!(error.contains("'file.filename' is given twice"), "{error}");
     assert!(images.0.read("empty.qcow2") == before);
 }
+
+#[test]
+fn a_disk_that_stores_nothing_reads_as_zeros() {
+    let lab = Lab::new();
+    let zeros = r#"json:{"driver":"null-co","size":1048576,"read-zeroes":true}"#;
+    for image in [
+        zeros,
+        r#"json:{"driver":"null-aio","size":"1M"}"#,
+        r#"json:{"driver":"raw","file":{"driver":"null-co","size":1048576}}"#,
+        r#"json:{"driver":"raw","size":1048576,"file":{"driver":"null-co"}}"#,
+    ] {
+        lab.run(["convert", "-O", "raw", image, "a.raw"]).ok();
+        assert_eq!(lab.read("a.raw"), vec![0; 1 << 20], "{image}");
+    }
+    let map: Value =
+        serde_json::from_str(&lab.run(["map", "--output=json", zeros]).ok()).expect("JSON");
+    let qemu = lab.command("qemu-img").args(["map", "--output=json", zeros]).output();
+    let theirs: Value = serde_json::from_slice(&qemu.expect("runs").stdout).expect("JSON");
+    assert_eq!(map, theirs);
+    let info = lab.run(["info", zeros]).ok();
+    assert!(info.contains("virtual size: 1 MiB (1048576 bytes)"), "{info}");
+    for (key, message) in [
+        (r#""latency-ns":1"#, "doesn't support the option 'latency-ns'"),
+        (r#""size":-1"#, "expects a non-negative number"),
+        (r#""read-zeroes":"x""#, "expects 'on' or 'off'"),
+    ] {
+        let error = lab.run(["info", &format!(r#"json:{{"driver":"null-co",{key}}}"#)]).fails(1);
+        assert!(error.contains(message), "{error}");
+    }
+}
+
+/// A description of `file` with errors.
+fn faulty(file: &str, faults: &[&str]) -> String {
+    let faults = faults.join(",");
+    format!(r#"json:{{"driver":"blkdebug","image":{file},"inject-error":[{faults}]}}"#)
+}
+
+#[test]
+fn faults_are_salvaged_by_sectors_as_by_qemu_img() {
+    let lab = Lab::new();
+    std::fs::write(lab.path("disk.raw"), vec![42; 1 << 20]).expect("writes");
+    lab.qemu("convert -O qcow2 disk.raw disk.qcow2").ok();
+    let read =
+        |sector: u64| format!(r#"{{"event":"none","iotype":"read","errno":5,"sector":{sector}}}"#);
+    let lost = [100, 1000, 1001, 1002, 2047];
+    let mut faults: Vec<_> = lost.map(read).to_vec();
+    faults.push(r#"{"event":"none","iotype":"block-status","sector":500}"#.into());
+    let faults: Vec<_> = faults.iter().map(String::as_str).collect();
+    let mut expected = vec![42; 1 << 20];
+    for sector in lost {
+        expected[sector as usize * 512..][..512].fill(0);
+    }
+    for file in [
+        r#"{"driver":"file","filename":"disk.raw"}"#,
+        r#"{"driver":"qcow2","file":{"filename":"disk.qcow2"}}"#,
+    ] {
+        let image = faulty(file, &faults);
+        let ran = lab.run(["convert", "--salvage", "-O", "raw", &image, "ours.raw"]);
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        assert_eq!(ran.err.matches("(512 bytes replaced with zeros)").count(), lost.len());
+        assert!(lab.read("ours.raw") == expected, "{file}");
+        let theirs = ["convert", "--salvage", "-O", "raw", &image, "theirs.raw"];
+        assert!(lab.command("qemu-img").args(theirs).status().expect("runs").success());
+        assert!(lab.read("theirs.raw") == expected, "{file}");
+        let error = lab.run(["convert", "-O", "raw", &image, "none.raw"]).fails(1);
+        assert!(error.contains("Input/output error"), "{error}");
+        assert!(!lab.path("none.raw").exists());
+        // What cannot be told is not a hole.
+        let image = faulty(file, &[r#"{"event":"none","iotype":"block-status"}"#]);
+        lab.run(["convert", "-O", "raw", &image, "ours.raw"]).ok();
+        assert!(lab.read("ours.raw") == vec![42; 1 << 20], "{file}");
+        let image = faulty(file, &[r#"{"event":"none","iotype":"read","once":true}"#]);
+        lab.run(["convert", "-O", "raw", &image, "none.raw"]).fails(1);
+    }
+    let file = r#"{"filename":"disk.raw"}"#;
+    for (fault, message) in [
+        (r#"{"event":"write_aio"}"#, "the event 'write_aio' of blkdebug is not supported"),
+        (r#"{"event":"none","iotype":"write"}"#, "the iotype 'write' of blkdebug"),
+        (r#"{"event":"none","iotype":"read","state":1}"#, "'inject-error.0.state'"),
+        (r#"{"event":"none","iotype":"read","errno":"x"}"#, "'errno' expects a number"),
+    ] {
+        let error = lab.run(["info", &faulty(file, &[fault])]).fails(1);
+        assert!(error.contains(message), "{error}");
+    }
+    let error = lab.run(["info", r#"json:{"driver":"blkdebug","align":512}"#]).fails(1);
+    assert!(error.contains("must be specified for \"image\""), "{error}");
+}

@@ -199,3 +199,43 @@ fn zeros_snapshots_and_subclusters_are_kept() {
     assert!(bytes(&lab, "large.qcow2", "qcow2") == before);
     lab.qemu("check -q large.qcow2").ok();
 }
+
+#[test]
+fn the_driver_of_a_device_is_recorded_as_it_is() {
+    let lab = Lab::new();
+    lab.qemu("create -q -f qcow2 a.qcow2 1M").ok();
+    lab.line("rebase -u -b /dev/nowhere -F host_device a.qcow2").ok();
+    let info: serde_json::Value =
+        serde_json::from_str(&lab.qemu("info --output=json a.qcow2").ok()).expect("JSON");
+    assert_eq!(info["backing-filename-format"], "host_device");
+    lab.line("rebase -u -b a.raw -F IMG a.qcow2").ok();
+    let info = lab.qemu("info a.qcow2").ok();
+    assert!(info.contains("backing file format: raw"), "{info}");
+}
+
+#[test]
+fn a_qcow_image_is_empty_after_a_commit() {
+    for keep in [false, true] {
+        let (ours, theirs) = (Lab::new(), Lab::new());
+        for lab in [&ours, &theirs] {
+            lab.raw("a.raw");
+            lab.qemu("convert -O qcow a.raw base.qcow").ok();
+            lab.qemu("create -q -f qcow -b base.qcow -F qcow top.qcow").ok();
+            let io = ["-f", "qcow", "-c", "write -q -P 7 64k 128k", "top.qcow"];
+            assert!(lab.command("qemu-io").args(io).status().expect("runs").success());
+        }
+        let line = if keep { "commit -d top.qcow" } else { "commit top.qcow" };
+        ours.line(line).ok();
+        theirs.qemu(line).ok();
+        let own = |lab: &Lab| {
+            let map = lab.qemu("map --output=json top.qcow").ok();
+            map.matches("\"depth\": 0, \"present\": true").count()
+        };
+        assert_eq!(own(&ours), own(&theirs), "{keep}");
+        assert_eq!(ours.read("top.qcow").len(), theirs.read("top.qcow").len(), "{keep}");
+        ours.qemu("convert -O raw top.qcow ours.raw").ok();
+        theirs.qemu("convert -O raw top.qcow theirs.raw").ok();
+        assert!(ours.read("ours.raw") == theirs.read("theirs.raw"));
+        ours.line("check top.qcow").ok();
+    }
+}

@@ -121,6 +121,34 @@ fn a_repair_has_the_output_and_the_exit_code_of_qemu_img() {
 }
 
 #[test]
+fn under_the_name_of_qemu_img_a_repair_prints_the_same_lines() {
+    for (scope, cluster, count) in
+        [("leaks", 9, 1), ("leaks", 5, 2), ("all", 9, 3), ("all", 5, 2), ("all", 4, 2)]
+    {
+        let (ours, qemus) = (Lab::new(), Lab::new());
+        ours.raw("a.raw");
+        ours.qemu("convert -O qcow2 a.raw a.qcow2").ok();
+        write_at(&ours.path("a.qcow2"), (10 << 16) - 1, &[0]);
+        set_refcount(&ours, "a.qcow2", cluster, count);
+        std::fs::copy(ours.path("a.qcow2"), qemus.path("a.qcow2")).expect("copies");
+        let line = format!("check -r {scope} a.qcow2");
+        let (our, qemu) = (ours.as_qemu_img(&line), qemus.qemu(&line));
+        let case = format!("{scope} {cluster} {count}");
+        let without_end = |out: &str| {
+            let lines = out.lines().filter(|line| !line.starts_with("Image end offset"));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(our.err, qemu.err, "{case}");
+        assert_eq!(
+            (our.code, without_end(&our.out)),
+            (qemu.code, without_end(&qemu.out)),
+            "{case}"
+        );
+        assert!(our.err.contains("Repairing "), "{case}: {}", our.err);
+    }
+}
+
+#[test]
 fn an_image_that_was_not_closed_properly_can_be_resized_after_a_repair() {
     let lab = Lab::new();
     lab.qemu("create -q -f qcow2 -o lazy_refcounts=on a.qcow2 1M").ok();

@@ -385,3 +385,44 @@ fn an_output_that_exceeds_its_maximum_size_is_not_left_behind() {
     let error = lab.line("convert --max-size x -f raw a.raw out").fails(1);
     assert!(error.contains("Invalid --max-size specified: 'x'"), "{error}");
 }
+
+#[test]
+fn an_existing_image_gets_what_differs_from_a_backing_file_that_it_does_not_name() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.qemu("convert -O qcow2 a.raw base.qcow2").ok();
+    lab.qemu("create -q -f qcow2 -b base.qcow2 -F qcow2 top.qcow2").ok();
+    for name in ["ours.qcow2", "theirs.qcow2"] {
+        lab.qemu(&format!("create -q -f qcow2 {name} {}", lab.read("a.raw").len())).ok();
+    }
+    let line = "convert -n -O qcow2 -B base.qcow2 top.qcow2";
+    let ran = lab.as_qemu_img(&format!("{line} ours.qcow2"));
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+    lab.qemu(&format!("{line} theirs.qcow2")).ok();
+    lab.qemu("compare ours.qcow2 theirs.qcow2").ok();
+    let ran = lab.line(&format!("{} ours.qcow2", line.replace("-B", "-F qcow2 -B")));
+    assert!(ran.code == Some(0) && ran.err.contains("names no backing file"), "{}", ran.err);
+    // With the backing file, it is the source.
+    lab.qemu("rebase -u -b base.qcow2 -F qcow2 ours.qcow2").ok();
+    lab.qemu("compare ours.qcow2 a.raw").ok();
+}
+
+#[test]
+fn under_the_name_of_qemu_img_the_first_block_of_a_new_raw_disk_is_allocated() {
+    let lab = Lab::new();
+    lab.qemu("create -q -f qcow2 empty.qcow2 1M").ok();
+    let first = |ran: crate::support::Ran| {
+        let map: serde_json::Value = serde_json::from_str(&ran.ok()).expect("JSON");
+        (map[0]["length"].clone(), map[0]["data"].clone())
+    };
+    for line in ["create -q -f raw NAME 1M", "convert -O raw empty.qcow2 NAME"] {
+        lab.as_qemu_img(&line.replace("NAME", "ours.raw")).ok();
+        lab.qemu(&line.replace("NAME", "theirs.raw")).ok();
+        lab.line(&line.replace("NAME", "own.raw")).ok();
+        let map = |name: &str| first(lab.qemu(&format!("map --output=json -f raw {name}")));
+        assert_eq!(map("ours.raw"), map("theirs.raw"), "{line}");
+        assert_eq!(map("ours.raw"), (4096.into(), true.into()), "{line}");
+        assert_eq!(map("own.raw"), (1_048_576.into(), false.into()), "{line}");
+        assert_eq!(lab.read("ours.raw"), vec![0; 1 << 20], "{line}");
+    }
+}

@@ -126,3 +126,28 @@ fn control_characters_from_an_image_are_escaped() {
         assert!(output.contains("\\u{1b}[2Jgpj\\u{202e}.vmdk"), "{line}: {output:?}");
     }
 }
+
+#[test]
+fn qemu_writes_to_a_new_stream_optimized_image() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    let size = lab.read("a.raw").len();
+    lab.qemu("convert -O vmdk a.raw base.vmdk").ok();
+    for options in ["", "-o zeroed_grain=on"] {
+        let stream = "create -q -f vmdk -o subformat=streamOptimized";
+        lab.line(&format!("{stream} {options} a.vmdk {size}")).ok();
+        lab.line("check a.vmdk").ok();
+        lab.qemu("convert -n -O vmdk a.raw a.vmdk").ok();
+        lab.qemu("compare a.raw a.vmdk").ok();
+        lab.line("compare a.raw a.vmdk").ok();
+        lab.line(&format!("{stream} {options} -b base.vmdk -F vmdk top.vmdk")).ok();
+        lab.qemu("compare a.raw top.vmdk").ok();
+        lab.line("compare a.raw top.vmdk").ok();
+    }
+    // What is converted is a stream that VMware's tools read, without a backing file.
+    let line = "convert -O vmdk -o subformat=streamOptimized -B base.vmdk -F vmdk a.raw b.vmdk";
+    let error = lab.line(line).fails(1);
+    assert!(error.contains("can't have backing file"), "{error}");
+    lab.line("convert -O vmdk -o subformat=streamOptimized a.raw b.vmdk").ok();
+    assert!(lab.read("b.vmdk")[56..64] == [0xff; 8], "the directory is at the end");
+}

@@ -7,7 +7,7 @@ use crate::model::layer::{DiskLayout, Layer};
 use crate::model::sealed::Sealed;
 use crate::open::driver::is_named_dmg;
 use crate::report::info::Details;
-use crate::storage::source::Source;
+use crate::storage::source::{Segment, Source, SourceError};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -88,9 +88,12 @@ impl Layer for Raw {
                 push(out, at..range.end, Kind::Zero(Some(host)));
                 break;
             }
-            let segment = self.files[0]
-                .segment_at(at)
-                .map_err(|e| Error::io("cannot find the holes of the file", e).at(at))?;
+            let segment = match self.files[0].segment_at(at) {
+                Ok(segment) => segment,
+                // The bytes may be readable nevertheless. Reading them reports what is not.
+                Err(SourceError::Storage(_)) => Segment { end: range.end, hole: false },
+                Err(e) => return Err(Error::io("cannot find the holes of the file", e).at(at)),
+            };
             let end = segment.end.min(range.end);
             if end <= at {
                 return Err(Error::corrupt("file", "the file was truncated while it was read")

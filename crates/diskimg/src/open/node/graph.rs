@@ -2,7 +2,9 @@
 
 use super::NodeSettings;
 use super::describe::{file_node, format_node, url_node};
-use super::keys::{FILE, FILE_DRIVERS, GENERIC, OTHER_DRIVERS};
+use super::faults::FaultySource;
+use super::keys::{FAULTY_DRIVER, FILE, FILE_DRIVERS, GENERIC, NULL_DRIVERS, OTHER_DRIVERS};
+use super::null::NullSource;
 use super::options::{Child, NodeOptions, Value};
 use super::window::{window, within};
 use crate::error::{Error, Result};
@@ -77,15 +79,15 @@ impl Graph {
         depth: usize,
     ) -> Result<Image> {
         if depth > MAX_DEPTH {
-            return Err(Error::invalid(format!("nodes are nested deeper than {MAX_DEPTH}")));
+            return Err(too_deep());
         }
         let driver = node.take("driver")?;
         if driver.as_deref().is_some_and(|name| is_protocol(&options.protocols, name)) {
             if options.format.is_some_and(|format| format != Format::Raw) {
                 return Err(no_file());
             }
-            let file = self.open_protocol(options, node, driver)?;
-            let name = file.name.clone().unwrap_or_default();
+            let file = self.open_protocol(options, node, driver, depth)?;
+            let name = file.name.clone().unwrap_or_else(|| format!("json:{}", file.json));
             return file.open(&options.clone().format(Format::Raw), name);
         }
         let own_name = node_name(&mut node)?;
@@ -168,7 +170,7 @@ impl Graph {
                 let options = below(options).metadata_only(false);
                 File::image(self.open(&options, node, depth + 1)?)
             }
-            driver => self.open_protocol(options, node, driver),
+            driver => self.open_protocol(options, node, driver, depth),
         }
     }
 
@@ -243,16 +245,39 @@ impl Graph {
         options: &OpenOptions,
         mut node: NodeOptions,
         driver: Option<String>,
+        depth: usize,
     ) -> Result<File> {
         let own_name = node_name(&mut node)?;
         let share = node.take_switch("force-share")?.unwrap_or(false);
         let mut file = match driver {
+            Some(driver) if driver == FAULTY_DRIVER => self.open_faulty(options, node, depth)?,
+            Some(driver) if NULL_DRIVERS.contains(&&*driver) => open_null(node, &driver)?,
             Some(driver) if !FILE_DRIVERS.contains(&&*driver) => open_url(options, node, &driver)?,
             _ => open_file(options, node)?,
         };
         file.unlocked |= share;
         self.define(own_name, || Named::File(file.clone()))?;
         Ok(file)
+    }
+
+    /// Opens what fails on purpose.
+    fn open_faulty(
+        &mut self,
+        options: &OpenOptions,
+        mut node: NodeOptions,
+        depth: usize,
+    ) -> Result<File> {
+        if depth > MAX_DEPTH {
+            return Err(too_deep());
+        }
+        let Some(child) = node.take_child("image") else {
+            return Err(Error::invalid("A block device must be specified for \"image\""));
+        };
+        let inner = self.open_child(options, child, depth + 1)?;
+        let source = FaultySource::new(inner.source, &mut node)?;
+        finish_protocol(node, FAULTY_DRIVER)?;
+        let json = source.node(&inner.json);
+        Ok(File { source: Arc::new(source), name: None, json, ..inner })
     }
 
     /// Gives a node its name, if it has one.
@@ -375,6 +400,15 @@ fn open_file(options: &OpenOptions, mut node: NodeOptions) -> Result<File> {
     Ok(File { source, json: file_node(&name), name: Some(name), unlocked, place: Place::Local })
 }
 
+/// Opens a disk that stores nothing.
+fn open_null(mut node: NodeOptions, driver: &str) -> Result<File> {
+    let source = NullSource::take(&mut node)?;
+    finish_protocol(node, driver)?;
+    let json = source.node(driver);
+    let source = Arc::new(source);
+    Ok(File { source, name: None, json, unlocked: true, place: Place::Elsewhere })
+}
+
 /// Opens `url` by a protocol that the caller has added.
 fn open_url(options: &OpenOptions, mut node: NodeOptions, driver: &str) -> Result<File> {
     let url = node.take("url")?;
@@ -396,6 +430,8 @@ fn open_url(options: &OpenOptions, mut node: NodeOptions, driver: &str) -> Resul
 /// Returns true if the driver is a protocol: a file of the host, or one that the caller has added.
 fn is_protocol(protocols: &Protocols, driver: &str) -> bool {
     FILE_DRIVERS.contains(&driver)
+        || NULL_DRIVERS.contains(&driver)
+        || driver == FAULTY_DRIVER
         || (protocols.get(driver).is_some() && driver.parse::<Format>().is_err())
 }
 
@@ -405,6 +441,10 @@ fn format(driver: &str) -> Result<Format> {
         return Err(Error::unsupported(format!("the driver '{driver}' is not supported")));
     }
     driver.parse()
+}
+
+fn too_deep() -> Error {
+    Error::invalid(format!("nodes are nested deeper than {MAX_DEPTH}"))
 }
 
 fn no_file() -> Error {

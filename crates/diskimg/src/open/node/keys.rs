@@ -27,9 +27,14 @@ pub(super) const FILE: [&str; 5] =
 /// Drivers for files of the host.
 pub(super) const FILE_DRIVERS: [&str; 3] = ["file", "host_device", "host_cdrom"];
 
+/// Drivers for a disk that stores nothing.
+pub(super) const NULL_DRIVERS: [&str; 2] = ["null-co", "null-aio"];
+
+/// The driver of what fails on purpose.
+pub(super) const FAULTY_DRIVER: &str = "blkdebug";
+
 /// QEMU's other protocols and filters.
-pub(super) const OTHER_DRIVERS: [&str; 24] = [
-    "blkdebug",
+pub(super) const OTHER_DRIVERS: [&str; 21] = [
     "blklogwrites",
     "blkreplay",
     "blkverify",
@@ -44,8 +49,6 @@ pub(super) const OTHER_DRIVERS: [&str; 24] = [
     "luks",
     "nbd",
     "nfs",
-    "null-aio",
-    "null-co",
     "nvme",
     "preallocate",
     "quorum",

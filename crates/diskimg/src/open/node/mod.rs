@@ -16,10 +16,12 @@
 //! Every key that is not known is an error, because programs test for features in this way.
 
 mod describe;
+mod faults;
 mod graph;
 #[cfg(feature = "json")]
 mod json;
 mod keys;
+mod null;
 mod options;
 mod single_file;
 mod window;
@@ -90,6 +92,11 @@ impl OpenOptions {
     ///
     /// - the drivers of this library's formats over files, over each other, and over the
     ///   [protocols](Self::protocol) that the caller adds: `driver` is the scheme and `url` the URL;
+    /// - `null-co` and `null-aio`, which store nothing and read as zeros: `size`, 1 GiB by default,
+    ///   and `read-zeroes`, which says that they are known to be zeros;
+    /// - `blkdebug` over another node, `image`, for tests: `inject-error` is a list of errors that
+    ///   reading (`iotype` `read`) or finding out about holes (`block-status`) returns, everywhere
+    ///   or at a `sector`, always or `once`;
     /// - `offset` and `size` of raw;
     /// - `backing`: `null`, or a node instead of the file that the image names;
     /// - `data-file` of qcow2: a node instead of the file that the image names;

@@ -6,11 +6,11 @@ use super::input::{Input, InputRun};
 use super::load::{Loaded, LoadedImage};
 use super::pass;
 use super::plan::Task;
-use super::salvage::{SALVAGE_BLOCK, SalvageLog};
+use super::salvage::{SALVAGE_BLOCK, SALVAGE_SECTOR, SalvageLog};
 use super::share::Sharing;
 use super::task::{Buffers, EncodedTask, TaskRun, push_run};
 use crate::error::Result;
-use crate::model::extent::Kind;
+use crate::model::extent::{ChainExtent, Kind};
 use crate::model::fetch::{Fetcher, StoredUnit};
 use crate::model::image::Image;
 use crate::model::shared_units::SharedUnits;
@@ -21,6 +21,15 @@ use crate::storage::zeros::is_zero;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+
+/// Returns the length in bytes of a block that is given up if one of its bytes cannot be read.
+fn salvage_block(image: &Image, extent: &ChainExtent) -> u64 {
+    let Kind::Data(host) = extent.kind else { return SALVAGE_BLOCK };
+    match image.layer(extent.depth).files()[host.file].as_file() {
+        Some(_) => SALVAGE_BLOCK,
+        None => SALVAGE_SECTOR,
+    }
+}
 
 /// Reads and encodes tasks; shared by all workers.
 pub(super) struct Encoding<'a> {
@@ -149,15 +158,16 @@ impl Encoding<'_> {
         };
         // Data stored verbatim is salvaged block by block; a compressed unit is lost as a whole.
         let len = input_run.at.end - input_run.at.start;
-        let divisible = matches!(input_run.extent.kind, Kind::Data(_)) && len > SALVAGE_BLOCK;
+        let block = salvage_block(image, &input_run.extent);
+        let divisible = matches!(input_run.extent.kind, Kind::Data(_)) && len > block;
         if !divisible {
             self.salvaged.add(input_run.at.clone(), &error);
             buf.fill(0);
             return Ok(());
         }
         // The run is longer than a block, so the first multiple inside it is before its end.
-        let middle = ((input_run.at.start + len / 2) / SALVAGE_BLOCK * SALVAGE_BLOCK)
-            .max((input_run.at.start + 1).next_multiple_of(SALVAGE_BLOCK));
+        let middle = ((input_run.at.start + len / 2) / block * block)
+            .max((input_run.at.start + 1).next_multiple_of(block));
         let (low, high) = (input_run.at.start..middle, middle..input_run.at.end);
         let (left, right) = buf.split_at_mut((middle - input_run.at.start) as usize);
         self.fetch(worker, &input_run.clip(&low), loaded, left)?;

@@ -6,8 +6,11 @@ use crate::storage::lock;
 use std::ops::Range;
 use std::sync::Mutex;
 
-/// Granularity in bytes in which unreadable data is given up.
+/// Granularity in bytes in which unreadable data is given up: that of the page cache.
 pub(super) const SALVAGE_BLOCK: u64 = 4096;
+
+/// The same for data that is not read from a file of the host.
+pub(super) const SALVAGE_SECTOR: u64 = 512;
 
 /// Maximum number of ranges that are listed with their errors.
 pub(super) const MAX_LISTED: usize = 4096;

@@ -56,8 +56,12 @@ pub(in super::super) fn amend(
     image.require_not_corrupt()?;
     let plan = Plan::new(&image, request)?;
     if image.header().incompatible.contains(Incompatible::DIRTY) {
-        let mut repair =
-            RepairRequest { scope: RepairScope::All, further_files: false, report: &mut |_| {} };
+        let mut repair = RepairRequest {
+            scope: RepairScope::All,
+            further_files: false,
+            report: &mut |_| {},
+            repaired: &mut |_| {},
+        };
         repair::repair(storage, context, &mut repair)?;
         image = open()?;
         image.require_intact()?;

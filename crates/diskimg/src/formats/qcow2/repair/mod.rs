@@ -20,6 +20,7 @@
 //! of the file or between clusters, for example, and metadata that overlaps something else. No
 //! cluster becomes free then, because the lost references may have been to it.
 
+mod changes;
 mod copied;
 mod entries;
 mod rebuild;
@@ -100,6 +101,11 @@ impl RepairRequest<'_> {
     /// Reports damage that is left, and that a check does not find.
     fn left(&mut self, message: String) {
         (self.report)(Finding::of_check(Code::Corruption, message));
+    }
+
+    /// Reports what is being repaired.
+    fn repaired(&mut self, code: Code, message: String) {
+        (self.repaired)(Finding::of_check(code, message));
     }
 }
 

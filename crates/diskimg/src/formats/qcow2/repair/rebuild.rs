@@ -11,7 +11,7 @@
 use super::copied::CopiedFlags;
 use super::refcounts::{Rules, Wanted, write_copied_flags};
 use super::tables::{clusters, pad};
-use super::{Step, modifying};
+use super::{Step, changes, modifying};
 use crate::error::{Error, Result};
 use crate::formats::qcow2::header::{MAX_REFCOUNT_TABLE_BYTES, Table};
 use crate::formats::qcow2::refcount::{self, OFFSET_MASK, Refcounts};
@@ -37,7 +37,7 @@ pub(super) fn rebuild(
 ) -> Result<()> {
     let mut moved = Moved::default();
     if moves_tables {
-        moved.find(step, rules)?;
+        moved.find(step, rules, request)?;
     }
     moved.release_old(step);
     let Some(plan) = Plan::make(step, rules, &moved, request)? else { return Ok(()) };
@@ -59,7 +59,7 @@ pub(super) fn rebuild(
     // The flags depend on the new refcounts.
     step.image.header.refcount_table =
         Table { offset: table, entries: plan.table_clusters * size / 8 };
-    write_copied_flags(step, rules)
+    write_copied_flags(step, rules, request)
 }
 
 /// Tables of the active disk that are written to new clusters.
@@ -72,13 +72,15 @@ struct Moved {
 }
 
 impl Moved {
-    fn find(&mut self, step: &Step, rules: Rules) -> Result<()> {
+    fn find(&mut self, step: &Step, rules: Rules, request: &mut RepairRequest<'_>) -> Result<()> {
         let max = step.image.limits.table_bytes;
         let mut flags = CopiedFlags::new(step, Wanted::new(step, rules)?);
-        let (_, l1) = flags.l1()?;
+        let (old, l1) = flags.l1()?;
+        changes::report_l1_flags(step, &old, &l1, request);
         self.l1 = Some(l1);
         let size = step.image.layout.cluster_size();
-        flags.for_each_l2(|offset, _, words| {
+        flags.for_each_l2(|offset, old, words| {
+            changes::report_l2_flags(step, old, &words, request);
             let bytes = (to_u64(self.l2.len()) + 1) * size;
             if bytes > max {
                 let found = format!("{bytes} bytes of changed L2 tables");
@@ -144,26 +146,32 @@ impl Step {
     }
 }
 
-/// Subtracts the references to the refcount table and to its blocks from the counts.
+/// Subtracts the references to the refcount table and to its blocks from the counts. Returns their
+/// clusters, and how often each was subtracted.
 ///
 /// # Errors
 /// Returns [`Io`](crate::ErrorKind::Io) if reading the table fails.
-pub(super) fn release_refcounts(step: &mut Step) -> Result<()> {
+pub(super) fn release_refcounts(step: &mut Step) -> Result<BTreeMap<u64, u64>> {
     let (size, len) = (step.image.layout.cluster_size(), step.storage.current_len());
     let table = step.image.header.refcount_table;
     let entries = Refcounts::read(step.image.file(), &step.image.header)?.table;
+    let mut released = BTreeMap::new();
     // Exactly those that the check has counted.
     let end = table.offset.checked_add(table.bytes());
     if end.is_some_and(|end| end.saturating_sub(len) < size) {
         step.release(table.offset, table.bytes());
+        for cluster in table.offset / size..(table.offset + table.bytes()).div_ceil(size) {
+            *released.entry(cluster).or_default() += 1;
+        }
     }
     for entry in entries {
         let is_valid = entry & !OFFSET_MASK == 0 && entry.is_multiple_of(size) && entry < len;
         if is_valid && entry != 0 {
             step.release(entry, size);
+            *released.entry(entry / size).or_default() += 1;
         }
     }
-    Ok(())
+    Ok(released)
 }
 
 /// Where the new tables are.

@@ -1,13 +1,14 @@
 //! Setting refcounts to the numbers of references.
 
 use super::copied::CopiedFlags;
-use super::{Step, rebuild, tables};
+use super::{Step, changes, rebuild, tables};
 use crate::error::Result;
 use crate::formats::qcow2::header::Autoclear;
 use crate::formats::qcow2::refcount::{self, OFFSET_MASK, Refcounts};
 use crate::formats::qcow2::tables::read_words;
 use crate::model::mutable::RepairRequest;
 use crate::report::check::RepairScope;
+use std::collections::BTreeMap;
 
 /// How refcounts may change.
 #[derive(Debug, Clone, Copy)]
@@ -17,7 +18,7 @@ pub(super) struct Rules {
     /// Refcounts that are too high become lower.
     pub(super) lower: bool,
     /// The largest refcount.
-    max: u64,
+    pub(super) max: u64,
 }
 
 impl Rules {
@@ -67,9 +68,10 @@ pub(super) fn repair(step: &mut Step, request: &mut RepairRequest<'_>) -> Result
     let all = step.scope == RepairScope::All;
     let has_valid_blocks = has_valid_blocks(step)?;
     let is_rebuilt = all && (!has_valid_blocks || lacks_blocks(step)?);
-    if is_rebuilt {
-        rebuild::release_refcounts(step)?;
-    }
+    let released = match is_rebuilt {
+        true => rebuild::release_refcounts(step)?,
+        false => BTreeMap::new(),
+    };
     let overlaps = tables::overlaps(step);
     let has_no_overlaps = overlaps.is_empty();
     overlaps.into_iter().for_each(|message| request.left(message));
@@ -79,6 +81,7 @@ pub(super) fn repair(step: &mut Step, request: &mut RepairRequest<'_>) -> Result
         max: refcount::mask(step.image.header.refcount_order),
     };
     if is_rebuilt {
+        changes::report_rebuilding(step, rules, &released, request);
         let is_consistent = is_consistent_but_for_leaks(step);
         rebuild::rebuild(step, rules, is_consistent, request)?;
     } else if has_valid_blocks {
@@ -89,6 +92,7 @@ pub(super) fn repair(step: &mut Step, request: &mut RepairRequest<'_>) -> Result
 
 /// Repairs refcounts whose blocks are where they should be.
 fn repair_in_place(step: &mut Step, rules: Rules, request: &mut RepairRequest<'_>) -> Result<()> {
+    changes::report_counts(step, rules, request)?;
     if is_consistent_but_for_leaks(step) && changes_copied_flags(step, rules)? {
         // Refcounts and flags cannot be written at once, so that one of them would be wrong after a
         // crash, although nothing but leaks is wrong now.
@@ -96,7 +100,7 @@ fn repair_in_place(step: &mut Step, rules: Rules, request: &mut RepairRequest<'_
         return rebuild::rebuild(step, rules, true, request);
     }
     write_counts(step, Rules { lower: false, ..rules })?;
-    write_copied_flags(step, rules)?;
+    write_copied_flags(step, rules, request)?;
     if rules.lower && step.found.counts.leaks > 0 && has_unknown_autoclear_bits(step) {
         // They may stand for structures whose clusters become free.
         step.change_header(|_| ())?;
@@ -181,13 +185,19 @@ fn changes_copied_flags(step: &Step, rules: Rules) -> Result<bool> {
 }
 
 /// Writes the copied flags in place.
-pub(super) fn write_copied_flags(step: &Step, rules: Rules) -> Result<()> {
+pub(super) fn write_copied_flags(
+    step: &Step,
+    rules: Rules,
+    request: &mut RepairRequest<'_>,
+) -> Result<()> {
     let mut flags = CopiedFlags::new(step, Wanted::new(step, rules)?);
     let (old, new) = flags.l1()?;
+    changes::report_l1_flags(step, &old, &new, request);
     step.write_changed(step.image.header.l1.offset, &old, &new)?;
     let mut is_changed = old != new;
     flags.for_each_l2(|table, old, new| {
         is_changed = true;
+        changes::report_l2_flags(step, old, &new, request);
         step.write_changed(table, old, &new)
     })?;
     if is_changed { step.barrier() } else { Ok(()) }

@@ -3,7 +3,7 @@
 use super::super::SECTOR;
 use super::GRAIN_SECTORS;
 use super::extents::{ExtentNames, SPLIT_SECTORS};
-use super::sparse_extent::SparseExtentWriter;
+use super::sparse_extent::{ExtentKind, SparseExtentWriter};
 use super::subformat::Subformat;
 use crate::error::Result;
 use crate::model::flat::{FlatFile, Preallocation};
@@ -64,7 +64,9 @@ impl SplitLayout {
     /// cannot be written.
     pub(in crate::formats::vmdk) fn create(self, sink: Arc<dyn Sink>, sectors: u64) -> Result<()> {
         if !self.is_flat() {
-            return SparseExtentWriter::start(sink, sectors, false, self.zeroed_grains)?.finish();
+            let zeroed_grains = self.zeroed_grains;
+            let kind = ExtentKind { embedded: false, zeroed_grains, compressed: false };
+            return SparseExtentWriter::start(sink, sectors, kind)?.finish();
         }
         let file = FlatFile::start(sink, sectors * SECTOR, self.preallocation)?;
         file.write_zeros(0, sectors * SECTOR)?;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   streamOptimized        x.vmdk: everything, written in order        stream.rs
+//!     without data         x.vmdk: as monolithicSparse                 sparse.rs
 //!   monolithicSparse       x.vmdk: descriptor and extent               sparse.rs
 //!   twoGbMaxExtentSparse   x.vmdk: descriptor   x-s001.vmdk …          sparse.rs
 //!   twoGbMaxExtentFlat     x.vmdk: descriptor   x-f001.vmdk …          flat.rs
@@ -150,13 +151,34 @@ impl TargetSpec for VmdkSpec {
     /// [`Limit`](crate::ErrorKind::Limit) if the descriptor is too long,
     /// [`Io`](crate::ErrorKind::Io) if the files cannot be created or written.
     fn start(&self, output: &mut Output) -> Result<Box<dyn Target>> {
+        if self.subformat != Subformat::StreamOptimized {
+            return self.start_extents(output);
+        }
+        if self.parent.is_some() {
+            return Err(Error::unsupported("streamOptimized image can't have backing file")
+                .hint("use subformat=monolithicSparse"));
+        }
+        let descriptor = self.descriptor(output)?;
+        Ok(Box::new(stream::StreamTarget::start(output.sink(), descriptor)?))
+    }
+
+    /// An empty streamOptimized image has all tables, at the offsets that its header states, as
+    /// qemu-img creates it: when QEMU writes to an image without a table, it destroys the header.
+    fn start_empty(&self, output: &mut Output) -> Result<Box<dyn Target>> {
+        match output.sink().is_sequential() {
+            true => self.start(output),
+            false => self.start_extents(output),
+        }
+    }
+}
+
+impl VmdkSpec {
+    /// Starts an image that consists of extents with all their tables, or of flat extents.
+    fn start_extents(&self, output: &mut Output) -> Result<Box<dyn Target>> {
         let Self { subformat, split, zeroed_grains, preallocation, .. } = *self;
         check_output(subformat, output)?;
         let descriptor = self.descriptor(output)?;
         let main = output.sink();
-        if subformat == Subformat::StreamOptimized {
-            return Ok(Box::new(stream::StreamTarget::start(main, descriptor)?));
-        }
         let (main, files) = match subformat.is_several_files() {
             true => (Some(main), open_extents(output, &descriptor.extents)?),
             false => (None, vec![main]),
@@ -208,13 +230,8 @@ fn preallocation(options: &Options, subformat: Subformat) -> Result<Preallocatio
 }
 
 fn check_features(subformat: Subformat, backing: bool, zeroed_grains: bool) -> Result<()> {
-    let stream = subformat == Subformat::StreamOptimized;
     if backing && subformat.is_flat() {
         return Err(Error::unsupported("Flat image can't have backing file")
-            .hint("use subformat=monolithicSparse"));
-    }
-    if backing && stream {
-        return Err(Error::unsupported("streamOptimized image can't have backing file")
             .hint("use subformat=monolithicSparse"));
     }
     if zeroed_grains && subformat.is_flat() {

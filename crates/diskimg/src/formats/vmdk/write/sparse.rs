@@ -1,9 +1,10 @@
 //! Writing monolithicSparse and twoGbMaxExtentSparse: one sparse extent that embeds the descriptor,
-//! or several extents and a separate descriptor.
+//! or several extents and a separate descriptor. An empty streamOptimized image is the former.
 
 use super::descriptor::NewDescriptor;
 use super::extents::ExtentSplit;
-use super::sparse_extent::SparseExtentWriter;
+use super::sparse_extent::{ExtentKind, SparseExtentWriter};
+use super::subformat::Subformat;
 use super::{truncate, write_descriptor};
 use crate::error::{Error, Result};
 use crate::model::target::{Allocate, Slot, Target};
@@ -39,9 +40,13 @@ impl SparseTarget {
         if let Some(main) = &main {
             truncate(&**main)?;
         }
-        let embedded = main.is_none();
+        let kind = ExtentKind {
+            embedded: main.is_none(),
+            zeroed_grains,
+            compressed: descriptor.subformat == Subformat::StreamOptimized,
+        };
         let start = |(sink, sectors): (&Arc<dyn Sink>, u64)| {
-            SparseExtentWriter::start(Arc::clone(sink), sectors, embedded, zeroed_grains)
+            SparseExtentWriter::start(Arc::clone(sink), sectors, kind)
         };
         let extents = files.iter().zip(split.extents()).map(start).collect::<Result<_>>()?;
         Ok(Self { main, files, extents, split, descriptor, digest: 0 })

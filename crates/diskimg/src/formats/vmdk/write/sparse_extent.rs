@@ -36,6 +36,17 @@ pub(super) struct SparseExtentWriter {
     table: GrainTable,
 }
 
+/// What a new extent is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ExtentKind {
+    /// It has space for a descriptor.
+    pub(super) embedded: bool,
+    /// Grains of zeros are recorded as such.
+    pub(super) zeroed_grains: bool,
+    /// Grains that other programs will write are compressed.
+    pub(super) compressed: bool,
+}
+
 /// The current grain table.
 #[derive(Debug)]
 struct GrainTable {
@@ -45,23 +56,18 @@ struct GrainTable {
 }
 
 impl SparseExtentWriter {
-    /// Starts an extent of `sectors` guest sectors. If `embedded`, it has space for a descriptor.
+    /// Starts an extent of `sectors` guest sectors.
     ///
     /// # Errors
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for a pipe,
     /// [`Limit`](crate::ErrorKind::Limit) if the disk is too large, [`Io`](crate::ErrorKind::Io) if
     /// writing fails.
-    pub(super) fn start(
-        sink: Arc<dyn Sink>,
-        sectors: u64,
-        embedded: bool,
-        zeroed_grains: bool,
-    ) -> Result<Self> {
+    pub(super) fn start(sink: Arc<dyn Sink>, sectors: u64, kind: ExtentKind) -> Result<Self> {
         if sink.is_sequential() {
             return Err(Error::unsupported("a sparse extent cannot be written to a pipe")
                 .hint("subformat=streamOptimized can"));
         }
-        let header = layout(sectors, embedded, zeroed_grains);
+        let header = layout(sectors, kind);
         require_readable(&header)?;
         let extent = Self {
             sink,
@@ -212,11 +218,15 @@ impl SparseExtentWriter {
 }
 
 /// Returns the header of a new extent, with the offsets of all structures.
-fn layout(sectors: u64, embedded: bool, zeroed_grains: bool) -> Header {
+fn layout(sectors: u64, kind: ExtentKind) -> Header {
     let (descriptor_offset, descriptor_sectors) =
-        if embedded { (DESCRIPTOR_OFFSET, DESCRIPTOR_SECTORS) } else { (0, 0) };
+        if kind.embedded { (DESCRIPTOR_OFFSET, DESCRIPTOR_SECTORS) } else { (0, 0) };
     let mut header = Header {
-        version: if zeroed_grains { 2 } else { 1 },
+        version: match kind {
+            ExtentKind { compressed: true, .. } => 3,
+            ExtentKind { zeroed_grains: true, .. } => 2,
+            _ => 1,
+        },
         flags: Flags::NEWLINE_TEST | Flags::REDUNDANT,
         capacity: sectors,
         grain_sectors: GRAIN_SECTORS,
@@ -227,9 +237,10 @@ fn layout(sectors: u64, embedded: bool, zeroed_grains: bool) -> Header {
         gd_offset: 0,
         over_head: 0,
         unclean: false,
-        compressed: false,
+        compressed: kind.compressed,
     };
-    header.flags.set(Flags::ZEROED_GRAIN, zeroed_grains);
+    header.flags.set(Flags::ZEROED_GRAIN, kind.zeroed_grains);
+    header.flags.set(Flags::COMPRESSED | Flags::MARKERS, kind.compressed);
     let one_copy = header.directory_sectors() + header.tables() * header.table_sectors();
     header.gd_offset = header.rgd_offset + one_copy;
     header.over_head = (header.gd_offset + one_copy).next_multiple_of(GRAIN_SECTORS);

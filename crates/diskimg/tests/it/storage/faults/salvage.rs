@@ -121,7 +121,7 @@ fn the_range_of_a_failed_read_is_zeros_and_reported_and_nothing_else() {
 }
 
 #[test]
-fn a_bad_range_of_a_raw_disk_is_lost_in_blocks_of_4096_bytes() {
+fn a_bad_range_of_a_raw_disk_is_lost_in_sectors() {
     let images = TestImages::new();
     let test_image = images.image("raw");
     let step = if full() { 512 } else { 8192 + 512 };
@@ -135,8 +135,8 @@ fn a_bad_range_of_a_raw_disk_is_lost_in_blocks_of_4096_bytes() {
             let (report, bytes) = salvage(test_image, source, Format::Raw, threads).unwrap();
             assert_eq!(problem(test_image, &report, &bytes), None, "{bad:?}");
             let lost: Vec<_> = report.salvaged.into_iter().map(|lost| lost.guest).collect();
-            let end = bad.end.next_multiple_of(4096).min(test_image.bytes.len() as u64);
-            let whole = Range { start: bad.start / 4096 * 4096, end };
+            let end = bad.end.next_multiple_of(512).min(test_image.bytes.len() as u64);
+            let whole = Range { start: bad.start / 512 * 512, end };
             // Holes are not read.
             let inside = lost.iter().all(|l| l.start >= whole.start && l.end <= whole.end);
             assert!(inside && (holes || !lost.is_empty()), "{bad:?}: {lost:?}");
