@@ -14,15 +14,17 @@ mod answer;
 mod certificates;
 mod client;
 mod netrc;
+mod request;
 mod source;
 #[cfg(test)]
 mod tests;
 
 use answer::Answer;
-use client::{Client, Request};
+use client::Client;
 use diskimg::open::{Location, OpenMode, Protocol, Url};
 use diskimg::storage::source::{Cached, MemorySource, RetryPolicy, Retrying, Source, spool};
 use diskimg::{Error, Result};
+use request::Request;
 use source::RangeSource;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -157,7 +159,7 @@ impl Protocol for Http {
 
     fn join(&self, base: &Location, name: &str) -> Result<Location> {
         let Location::Url(url) = base else { return Err(Error::invalid("it is not a URL")) };
-        let joined = client::join(url.as_str(), name);
+        let joined = request::join(url.as_str(), name);
         let joined = joined.and_then(Url::new);
         Ok(joined.ok_or_else(|| Error::invalid("the name is outside of the server"))?.into())
     }

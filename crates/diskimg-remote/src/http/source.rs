@@ -1,7 +1,8 @@
 //! A file on a server as a source.
 
 use super::answer::Version;
-use super::client::{Client, Request, cut_off, read_body};
+use super::client::{Client, cut_off, read_body};
+use super::request::Request;
 use diskimg::storage::source::{IoHints, Source, SourceError};
 use std::sync::Arc;
 
