@@ -264,10 +264,7 @@ impl Args {
             common::set_qemu_defaults(&mut options, format, program);
         }
         common::add_backing(&mut options, self.backing.take(), self.backing_format.take())?;
-        // qemu-img records no backing file in an existing image, and needs no format for it.
-        let needs_format = !(self.no_create && program == Program::QemuImg);
-        let has_backing = options.get("backing_file").is_some();
-        if has_backing && needs_format && options.get("backing_fmt").is_none() {
+        if options.get("backing_file").is_some() && options.get("backing_fmt").is_none() {
             return Err(Failure::error(
                 "Use of backing file requires explicit backing format (-F)",
             ));

@@ -216,26 +216,14 @@ fn refuse_own_chain(
     }
 }
 
-/// Verifies that the input fits into the image, and that its format has backing files if the input
-/// is to be compared with one.
+/// Verifies that the input fits into the image, and that there is a backing file if the input is to
+/// be compared with one.
 fn require_modifiable(settings: &Settings<'_>, input: &Input, existing: &Existing) -> Result<()> {
     let path = Path::new(&existing.name);
     require_room(input.size(), existing.image.size(), path)?;
-    if settings.format.options().iter().any(|option| option.name == "backing_file") {
-        return Ok(());
-    }
-    refuse_backing(settings, path)
-}
-
-/// Returns a note for an image that gets only what differs from a backing file that it does not name.
-fn unnamed_backing(settings: &Settings<'_>, existing: &Existing) -> Option<String> {
-    let backing = settings.backing.as_ref()?;
     match existing.image.layers().next().and_then(|layer| layer.parent()) {
-        Some(_) => None,
-        None => Some(format!(
-            "the existing target names no backing file: it has only what differs from '{}'",
-            backing.name
-        )),
+        None => refuse_backing(settings, path),
+        Some(_) => Ok(()),
     }
 }
 
@@ -257,21 +245,19 @@ fn open_common_backing(
 /// Writes into an existing image.
 fn modify(settings: Settings<'_>, input: Input, existing: Existing) -> Result<Report> {
     require_modifiable(&settings, &input, &existing)?;
-    let note = unnamed_backing(&settings, &existing);
     let output = Output::to_place(Box::new(ModifiedImage {
         storage: Arc::clone(&existing.storage),
         path: existing.storage.path().map(Path::to_owned),
         files: existing.image.layers().flat_map(|layer| layer.files()).cloned().collect(),
     }))
     .named(&*existing.name);
-    let report = run_started(settings, input, output, |settings, input, output| {
+    run_started(settings, input, output, |settings, input, output| {
         settings.prepare_existing(input)?;
         let len = input.size();
         existing.append_rest(input)?;
         let backing = open_common_backing(settings, output.path(), &existing)?;
         Ok(Prepared { spec: existing.spec, backing, existing: Some(len), selection: None })
-    })?;
-    Ok(Report { notes: report.notes.into_iter().chain(note).collect(), ..report })
+    })
 }
 
 /// Runs a conversion that overwrites the output. If it fails after it has begun to write, the error

@@ -449,6 +449,8 @@ fn what_cannot_be_written_is_refused_and_unchanged() {
     };
     assert!(lab.create("", 2048, None));
     refused(lab.convert(&source), ErrorKind::Invalid, "the source needs 4096");
+    let base = Backing::new(lab.target().to_str().unwrap()).with_format("qcow2");
+    refused(lab.convert(&source[..512]).backing(base), ErrorKind::Invalid, "no backing file");
     assert!(lab.create("lazy_refcounts=on", 8192, None));
     let image = std::fs::read(lab.target()).unwrap();
     for (bit, text) in [(1, "not closed properly"), (2, "marked as corrupt")] {
