@@ -47,6 +47,7 @@ fn inspect_url(
     let at = Location::Url(url.clone());
     let mut mode = OpenMode::default();
     mode.metadata_only = true;
+    mode.max_copied = Some(job.options.max_copied());
     let opened = network.protocols().iter().find_map(|protocol| {
         protocol.schemes().contains(&url.scheme()).then(|| protocol.open(&at, &mode))
     });

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::Read;
 use std::ops::Range;
-use ureq::http::{HeaderMap, header};
+use ureq::http::{HeaderMap, HeaderValue, header};
 
 /// The answer to the first request.
 pub(super) enum Answer {
@@ -17,45 +17,73 @@ pub(super) enum Answer {
     },
     /// The file is empty.
     Empty,
-    /// The server does not answer ranges: the whole file.
-    Whole(Box<dyn Read + Send>),
+    /// The server does not answer ranges: the whole file, and its length in bytes if that is stated.
+    Whole(Box<dyn Read + Send>, Option<u64>),
 }
 
 /// What identifies the contents of a file at a time: RFC 9110, section 8.8.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Version {
-    /// A strong `ETag`.
-    pub(super) etag: Option<String>,
+    /// The `ETag`, which may be a weak one.
+    etag: Option<HeaderValue>,
     /// The date of `Last-Modified`, as the server wrote it.
-    pub(super) modified: Option<String>,
+    modified: Option<HeaderValue>,
 }
 
 impl Version {
     /// Returns the version in the headers of a response.
-    pub(super) fn of(headers: &HeaderMap) -> Self {
-        let text =
-            |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        // A weak one does not identify bytes.
-        let etag = text(header::ETAG).filter(|etag| etag.starts_with('"'));
-        Self { etag, modified: text(header::LAST_MODIFIED) }
+    ///
+    /// # Errors
+    /// Returns an error if there are several different ones.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Unexpected> {
+        let only = |name| {
+            let mut values = headers.get_all(name).iter();
+            let first = values.next().cloned();
+            match values.all(|other| Some(other) == first.as_ref()) {
+                true => Ok(first),
+                false => Err(Unexpected("the server states several versions of the file".into())),
+            }
+        };
+        Ok(Self { etag: only(header::ETAG)?, modified: only(header::LAST_MODIFIED)? })
     }
 
-    /// Returns true if the version of another response differs for certain. A response may leave a
-    /// header out.
-    pub(super) fn differs(&self, other: &Self) -> bool {
-        let differ = |a: &Option<String>, b: &Option<String>| a.is_some() && b.is_some() && a != b;
-        match (&self.etag, &other.etag) {
-            (Some(a), Some(b)) => a != b,
-            _ => differ(&self.modified, &other.modified),
+    /// Returns true if another response is of the same version: it must repeat the `ETag`, or
+    /// without one the date.
+    pub(super) fn matches(&self, other: &Self) -> bool {
+        match (&self.etag, &self.modified) {
+            (Some(etag), _) => other.etag.as_ref() == Some(etag),
+            (None, Some(date)) => other.modified.as_ref() == Some(date),
+            (None, None) => true,
         }
     }
 
-    /// Returns the header of a request for this version alone.
-    pub(super) fn condition(&self) -> Option<(header::HeaderName, &str)> {
-        match (&self.etag, &self.modified) {
+    /// Returns the header of a request for this version alone. A weak `ETag` cannot be required:
+    /// section 13.1.1.
+    pub(super) fn condition(&self) -> Option<(header::HeaderName, &HeaderValue)> {
+        let strong = self.etag.as_ref().filter(|etag| etag.as_bytes().starts_with(b"\""));
+        match (strong, &self.modified) {
             (Some(etag), _) => Some((header::IF_MATCH, etag)),
             (None, Some(date)) => Some((header::IF_UNMODIFIED_SINCE, date)),
             (None, None) => None,
+        }
+    }
+}
+
+/// Verifies that the body of a response is the file as it is.
+///
+/// # Errors
+/// Returns an error if it is compressed, or encoded in another way.
+pub(super) fn require_plain(headers: &HeaderMap) -> Result<(), Unexpected> {
+    let other = |name, plain: &str| {
+        let mut values = headers.get_all(name).iter();
+        values.find(|value| !value.as_bytes().eq_ignore_ascii_case(plain.as_bytes())).cloned()
+    };
+    let found = other(header::CONTENT_ENCODING, "identity");
+    match found.or_else(|| other(header::TRANSFER_ENCODING, "chunked")) {
+        None => Ok(()),
+        Some(value) => {
+            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            Err(Unexpected(format!("the server encodes the file ({value})")))
         }
     }
 }
@@ -94,6 +122,10 @@ impl ContentRange {
                 Some(first..end)
             }
         };
+        // No file is longer, and what is computed with such lengths does not overflow.
+        if total.is_some_and(|total| total > i64::MAX as u64) {
+            return None;
+        }
         let fits = match (&range, total) {
             (Some(range), Some(total)) => range.end <= total,
             (None, None) => false,
@@ -104,7 +136,9 @@ impl ContentRange {
 
     /// Returns the parsed header of a response.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
-        Self::parse(headers.get(header::CONTENT_RANGE)?.to_str().ok()?)
+        let mut values = headers.get_all(header::CONTENT_RANGE).iter();
+        let only = values.next().filter(|_| values.next().is_none())?;
+        Self::parse(only.to_str().ok()?)
     }
 }
 
@@ -144,33 +178,68 @@ mod tests {
             "bytes */*",
             "items 0-9/100",
             "bytes 0-9/100/2",
+            "bytes 0-9/18446744073709551615",
+            "bytes 0-9/9223372036854775808",
             "bytes -9/100",
         ] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
     }
 
-    #[test]
-    fn versions_differ_by_the_strongest_header_that_both_have() {
-        let version = |etag: Option<&str>, modified: Option<&str>| Version {
-            etag: etag.map(str::to_owned),
-            modified: modified.map(str::to_owned),
-        };
-        let (a, b) = (version(Some("\"a\""), Some("x")), version(Some("\"b\""), Some("x")));
-        assert!(a.differs(&b) && !a.differs(&a));
-        assert!(!a.differs(&version(Some("\"a\""), Some("y"))), "the ETag decides");
-        assert!(a.differs(&version(None, Some("y"))));
-        assert!(!a.differs(&version(None, None)));
+    fn headers(pairs: &[(&str, &[u8])]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            let name: header::HeaderName = name.parse().expect("is valid");
+            headers.append(name, HeaderValue::from_bytes(value).expect("is valid"));
+        }
+        headers
     }
 
     #[test]
-    fn a_weak_etag_identifies_nothing() {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::ETAG, "W/\"a\"".parse().expect("is valid"));
-        headers.insert(header::LAST_MODIFIED, "today".parse().expect("is valid"));
-        let version = Version::of(&headers);
-        assert_eq!(version.condition(), Some((header::IF_UNMODIFIED_SINCE, "today")));
-        headers.insert(header::ETAG, "\"a\"".parse().expect("is valid"));
-        assert_eq!(Version::of(&headers).condition(), Some((header::IF_MATCH, "\"a\"")));
+    fn a_version_must_be_repeated() {
+        let version = |pairs: &[(&str, &[u8])]| Version::of(&headers(pairs)).expect("is one");
+        let first = version(&[("etag", b"\"a\""), ("last-modified", b"x")]);
+        assert!(first.matches(&first));
+        assert!(first.matches(&version(&[("etag", b"\"a\""), ("last-modified", b"y")])));
+        for other in [
+            &[("etag", &b"\"b\""[..]), ("last-modified", b"x")][..],
+            &[("etag", b"W/\"a\"")],
+            &[("last-modified", b"x")],
+            &[],
+        ] {
+            assert!(!first.matches(&version(other)), "{other:?}");
+        }
+        let weak = version(&[("etag", b"W/\"\xe9\"")]);
+        assert!(weak.matches(&weak) && !weak.matches(&version(&[("etag", b"W/\"\xe8\"")])));
+        let dated = version(&[("last-modified", b"x")]);
+        assert!(dated.matches(&dated) && !dated.matches(&version(&[])));
+        assert!(version(&[]).matches(&first));
+        assert!(Version::of(&headers(&[("etag", b"\"a\""), ("etag", b"\"b\"")])).is_err());
+    }
+
+    #[test]
+    fn a_weak_etag_is_not_required() {
+        let condition = |pairs: &[(&str, &[u8])]| {
+            let version = Version::of(&headers(pairs)).expect("is one");
+            version.condition().map(|(name, value)| (name, value.as_bytes().to_vec()))
+        };
+        let date: (&str, &[u8]) = ("last-modified", b"today");
+        let strong = condition(&[("etag", b"\"a\""), date]);
+        assert_eq!(strong, Some((header::IF_MATCH, b"\"a\"".to_vec())));
+        let weak = condition(&[("etag", b"W/\"a\""), date]);
+        assert_eq!(weak, Some((header::IF_UNMODIFIED_SINCE, b"today".to_vec())));
+        assert_eq!(condition(&[("etag", b"W/\"a\"")]), None);
+    }
+
+    #[test]
+    fn encoded_bodies_are_refused() {
+        let plain = |pairs: &[(&str, &[u8])]| require_plain(&headers(pairs)).is_ok();
+        assert!(plain(&[]) && plain(&[("content-encoding", b"Identity")]));
+        assert!(plain(&[("transfer-encoding", b"chunked")]));
+        for value in [&b"gzip"[..], b"x-gzip", b"\xe9", b""] {
+            assert!(!plain(&[("content-encoding", value)]), "{value:?}");
+            assert!(!plain(&[("content-encoding", b"identity"), ("content-encoding", value)]));
+        }
+        assert!(!plain(&[("transfer-encoding", b"gzip, chunked")]));
     }
 }

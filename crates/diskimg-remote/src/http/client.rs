@@ -1,13 +1,14 @@
 //! Requests for a range of a file, and what their answers are worth.
 
 use super::addresses::CheckedResolver;
-use super::answer::{Answer, ContentRange, Unexpected, Version};
+use super::answer::{Answer, ContentRange, Unexpected, Version, require_plain};
+use super::body::{Paced, cut_off, read_body};
 use super::request::{Request, basic};
-use super::{HttpOptions, certificates, netrc};
+use super::{HttpOptions, certificates, netrc, proxies};
 use diskimg::storage::source::{RetryPolicy, SourceError};
 use diskimg::{Error, Result};
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::ops::Range;
 use std::time::Duration;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
@@ -18,8 +19,23 @@ use ureq::{Agent, Body};
 /// Maximum number of redirects.
 const MAX_REDIRECTS: usize = 5;
 
-/// Maximum size in bytes of the headers of a response.
-const MAX_HEADERS: usize = 64 << 10;
+/// Maximum size in bytes of the headers of a response. What of the body arrived with an interim
+/// response (103, for example) counts as well.
+const MAX_HEADERS: usize = 256 << 10;
+
+/// Headers on which the meaning of a response depends.
+const OWN_HEADERS: [HeaderName; 10] = [
+    header::ACCEPT_ENCODING,
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::HOST,
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::IF_RANGE,
+    header::IF_UNMODIFIED_SINCE,
+    header::RANGE,
+    header::TRANSFER_ENCODING,
+];
 
 /// Connections that are kept open.
 const CONNECTIONS: usize = 16;
@@ -36,6 +52,8 @@ pub(super) struct Client {
     headers: HeaderMap,
     /// The text of the `.netrc` file.
     netrc: String,
+    stall_timeout: Duration,
+    forbids_private: bool,
 }
 
 /// The options contain passwords.
@@ -80,14 +98,21 @@ impl Client {
         for (name, value) in &options.headers {
             let wrong = || Error::invalid(format!("the header {name:?} is malformed"));
             let name: HeaderName = name.parse().map_err(|_| wrong())?;
+            if OWN_HEADERS.contains(&name) {
+                return Err(Error::invalid(format!("the header {name:?} cannot be set")));
+            }
             let mut value: HeaderValue = value.parse().map_err(|_| wrong())?;
             value.set_sensitive(true);
             headers.append(name, value);
         }
         let netrc = match &options.netrc {
-            Some(path) => std::fs::read_to_string(path)
-                .map_err(|e| Error::io("cannot read the passwords", e).in_file(path))?,
-            None => String::new(),
+            // Those of strangers are not for the passwords of this user.
+            Some(path) if !options.forbid_private_addresses => {
+                let text = std::fs::read(path)
+                    .map_err(|e| Error::io("cannot read the passwords", e).in_file(path))?;
+                String::from_utf8_lossy(&text).into_owned()
+            }
+            _ => String::new(),
         };
         let tls = TlsConfig::builder()
             .root_certs(certificates::trusted(options.ca_bundle.as_deref())?)
@@ -97,6 +122,8 @@ impl Client {
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
+            // Each request has its own.
+            .proxy(None)
             .tls_config(tls)
             .accept_encoding("identity")
             .accept("*/*")
@@ -111,7 +138,13 @@ impl Client {
             .build();
         let resolver = CheckedResolver::new(options.forbid_private_addresses);
         let agent = Agent::with_parts(config, DefaultConnector::default(), resolver);
-        Ok(Self { agent, headers, netrc })
+        Ok(Self {
+            agent,
+            headers,
+            netrc,
+            stall_timeout: options.stall_timeout,
+            forbids_private: options.forbid_private_addresses,
+        })
     }
 
     /// Requests the first bytes of a file, and follows redirects. Returns the request that was
@@ -147,10 +180,7 @@ impl Client {
             return Ok(First::Redirect(location));
         }
         let answer = match status {
-            StatusCode::OK => {
-                let reader = response.into_body().into_with_config().limit(u64::MAX).reader();
-                Answer::Whole(Box::new(reader))
-            }
+            StatusCode::OK => self.whole(response)?,
             StatusCode::RANGE_NOT_SATISFIABLE
                 if ContentRange::of(headers).is_some_and(|found| found.total == Some(0)) =>
             {
@@ -160,13 +190,47 @@ impl Client {
                 let mut part = part(response, range, None)?;
                 let len = part.total.min(range.end) as usize;
                 let mut body = vec![0; len];
-                let read = read_body(&mut part.body, &mut body);
+                let read = read_body(&mut part.body, &mut body, self.stall_timeout);
                 read.and_then(|n| if n == len { Ok(()) } else { Err(cut_off()) })
                     .map_err(|e| Failure::Temporary(e, None))?;
                 Answer::Part { total: part.total, version: part.version, body }
             }
         };
         Ok(First::Answer(answer))
+    }
+
+    /// Returns the whole file. Without a length and chunks, the end of the connection would be the
+    /// end of the file.
+    fn whole(&self, response: Response<Body>) -> Attempt<Answer> {
+        require_plain(response.headers()).map_err(wrong)?;
+        let is_chunked = response.headers().contains_key(header::TRANSFER_ENCODING);
+        let body = response.into_body();
+        let len = body.content_length();
+        if len.is_none() && !is_chunked {
+            return Err(wrong(Unexpected(
+                "the server does not state the length of the file".into(),
+            )));
+        }
+        let reader = body.into_with_config().limit(u64::MAX).reader();
+        Ok(Answer::Whole(Box::new(Paced::new(reader, self.stall_timeout)), len))
+    }
+
+    /// Reads the body of a part into `buf`; see [`read_body`].
+    pub(super) fn read(&self, part: &mut Part, buf: &mut [u8]) -> io::Result<usize> {
+        read_body(&mut part.body, buf, self.stall_timeout)
+    }
+
+    /// Returns the proxy for a request.
+    fn proxy(&self, request: &Request) -> Attempt<Option<ureq::Proxy>> {
+        let host = request.uri.host().unwrap_or_default();
+        let found = proxies::for_host(request.protocol(), host);
+        let found = found.map_err(|e| Failure::Final(io::Error::other(e)))?;
+        match found.is_some() && self.forbids_private {
+            true => Err(wrong(Unexpected(
+                "a proxy resolves names itself, so private addresses cannot be refused".into(),
+            ))),
+            false => Ok(found),
+        }
     }
 
     /// Requests a range of the file whose length and version are known.
@@ -186,13 +250,15 @@ impl Client {
         range: &Range<u64>,
         version: Option<&Version>,
     ) -> Attempt<Response<Body>> {
-        let mut builder = self.agent.get(&request.uri);
+        let proxy = self.proxy(request)?;
+        let mut builder = self.agent.get(&request.uri).config().proxy(proxy).build();
         if request.is_original_host {
             for (name, value) in &self.headers {
                 builder = builder.header(name, value);
             }
         }
-        if !(request.is_original_host && self.headers.contains_key(header::AUTHORIZATION)) {
+        // Neither headers nor passwords are for a host to which that one redirects.
+        if request.is_original_host && !self.headers.contains_key(header::AUTHORIZATION) {
             let host = request.uri.host().unwrap_or_default();
             let stored = || netrc::login(&self.netrc, host).map(|(user, pw)| basic(user, pw));
             if let Some(value) = request.authorization.clone().or_else(stored) {
@@ -236,17 +302,14 @@ fn part(
     if status != StatusCode::PARTIAL_CONTENT {
         return Err(refusal(&response));
     }
-    let wrong = |message: String| Failure::Final(io::Error::other(Unexpected(message)));
-    let encoding = headers.get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok());
-    if let Some(encoding) = encoding.filter(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
-        return Err(wrong(format!("the server encodes the file ({encoding})")));
-    }
+    require_plain(headers).map_err(wrong)?;
     let Some(ContentRange { range: Some(found), total: Some(total) }) = ContentRange::of(headers)
     else {
-        return Err(wrong("the server does not state the length of the file".into()));
+        let message = "the server does not state the length of the file";
+        return Err(wrong(Unexpected(message.into())));
     };
-    let version = Version::of(headers);
-    if known.is_some_and(|(len, known)| len != total || known.differs(&version)) {
+    let version = Version::of(headers).map_err(wrong)?;
+    if known.is_some_and(|(len, known)| len != total || !known.matches(&version)) {
         return Err(changed());
     }
     if found != (range.start..range.end.min(total)) {
@@ -257,7 +320,7 @@ fn part(
             range.start,
             range.end - 1
         );
-        return Err(wrong(message));
+        return Err(wrong(Unexpected(message)));
     }
     Ok(Part { version, total, body: response.into_body() })
 }
@@ -282,6 +345,10 @@ fn refusal(response: &Response<Body>) -> Failure {
     };
     let message = Unexpected(format!("the server answered {status}"));
     Failure::Final(io::Error::new(kind, message))
+}
+
+fn wrong(unexpected: Unexpected) -> Failure {
+    Failure::Final(io::Error::other(unexpected))
 }
 
 fn changed() -> Failure {
@@ -327,34 +394,4 @@ fn is_unknown_name(error: &io::Error) -> bool {
     text.starts_with("failed to lookup address information")
         && !text.contains("Temporary failure")
         && !text.contains("Try again")
-}
-
-/// Reads a body into `buf`. Returns how many bytes there were.
-///
-/// # Errors
-/// Returns the error of the connection, and one if the body is longer than `buf`.
-pub(super) fn read_body(body: &mut Body, buf: &mut [u8]) -> io::Result<usize> {
-    let mut reader = body.with_config().limit(buf.len() as u64 + 1).reader();
-    let mut filled = 0;
-    while filled < buf.len() {
-        match reader.read(&mut buf[filled..]) {
-            Ok(0) => return Ok(filled),
-            Ok(n) => filled += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            // What arrived before the connection was lost is kept.
-            Err(_) if filled > 0 => return Ok(filled),
-            Err(e) => return Err(e),
-        }
-    }
-    // Reading to the end lets the connection be used again.
-    match reader.read(&mut [0]) {
-        Ok(0) => Ok(filled),
-        Ok(_) => Err(io::Error::other(Unexpected("the answer is longer than the range".into()))),
-        Err(e) => Err(e),
-    }
-}
-
-/// The error of a body that is shorter than the range.
-pub(super) fn cut_off() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionReset, "the server closed the connection too early")
 }

@@ -1,7 +1,7 @@
 //! HTTP and HTTPS, RFC 9110: images are read by ranges.
 //!
 //! ```text
-//!   Http::open(URL) ─► Client: GET, bytes 0-65535, redirects ─► 206: RangeSource ─► Retrying ─► Cached
+//!   Http::open(URL) ─► Client: GET, bytes 0-65535, redirects ─► 206: RangeSource ─► Cached
 //!                                                             └► 200: the whole file, to a temporary one
 //! ```
 //!
@@ -11,9 +11,11 @@
 
 mod addresses;
 mod answer;
+mod body;
 mod certificates;
 mod client;
 mod netrc;
+mod proxies;
 mod request;
 mod source;
 #[cfg(test)]
@@ -22,10 +24,11 @@ mod tests;
 use answer::Answer;
 use client::Client;
 use diskimg::open::{Location, OpenMode, Protocol, Url};
-use diskimg::storage::source::{Cached, MemorySource, RetryPolicy, Retrying, Source, spool};
-use diskimg::{Error, Result};
+use diskimg::storage::source::{Cached, MemorySource, RetryPolicy, Source, spool};
+use diskimg::{Error, Remedy, Result};
 use request::Request;
 use source::RangeSource;
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,10 +54,11 @@ pub struct HttpOptions {
     /// transferred.
     pub insecure: bool,
     /// A `.netrc` file with users and passwords of hosts. By default, `NETRC` in the environment or
-    /// `.netrc` in the home directory.
+    /// `.netrc` in the home directory. Not used with `forbid_private_addresses`.
     pub netrc: Option<PathBuf>,
     /// Whether addresses of private networks, of this host and of link-local services are refused,
-    /// after a name was resolved. A proxy resolves names itself, so it must refuse them then.
+    /// after a name was resolved, for URLs of strangers. A proxy resolves names itself, so it cannot
+    /// be used then.
     pub forbid_private_addresses: bool,
     /// Maximum time for a connection.
     pub connect_timeout: Duration,
@@ -126,22 +130,38 @@ impl Http {
         Ok(Self { client: Arc::new(Client::new(options)?), retry })
     }
 
-    fn open_url(&self, url: &Url, _: &OpenMode) -> Result<Arc<dyn Source>> {
-        let request = Request::new(url)?;
-        let (request, answer) = self.client.first(request, 0..FIRST, &self.retry)?;
+    fn open_url(&self, url: &Url, how: &OpenMode) -> Result<Arc<dyn Source>> {
+        let (client, retry) = (Arc::clone(&self.client), self.retry.clone());
+        let (request, answer) = client.first(Request::new(url)?, 0..FIRST, &retry)?;
         match answer {
-            Answer::Part { total, version, body } => {
-                let source =
-                    RangeSource::new(Arc::clone(&self.client), request, version, total, body);
-                let retrying = Retrying::with_policy(Arc::new(source), self.retry.clone());
-                Ok(Arc::new(Cached::new(Arc::new(retrying))))
+            Answer::Part { total: len, version, body: first } => {
+                let source = RangeSource { client, request, version, len, first, retry };
+                Ok(Arc::new(Cached::new(Arc::new(source))))
             }
             Answer::Empty => Ok(Arc::new(MemorySource::new(Vec::new()))),
             // No ranges: one pass. What is cut off cannot be continued.
-            Answer::Whole(reader) => {
-                spool(reader).map_err(|e| Error::io("cannot read the whole file", e))
-            }
+            Answer::Whole(reader, len) => whole(reader, len, how.max_copied),
         }
+    }
+}
+
+/// Copies a whole file of `len` bytes, if that is known, to a temporary one.
+fn whole(reader: impl Read, len: Option<u64>, max: Option<u64>) -> Result<Arc<dyn Source>> {
+    let max = max.unwrap_or(u64::MAX);
+    let too_long = || {
+        Error::limit(format!(
+            "the server answers no ranges, and the file is longer than {max} bytes"
+        ))
+        .with_remedy(Remedy::RaiseMaxSize)
+    };
+    if len.is_some_and(|len| len > max) {
+        return Err(too_long());
+    }
+    let source = spool(reader.take(max.saturating_add(1)));
+    let source = source.map_err(|e| Error::io("cannot read the whole file", e))?;
+    match source.len() > max {
+        true => Err(too_long()),
+        false => Ok(source),
     }
 }
 

@@ -62,8 +62,10 @@ impl Request {
     /// [`Invalid`](diskimg::ErrorKind::Invalid) if it is malformed.
     pub(super) fn redirected(&self, location: &str) -> Result<Self> {
         let location = location.split('#').next().unwrap_or_default();
+        // It may contain tokens.
+        let shown = || Url::new(location).map_or_else(String::new, |url| format!(": {url}"));
         let target = resolve(&self.uri, location).ok_or_else(|| {
-            Error::invalid(format!("the server redirects to a malformed location: {location:?}"))
+            Error::invalid(format!("the server redirects to a malformed location{}", shown()))
         })?;
         if target.scheme() != self.uri.scheme() {
             let scheme = target.scheme_str().unwrap_or("none");
@@ -114,23 +116,52 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Returns the location of a reference relative to `base`: RFC 3986, section 5.2.
+/// Returns the location of a reference relative to `base`: RFC 3986, section 5.2. A user in it is
+/// removed: the server must not choose what this client sends.
 fn resolve(base: &Uri, reference: &str) -> Option<Uri> {
-    if reference.contains("://") {
-        return reference.parse().ok().filter(|uri: &Uri| uri.host().is_some());
-    }
-    let scheme = base.scheme_str()?;
-    if let Some(rest) = reference.strip_prefix("//") {
-        return format!("{scheme}://{rest}").parse().ok();
-    }
-    let root = format!("{scheme}://{}", base.authority()?);
-    let path = match reference {
-        "" => base.path_and_query()?.as_str().to_owned(),
-        _ if reference.starts_with('/') => reference.to_owned(),
-        _ if reference.starts_with('?') => format!("{}{reference}", base.path()),
-        _ => format!("{}{reference}", directory(base.path())),
+    let colon = reference.find(':').filter(|&at| !reference[..at].contains(['/', '?', '#']));
+    let (scheme, rest) = match colon {
+        Some(at) => (&reference[..at], &reference[at + 1..]),
+        None => (base.scheme_str()?, reference),
     };
-    format!("{root}{path}").parse().ok()
+    let (authority, path) = match rest.strip_prefix("//") {
+        Some(rest) => {
+            let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+            (authority.rsplit('@').next()?, path.to_owned())
+        }
+        // `mailto:x` and `http:x` name no server.
+        None if colon.is_some() => return None,
+        None => (
+            base.authority()?.as_str(),
+            match rest {
+                "" => base.path_and_query()?.as_str().to_owned(),
+                _ if rest.starts_with('/') => rest.to_owned(),
+                _ if rest.starts_with('?') => format!("{}{rest}", base.path()),
+                _ => format!("{}{rest}", directory(base.path())),
+            },
+        ),
+    };
+    let (path, query) = path.split_at(path.find('?').unwrap_or(path.len()));
+    let path = without_dots(path);
+    format!("{scheme}://{authority}{path}{query}")
+        .parse()
+        .ok()
+        .filter(|uri: &Uri| uri.host().is_some())
+}
+
+/// Removes `.` and `..` from a path: section 5.2.4.
+fn without_dots(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/').skip(1) {
+        match part {
+            "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    let ends_in_directory = matches!(path.rsplit('/').next(), Some("." | ".."));
+    let slash = if ends_in_directory && !parts.is_empty() { "/" } else { "" };
+    format!("/{}{slash}", parts.join("/"))
 }
 
 /// Returns a path up to its last slash.
@@ -202,11 +233,19 @@ mod tests {
             ("/x?y", "http://h:1/x?y"),
             ("x", "http://h:1/a/x"),
             ("?e", "http://h:1/a/b?e"),
+            ("/q?u=http://x/", "http://h:1/q?u=http://x/"),
+            ("../../x", "http://h:1/x"),
+            ("/a/./b/../c/..", "http://h:1/a/"),
+            ("http://u:p@i/x", "http://i/x"),
+            ("http://i?x", "http://i/?x"),
+            ("ftp://i/x", "ftp://i/x"),
         ] {
             let found = resolve(&base, reference).expect(reference);
             assert_eq!(found.to_string(), target, "{reference}");
         }
-        assert_eq!(resolve(&base, "http:///x"), None);
+        for wrong in ["http:///x", "mailto:x", "http:x", "http:/x", "javascript:1", "http://a b/"] {
+            assert_eq!(resolve(&base, wrong), None, "{wrong}");
+        }
     }
 
     #[test]

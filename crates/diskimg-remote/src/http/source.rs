@@ -1,47 +1,38 @@
 //! A file on a server as a source.
 
 use super::answer::Version;
-use super::client::{Client, cut_off, read_body};
+use super::body::{MIN_PROGRESS, cut_off};
+use super::client::Client;
 use super::request::Request;
-use diskimg::storage::source::{IoHints, Source, SourceError};
+use diskimg::storage::source::{IoHints, RetryPolicy, Source, SourceError};
 use std::sync::Arc;
-
-/// An attempt that delivers at least this many bytes is continued where it stopped. The stall timeout
-/// bounds how long it takes, so that a server which sends a byte now and then is given up.
-const MIN_PROGRESS: usize = 64 << 10;
 
 /// A file that is read by ranges. Each read is one request, or more if the connection is lost.
 #[derive(Debug)]
 pub(super) struct RangeSource {
-    client: Arc<Client>,
-    request: Request,
-    version: Version,
-    len: u64,
+    pub(super) client: Arc<Client>,
+    pub(super) request: Request,
+    pub(super) version: Version,
+    pub(super) len: u64,
     /// The first bytes of the file.
-    first: Vec<u8>,
+    pub(super) first: Vec<u8>,
+    pub(super) retry: RetryPolicy,
 }
 
 impl RangeSource {
-    pub(super) fn new(
-        client: Arc<Client>,
-        request: Request,
-        version: Version,
-        len: u64,
-        first: Vec<u8>,
-    ) -> Self {
-        Self { client, request, version, len, first }
-    }
-
-    /// Reads a part of `buf`, at least [`MIN_PROGRESS`] bytes unless it is shorter. Returns its length.
-    fn read_part(&self, buf: &mut [u8], offset: u64) -> Result<usize, SourceError> {
-        let range = offset..offset + buf.len() as u64;
+    /// Reads a part of `buf`, and adds its length to `done`. What arrived is kept, but less than
+    /// [`MIN_PROGRESS`] bytes are a failure, unless no more are missing.
+    fn read_part(&self, buf: &mut [u8], offset: u64, done: &mut usize) -> Result<(), SourceError> {
+        let (rest, from) = (&mut buf[*done..], offset + *done as u64);
+        let range = from..from + rest.len() as u64;
         let known = (self.len, &self.version);
         let mut part =
             self.client.range(&self.request, &range, known).map_err(SourceError::from)?;
-        let read = read_body(&mut part.body, buf).map_err(SourceError::Transient)?;
-        match read < buf.len().min(MIN_PROGRESS) {
+        let read = self.client.read(&mut part, rest).map_err(SourceError::Transient)?;
+        *done += read;
+        match read < rest.len().min(MIN_PROGRESS) {
             true => Err(SourceError::Transient(cut_off())),
-            false => Ok(read),
+            false => Ok(()),
         }
     }
 }
@@ -61,7 +52,8 @@ impl Source for RangeSource {
         buf[..known].copy_from_slice(&self.first[start..start + known]);
         let mut done = known;
         while done < buf.len() {
-            done += self.read_part(&mut buf[done..], offset + done as u64)?;
+            // Each part may be repeated as often as the policy says.
+            self.retry.repeat(|| self.read_part(buf, offset, &mut done))?;
         }
         Ok(())
     }

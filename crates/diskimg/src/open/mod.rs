@@ -539,6 +539,7 @@ impl OpenOptions {
             metadata_only: self.metadata_only,
             secrets: Arc::clone(&self.secrets),
             read_mode: ReadMode::default(),
+            ..OpenMode::default()
         };
         match at {
             Location::Path(_) => {

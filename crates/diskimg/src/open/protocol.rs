@@ -96,6 +96,9 @@ pub trait Protocol: Send + Sync + Debug {
 pub struct OpenMode {
     /// Only metadata of the image will be read: a small part of it.
     pub metadata_only: bool,
+    /// Maximum number of bytes that are copied to a temporary file, if the location can only be read
+    /// as a whole. No limit without it.
+    pub max_copied: Option<u64>,
     /// Passwords and keys.
     pub secrets: Arc<Secrets>,
     /// How files are read.

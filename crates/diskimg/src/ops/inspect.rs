@@ -95,6 +95,12 @@ impl InspectOptions {
         self
     }
 
+    /// Returns the maximum number of bytes that are copied of an image that can only be read once,
+    /// such as a pipe: the maximum file size, or else the limit `unpacked_bytes`.
+    pub fn max_copied(&self) -> u64 {
+        self.max_size.unwrap_or(self.limits.unpacked_bytes)
+    }
+
     /// Reduces findings with this code to warnings.
     #[must_use]
     pub fn allow(mut self, code: Code) -> Self {
@@ -150,7 +156,7 @@ pub fn inspect_source(
 fn open(path: &Path, options: &InspectOptions) -> Result<Arc<dyn Source>> {
     let cannot_open = |e| Error::io("cannot open it", e);
     if path == Path::new("-") {
-        let most = options.max_size.unwrap_or(options.limits.unpacked_bytes);
+        let most = options.max_copied();
         let source = stdin_up_to(most).map_err(|e| Error::io("cannot read standard input", e))?;
         let Some(source) = source else {
             return Err(Error::limit(format!("standard input is longer than {most} bytes"))

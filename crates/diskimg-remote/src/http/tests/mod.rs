@@ -251,10 +251,105 @@ fn a_server_without_ranges_is_read_in_one_pass() {
     let source = open(&server.url("/disk")).expect("opens");
     assert_eq!(read(&*source, 0, 300_000).expect("reads"), bytes);
     assert_eq!(server.received().len(), 1);
-    // A pass that is cut off is no image.
+    // A pass that is cut off is no image, nor one whose end is that of the connection.
     let server = Server::start(move |_, _| Reply::new("200 OK", &[], &bytes).cut(1));
     let error = open(&server.url("/disk")).expect_err("is incomplete");
     assert!(text(&error).contains("cannot read the whole file"), "{error}");
+}
+
+#[test]
+fn a_whole_file_must_be_plain_and_have_a_length() {
+    let replies: [(&str, &[u8]); 3] = [
+        ("encodes the file", b"Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc"),
+        ("encodes the file", b"Transfer-Encoding: gzip, chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"),
+        ("does not state the length", b"Connection: close\r\n\r\nabc"),
+    ];
+    for (expected, rest) in replies {
+        let server = Server::start(move |_, _| Reply {
+            bytes: [&b"HTTP/1.1 200 OK\r\n"[..], rest].concat(),
+            closes: true,
+            ..Reply::default()
+        });
+        let error = open(&server.url("/disk")).expect_err(expected);
+        assert!(text(&error).contains(expected), "{}", text(&error));
+    }
+}
+
+#[test]
+fn the_length_of_a_whole_file_can_be_limited() {
+    let whole = |chunked: bool| {
+        Server::start(move |_, _| {
+            let reply = Reply::new("200 OK", &[], &[1; 100_000]);
+            if !chunked {
+                return reply;
+            }
+            let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n186a0\r\n";
+            let bytes = [&head[..], &[1; 100_000], b"\r\n0\r\n\r\n"].concat();
+            Reply { bytes, closes: true, ..Reply::default() }
+        })
+    };
+    for chunked in [false, true] {
+        let server = whole(chunked);
+        let open = |max| {
+            let url = Url::new(server.url("/disk")).expect("is a URL");
+            let mut mode = diskimg::open::OpenMode::default();
+            mode.max_copied = Some(max);
+            Http::with_options(options())?.open_url(&url, &mode)
+        };
+        assert_eq!(open(100_000).expect("is short enough").len(), 100_000);
+        let error = open(99_999).expect_err("is longer");
+        assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+    }
+}
+
+#[test]
+fn a_slow_body_is_given_up() {
+    let slow = || Reply { pace: Some(Duration::from_millis(10)), ..Reply::default() };
+    let bytes = file(1 << 20);
+    let started = Instant::now();
+    let server = faulty(bytes, move |received, number| {
+        (number > 0)
+            .then(|| Reply { pace: slow().pace, ..Reply::part(received, &file(1 << 20), "\"1\"") })
+    });
+    let source = open(&server.url("/disk")).expect("opens");
+    let error = read(&*source, 524_288, 65536).expect_err("is too slow");
+    assert!(error.starts_with("transient"), "{error}");
+    let server = Server::start(move |_, _| Reply {
+        pace: slow().pace,
+        ..Reply::new("200 OK", &[], &file(100_000))
+    });
+    let error = open(&server.url("/disk")).expect_err("is too slow");
+    assert!(text(&error).contains("too slow"), "{}", text(&error));
+    assert!(started.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn what_has_arrived_is_not_requested_again() {
+    let bytes = file(4 << 20);
+    // Less than what counts as progress arrives each time.
+    let server = faulty(bytes.clone(), {
+        let bytes = bytes.clone();
+        move |received, number| {
+            let len = (received.range().end - received.range().start) as usize;
+            (number > 0 && number < 4)
+                .then(|| Reply::part(received, &bytes, "\"1\"").cut(len.saturating_sub(30_000)))
+        }
+    });
+    let source = open(&server.url("/disk")).expect("opens");
+    assert_eq!(read(&*source, 1 << 20, 2 << 20).expect("reads"), bytes[1 << 20..3 << 20]);
+    let starts: Vec<_> = server.received()[1..].iter().map(|r| r.range().start).collect();
+    assert_eq!(starts, [1 << 20, (1 << 20) + 30_000, (1 << 20) + 60_000, (1 << 20) + 90_000]);
+}
+
+#[test]
+fn an_interim_response_is_skipped() {
+    let bytes = file(200_000);
+    let server = Server::start(move |received, _| {
+        let reply = Reply::part(received, &bytes, "\"1\"");
+        let hints = b"HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n";
+        Reply { bytes: [&hints[..], &reply.bytes].concat(), ..reply }
+    });
+    assert_eq!(open(&server.url("/disk")).expect("opens").len(), 200_000);
 }
 
 #[test]
@@ -349,6 +444,16 @@ fn endless_headers_are_refused() {
 }
 
 #[test]
+fn headers_that_change_the_meaning_of_requests_are_refused() {
+    for name in ["Range", "if-match", "HOST", "Content-Length", "Accept-Encoding"] {
+        let mut options = options();
+        options.headers.push((name.into(), "x".into()));
+        let error = Http::with_options(options).expect_err(name);
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+    }
+}
+
+#[test]
 fn private_addresses_can_be_forbidden() {
     let server = faulty(file(10), |_, _| None);
     let mut options = options();
@@ -368,8 +473,15 @@ fn the_password_of_a_host_is_in_the_netrc_file() {
     let mut netrc = tempfile::NamedTempFile::new().expect("creates");
     writeln!(netrc, "machine 127.0.0.1 login user password pw").expect("writes");
     let options = HttpOptions { netrc: Some(netrc.path().to_owned()), ..options() };
-    open_with(options, &server.url("/disk")).expect("opens");
+    open_with(options.clone(), &server.url("/disk")).expect("opens");
     assert_eq!(server.received()[0].header("authorization"), Some("Basic dXNlcjpwdw=="));
+    // Not if another server redirects to the host, not even with a user of its choice.
+    let target = server.url("/disk").replace("//", "//chosen:x@");
+    let other = Server::start(move |_, _| Reply::new("302 Found", &[("Location", &target)], b""));
+    let url = other.url("/disk").replace("127.0.0.1", "localhost");
+    open_with(options, &url).expect("opens");
+    let last = server.received().pop().expect("was asked");
+    assert_eq!(last.header("authorization"), None);
 }
 
 #[test]

@@ -11,8 +11,9 @@
 //!   space at the end of the file that is not used   cut off, if nothing else is wrong
 //!
 //!   an entry that is not in the file                becomes
-//!   one bit differs from the place of exactly one   that place
-//!     unused cluster with data
+//!   it is the only one, no file could have had it,  that place
+//!     and one bit differs from the place of exactly
+//!     one unused cluster with data
 //!   none of the above, and no unused space has      0: nothing can be what it meant
 //!     data
 //!   none of the above                               left
@@ -107,7 +108,11 @@ impl Repair<'_> {
             let cluster = header.cluster_bytes;
             // A table can have entries for much more than can be stored.
             let most = self.storage.current_len() / cluster;
-            if shared.is_empty() || to_u64(shared.len()) > most || self.storage.has_fixed_len() {
+            if !survey.knows_unused()
+                || shared.is_empty()
+                || to_u64(shared.len()) > most
+                || self.storage.has_fixed_len()
+            {
                 return Ok(());
             }
             let mut end = survey.end_for_clusters(self.storage.current_len());
@@ -170,7 +175,12 @@ impl Repair<'_> {
         let image = self.open()?;
         let Some(counts) = image.check(&mut |_| {})? else { return Ok(()) };
         let is_consistent = counts.corruptions == 0 && counts.check_errors == 0;
-        if image.single().is_none() || !is_consistent || counts.leaks == 0 {
+        let is_known = image.single().is_some_and(|single| match &single.extension {
+            Ok(extension) => extension.as_ref().is_none_or(|found| found.unknown.is_empty()),
+            Err(_) => false,
+        });
+        // Features of the format extension that are not known may use the space.
+        if !is_known || !is_consistent || counts.leaks == 0 {
             return Ok(());
         }
         let is_shorter = |&end: &u64| end < self.storage.current_len();

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   written                                            then
-//!   L1 entries that refer to a lost table
-//!   L2 entries that refer to a lost cluster
+//!   an L1 entry that refers to a lost table            if it is the only invalid entry
+//!   an L2 entry that refers to a lost cluster          if it is the only invalid entry
 //!   entries that refer to nothing: 0
 //!   the flag for a check                               if nothing but leaks is left
 //! ```
@@ -32,7 +32,7 @@ pub(super) fn repair(
     let open = || Qed::open(Reopened::of(storage), context);
     if request.scope == RepairScope::All {
         apply(storage, Survey::of(&open()?.tables, context.limits)?.restored_tables()?)?;
-        apply(storage, Survey::of(&open()?.tables, context.limits)?.restored_clusters())?;
+        apply(storage, Survey::of(&open()?.tables, context.limits)?.restored_clusters()?)?;
         loop {
             let removed = Survey::of(&open()?.tables, context.limits)?.removed();
             if removed.is_empty() {

@@ -2,10 +2,13 @@
 //!
 //! ```text
 //!   an invalid entry                                             becomes
-//!   one bit differs from the place of exactly one table or       that place
-//!     cluster that nothing refers to
+//!   it is the only one, no file could have had it, and one       that place
+//!     bit differs from the place of exactly one table or
+//!     cluster that has data and that nothing refers to
 //!   other                                                        0
 //! ```
+//!
+//! A file that was cut off has entries that its earlier length explains, and more than one as a rule.
 //!
 //! No byte of the file is lost: what an entry meant stays where it is. Entries that share what they
 //! refer to are left, and if a table shares its place with anything else, all entries are: what is
@@ -16,6 +19,8 @@ use super::{Entry, Tables, read_words};
 use crate::error::{Error, Result};
 use crate::open::limits::Limits;
 use crate::storage::edit::Edit;
+use crate::storage::number::to_usize;
+use crate::storage::zeros::is_zero;
 use std::collections::BTreeMap;
 
 /// Maximum number of invalid entries that are recorded.
@@ -153,11 +158,15 @@ impl<'a> Survey<'a> {
     pub(crate) fn restored_tables(&self) -> Result<Vec<Edit>> {
         let layout = self.tables.layout();
         let most = layout.used_entries(0, self.tables.size()) * 8;
-        if self.is_ambiguous || self.is_incomplete || most > self.limits.table_bytes {
+        let is_only = self.invalid_tables.len() == 1 && self.invalid_clusters.is_empty();
+        if self.is_ambiguous || !is_only || most > self.limits.table_bytes {
             return Ok(Vec::new());
         }
         let mut candidates = Vec::new();
         for &(l1_index, word) in &self.invalid_tables {
+            if !self.is_impossible(word.value) {
+                continue;
+            }
             for place in neighbors(word.value).filter(|&place| self.is_place_of_table(place)) {
                 if !self.used.overlaps(place..place + layout.table_bytes())
                     && self.clusters_of_lost_table(l1_index, place)?.is_some()
@@ -204,20 +213,42 @@ impl<'a> Survey<'a> {
         Ok((!clusters.is_empty()).then_some(clusters))
     }
 
+    /// Returns true if a file whose length is of the same order could not have had an entry.
+    fn is_impossible(&self, value: u64) -> bool {
+        let is_aligned = value.is_multiple_of(self.tables.layout().cluster_size());
+        !is_aligned || value / 4 >= self.tables.end
+    }
+
     /// Returns the modifications of L2 entries that refer to a cluster again.
-    pub(crate) fn restored_clusters(&self) -> Vec<Edit> {
-        if self.is_ambiguous || self.is_incomplete {
-            return Vec::new();
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) if a cluster cannot be read.
+    pub(crate) fn restored_clusters(&self) -> Result<Vec<Edit>> {
+        let [word] = self.invalid_clusters[..] else { return Ok(Vec::new()) };
+        let is_only = self.invalid_tables.is_empty() && !self.is_incomplete;
+        if self.is_ambiguous || !is_only || !self.is_impossible(word.value) {
+            return Ok(Vec::new());
         }
         let size = self.tables.layout().cluster_size();
         let is_lost = |&place: &u64| {
             self.is_place_of_cluster(place) && !self.used.overlaps(place..place + size)
         };
         let mut candidates = Vec::new();
-        for &word in &self.invalid_clusters {
-            candidates.extend(neighbors(word.value).filter(is_lost).map(|place| (word, place)));
+        for place in neighbors(word.value).filter(is_lost) {
+            // Zeros may hide a backing file.
+            if self.has_data(place, size)? {
+                candidates.push((word, place));
+            }
         }
-        self.write_all(unique(&candidates))
+        Ok(self.write_all(unique(&candidates)))
+    }
+
+    /// Returns true if a cluster is not all zeros.
+    fn has_data(&self, place: u64, len: u64) -> Result<bool> {
+        let mut buf = vec![0; to_usize(len)];
+        let read = self.tables.source.read_exact_at(&mut buf, place);
+        read.map_err(|e| Error::io("cannot read a cluster", e).at(place))?;
+        Ok(!is_zero(&buf))
     }
 
     /// Returns the modifications that remove invalid entries. If there are many, they are not all,

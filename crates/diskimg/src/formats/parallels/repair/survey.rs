@@ -6,14 +6,13 @@ use crate::formats::parallels::clusters::Clusters;
 use crate::formats::parallels::header::Header;
 use crate::open::limits::Limits;
 use crate::storage::number::{to_u64, to_usize};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::storage::source::segments;
+use crate::storage::zeros::is_zero;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// Bytes that are read together.
 const CHUNK: u64 = 1 << 20;
-
-/// Maximum number of invalid entries of which the clusters are searched for.
-const MAX_SEARCHED: usize = 1 << 16;
 
 /// What the table of an image refers to.
 pub(super) struct Survey<'a> {
@@ -74,6 +73,8 @@ impl<'a> Survey<'a> {
             Ok(Some(extension)) => match extension.clusters(clusters, limits.table_bytes / 8) {
                 Err(error) if error.is_storage_failure() => return Err(error),
                 Err(_) => return Ok(None),
+                // What unknown features use is not known.
+                Ok(_) if !extension.unknown.is_empty() => return Ok(None),
                 Ok(of_extension) => used.extend(of_extension),
             },
             Err(_) => return Ok(None),
@@ -91,6 +92,11 @@ impl<'a> Survey<'a> {
             unused.push(at..len);
         }
         Ok(Some(unused))
+    }
+
+    /// Returns true if it is known which space nothing refers to.
+    pub(super) fn knows_unused(&self) -> bool {
+        self.unused.is_some()
     }
 
     /// Returns the end of the last cluster, if the file has only its first bytes.
@@ -132,21 +138,22 @@ impl<'a> Survey<'a> {
         let Some(unused) = self.unused.as_ref().filter(|_| !self.overlaps) else {
             return Ok(Vec::new());
         };
-        if self.invalid.len() > MAX_SEARCHED {
+        // A file that was cut off has entries that its earlier length explains, and more than one
+        // as a rule.
+        let [(index, value)] = self.invalid[..] else { return Ok(Vec::new()) };
+        let clusters = self.clusters();
+        let is_impossible =
+            |start: u64| clusters.is_misaligned(start) || start / 4 >= clusters.source.len();
+        if !clusters.host_of(value).is_some_and(is_impossible) {
             return Ok(Vec::new());
         }
-        let (mut of_index, mut of_place) = (BTreeMap::new(), BTreeMap::new());
         let mut candidates = Vec::new();
-        for &(index, value) in &self.invalid {
-            for entry in (0..u32::BITS).map(|bit| value ^ 1 << bit) {
-                if self.is_lost_cluster(entry, unused)? {
-                    *of_index.entry(index).or_insert(0usize) += 1;
-                    *of_place.entry(entry).or_insert(0usize) += 1;
-                    candidates.push((index, entry));
-                }
+        for entry in (0..u32::BITS).map(|bit| value ^ 1 << bit) {
+            if self.is_lost_cluster(entry, unused)? {
+                candidates.push((index, entry));
             }
         }
-        candidates.retain(|(index, entry)| of_index[index] == 1 && of_place[entry] == 1);
+        candidates.truncate(if candidates.len() == 1 { 1 } else { 0 });
         Ok(candidates)
     }
 
@@ -177,16 +184,20 @@ impl<'a> Survey<'a> {
 
     /// Returns true if a byte of the file in this range is not 0.
     fn has_data(&self, range: &Range<u64>) -> Result<bool> {
+        let source = &*self.clusters().source;
         let mut buf = vec![0; to_usize(CHUNK.min(range.end - range.start))];
-        let mut at = range.start;
-        while at < range.end {
-            let part = &mut buf[..to_usize(CHUNK.min(range.end - at))];
-            let read = self.clusters().source.read_exact_at(part, at);
-            read.map_err(|e| Error::io("cannot read unused space", e).at(at))?;
-            if part.iter().any(|&byte| byte != 0) {
-                return Ok(true);
+        // Holes of the file are not read.
+        for (part, _) in segments(source, range.clone()).filter(|(_, is_hole)| !is_hole) {
+            let mut at = part.start;
+            while at < part.end {
+                let bytes = &mut buf[..to_usize(CHUNK.min(part.end - at))];
+                let read = source.read_exact_at(bytes, at);
+                read.map_err(|e| Error::io("cannot read unused space", e).at(at))?;
+                if !is_zero(bytes) {
+                    return Ok(true);
+                }
+                at += to_u64(bytes.len());
             }
-            at += to_u64(part.len());
         }
         Ok(false)
     }

@@ -1,9 +1,10 @@
 //! Guest data that is written into existing images.
 
 use super::{findings, our_bytes, write, write_bytes};
+use diskimg::check::RepairScope;
 use diskimg::storage::edit::MemoryStorage;
 use diskimg::storage::source::MemorySource;
-use diskimg::{Convert, Format, Image, OpenOptions, Sparse};
+use diskimg::{Convert, Format, Image, OpenOptions, Repair, Sparse};
 use diskimg_testkit::crash::RecordingStorage;
 use diskimg_testkit::disk::{Disk, Fill, Run};
 use diskimg_testkit::faulty::{Fault, FaultPlan, FaultyStorage};
@@ -229,6 +230,29 @@ fn an_image_with_a_feature_that_must_be_kept_is_not_written() {
         let error = convert(&[1; 4096]).run_existing(&target).unwrap_err();
         assert!(error.to_string().contains("unknown feature 0x000000000000004d"), "{error}");
         assert!(std::fs::read(&target).unwrap() == image.build());
+    }
+}
+
+/// It may use space that nothing else refers to.
+#[test]
+fn a_repair_leaves_the_space_of_unknown_features() {
+    for flags in [0, 3] {
+        let unknown = Feature { magic: 77, flags, data: vec![1; 9] };
+        let image = Parallels { features: Some(vec![unknown]), ..Parallels::new(64) };
+        let mut before = image.cluster(1, 1).build();
+        before.resize(before.len() + 9 * 4096, b'U');
+        // One wrong bit, and there are clusters that it may have meant.
+        let mut damaged = before.clone();
+        damaged[64..68]
+            .copy_from_slice(&(0x4000_0000_u32 | before.len() as u32 / 4096 - 2).to_le_bytes());
+        for (scope, bytes) in [(RepairScope::Leaks, &before), (RepairScope::All, &damaged)] {
+            let storage = Arc::new(MemoryStorage::new(bytes.clone()));
+            let options = OpenOptions::new().format(Format::Parallels);
+            let repair = Repair::new(scope).open_options(options);
+            repair.run_on(Arc::clone(&storage) as _, "a", &mut |_, _| {}).unwrap();
+            let after = storage.to_vec();
+            assert!(after.len() == before.len() && after[64..] == bytes[64..], "{flags} {scope}");
+        }
     }
 }
 
