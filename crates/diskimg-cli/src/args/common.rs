@@ -123,11 +123,9 @@ impl Policy {
         self.image_opts || name.to_str().is_some_and(|name| name.starts_with("json:"))
     }
 
-    /// Returns the options for opening an image.
+    /// Returns the options for opening an image that is not behind a server.
     pub(crate) fn options(&self) -> OpenOptions {
-        let protocols = self.network.iter().flat_map(NetworkArgs::protocols);
-        let options = protocols.fold(OpenOptions::new(), OpenOptions::protocol);
-        options
+        OpenOptions::new()
             .external_files(self.external_files)
             .limits(self.limits.clone())
             .ignore_content_id(self.ignore_content_id)
@@ -269,6 +267,8 @@ impl Input {
             return Ok(Self { path, network, node, format, options, external_files, parents });
         }
         let network = policy.network.as_ref().filter(|_| remote::url(name).is_some());
+        let protocols = network.iter().flat_map(|network| network.protocols());
+        let options = protocols.fold(options, OpenOptions::protocol);
         let network = network.map(NetworkArgs::files);
         let path = match appliance_and_disk(name) {
             Some(_) => name.to_owned(),

@@ -26,6 +26,7 @@ mod xorriso;
 use crate::args::Command;
 use crate::args::common::Input;
 use crate::args::convert as convert_args;
+use crate::args::iso::diff::Side;
 use crate::args::map::Job as Map;
 use crate::args::measure::Subject;
 use crate::args::recipe;
@@ -64,6 +65,10 @@ fn reads_urls(command: &Command) -> bool {
         Command::IsoExtract(job) => is_url(&job.input.input),
         Command::IsoVerify(job) => is_url(&job.input.input),
         Command::IsoRemaster(job) => is_url(&job.input.input),
+        Command::IsoDiff(job) => job.sides.iter().any(|side| match side {
+            Side::Image(image) => is_url(&image.input),
+            _ => false,
+        }),
         _ => false,
     }
 }

@@ -47,21 +47,23 @@ impl Version {
         Ok(Self { etag: only(header::ETAG)?, modified: only(header::LAST_MODIFIED)? })
     }
 
-    /// Returns true if another response is of the same version: it must repeat the `ETag`, or
-    /// without one the date.
+    /// Returns true if another response is of the same version: it must repeat the strong `ETag`, or
+    /// without one the weak one and the date.
     pub(super) fn matches(&self, other: &Self) -> bool {
-        match (&self.etag, &self.modified) {
-            (Some(etag), _) => other.etag.as_ref() == Some(etag),
-            (None, Some(date)) => other.modified.as_ref() == Some(date),
-            (None, None) => true,
-        }
+        let is_repeated = |own: &Option<HeaderValue>, other| own.is_none() || own == other;
+        let has_date = self.strong().is_some() || is_repeated(&self.modified, &other.modified);
+        is_repeated(&self.etag, &other.etag) && has_date
+    }
+
+    /// Returns the `ETag` if it is a strong one, which identifies bytes.
+    fn strong(&self) -> Option<&HeaderValue> {
+        self.etag.as_ref().filter(|etag| etag.as_bytes().starts_with(b"\""))
     }
 
     /// Returns the header of a request for this version alone. A weak `ETag` cannot be required:
     /// section 13.1.1.
     pub(super) fn condition(&self) -> Option<(header::HeaderName, &HeaderValue)> {
-        let strong = self.etag.as_ref().filter(|etag| etag.as_bytes().starts_with(b"\""));
-        match (strong, &self.modified) {
+        match (self.strong(), &self.modified) {
             (Some(etag), _) => Some((header::IF_MATCH, etag)),
             (None, Some(date)) => Some((header::IF_UNMODIFIED_SINCE, date)),
             (None, None) => None,
@@ -211,6 +213,8 @@ mod tests {
         }
         let weak = version(&[("etag", b"W/\"\xe9\"")]);
         assert!(weak.matches(&weak) && !weak.matches(&version(&[("etag", b"W/\"\xe8\"")])));
+        let both = version(&[("etag", b"W/\"a\""), ("last-modified", b"x")]);
+        assert!(!both.matches(&version(&[("etag", b"W/\"a\""), ("last-modified", b"y")])));
         let dated = version(&[("last-modified", b"x")]);
         assert!(dated.matches(&dated) && !dated.matches(&version(&[])));
         assert!(version(&[]).matches(&first));

@@ -127,9 +127,11 @@ const MODIFY_HERE: &[c_long] = &[libc::SYS_sync_file_range];
 #[cfg(not(target_arch = "x86_64"))]
 const MODIFY_HERE: &[c_long] = &[84];
 
-/// Calls that connect to servers and resolve their names. Sockets are restricted to those of the
-/// Internet, of the local name service, and of the kernel's table of addresses.
+/// Calls that connect to servers and resolve their names. The sockets are those of TCP and UDP; none
+/// can listen.
 const NETWORK: &[c_long] = &[
+    // musl's resolver binds its socket to any port.
+    #[cfg(target_env = "musl")]
     libc::SYS_bind,
     libc::SYS_connect,
     libc::SYS_getpeername,
@@ -269,8 +271,7 @@ fn rules(calls: &Calls) -> Result<Rules, BackendError> {
     }
     if calls.network {
         allow(&mut rules, &[NETWORK]);
-        let families = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX, libc::AF_NETLINK];
-        rules.insert(libc::SYS_socket, any(0, families.map(|family| family as c_ulong))?);
+        rules.insert(libc::SYS_socket, sockets()?);
     }
     if calls.create {
         allow(&mut rules, &[CREATE, CREATE_HERE]);
@@ -331,6 +332,22 @@ fn rules(calls: &Calls) -> Result<Rules, BackendError> {
 
 fn allow(rules: &mut Rules, calls: &[&[c_long]]) {
     rules.extend(calls.iter().flat_map(|list| list.iter()).map(|&call| (call, Vec::new())));
+}
+
+/// Returns the rules for socket(2): TCP and UDP.
+fn sockets() -> Result<Vec<SeccompRule>, BackendError> {
+    // Without SOCK_CLOEXEC and SOCK_NONBLOCK.
+    let kinds = [(libc::SOCK_STREAM, libc::IPPROTO_TCP), (libc::SOCK_DGRAM, libc::IPPROTO_UDP)];
+    let mut rules = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        for (kind, protocol) in kinds {
+            for protocol in [0, protocol] {
+                let kind = bits(1, 0xf, kind as u64);
+                rules.push(all([is(0, family as u64), kind, is(2, protocol as u64)])?);
+            }
+        }
+    }
+    Ok(rules)
 }
 
 /// Adds calls that all commands make, with restricted arguments.

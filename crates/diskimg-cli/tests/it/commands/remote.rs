@@ -114,6 +114,36 @@ fn a_backing_file_beside_the_image_is_read_only_if_that_is_allowed() {
 }
 
 #[test]
+fn iso_images_are_read_and_compared() {
+    let (lab, server) = server();
+    fs::write(lab.path("one.txt"), "1").expect("writes");
+    lab.line("iso create -o a.iso one.txt").ok();
+    fs::copy(lab.path("a.iso"), server.file("a.iso")).expect("copies");
+    let url = server.url(Site::Plain, "a.iso");
+    assert!(lab.line(&format!("iso ls {url}")).ok().contains("one.txt"));
+    assert_eq!(lab.line(&format!("iso cat {url} one.txt")).ok(), "1");
+    lab.line(&format!("iso diff a.iso {url}")).ok();
+}
+
+#[test]
+fn a_description_of_an_image_connects_to_nothing() {
+    let (lab, server) = server();
+    let url = server.url(Site::Plain, "a.qcow2");
+    let json = format!(r#"json:{{"driver":"raw","file":{{"driver":"http","url":"{url}"}}}}"#);
+    lab.run(["info", "--sandbox=off", &json]).fails(1);
+    assert!(server.responses().is_empty());
+}
+
+#[test]
+fn inspect_copies_no_more_than_it_may() {
+    let (lab, server) = server();
+    let url = server.url(Site::NoRanges, "a.qcow2");
+    let error = lab.line(&format!("inspect --max-size 4k {url}")).fails(1);
+    assert!(error.contains("longer than 4096 bytes"), "{error}");
+    lab.line(&format!("inspect --max-size 100M {url}")).ok();
+}
+
+#[test]
 fn errors_name_the_server_and_the_reason() {
     let (lab, server) = server();
     let error = lab.line(&format!("info {}", server.url(Site::Plain, "nothing"))).fails(1);
