@@ -244,7 +244,7 @@ fn a_repair_leaves_the_space_of_unknown_features() {
         // One wrong bit, and there are clusters that it may have meant.
         let mut damaged = before.clone();
         damaged[64..68]
-            .copy_from_slice(&(0x4000_0000_u32 | before.len() as u32 / 4096 - 2).to_le_bytes());
+            .copy_from_slice(&(0x4000_0000_u32 | (before.len() as u32 / 4096 - 2)).to_le_bytes());
         for (scope, bytes) in [(RepairScope::Leaks, &before), (RepairScope::All, &damaged)] {
             let storage = Arc::new(MemoryStorage::new(bytes.clone()));
             let options = OpenOptions::new().format(Format::Parallels);
