@@ -4,10 +4,12 @@
 
 use crate::errors::{Raise, bad_value};
 use crate::file::{self, InputFile, Raised};
-use diskimg::open::{Node, OpenMode, Protocol, Url, local_path};
+use diskimg::open::{Location, Node, OpenMode, Protocol, Protocols, Url, local_path};
+use diskimg::storage::edit::Storage;
 use diskimg::storage::source::{FileSource, MemorySource, Source};
 use diskimg::{
-    Backing, Caching, Error, Format, Image, Limits, OpenOptions, Options, Secrets, SnapshotSelector,
+    Backing, Caching, Error, Format, Image, Limits, OpenOptions, Options, Output, Secrets,
+    SnapshotSelector,
 };
 use diskimg_remote::http::{Http, HttpOptions};
 use pyo3::prelude::*;
@@ -88,7 +90,8 @@ fn mapped(options: OpenOptions) -> OpenOptions {
 struct UrlArgs(String, Vec<(String, String)>, Option<PathBuf>, bool, bool, bool);
 
 impl UrlArgs {
-    fn input(self, py: Python<'_>) -> PyResult<Input> {
+    /// Returns the URL and the protocol that opens it.
+    fn server(self, py: Python<'_>) -> PyResult<Server> {
         let Self(url, headers, ca_bundle, insecure, netrc, private_addresses) = self;
         let mut options = HttpOptions::default();
         options.headers = headers;
@@ -99,7 +102,46 @@ impl UrlArgs {
         let http = Http::with_options(options).or_raise(py)?;
         let url = Url::new(url).filter(|url| http.schemes().contains(&url.scheme()));
         let url = url.ok_or_else(|| bad_value("a URL must begin with http: or https:"))?;
-        Ok(Input::Url(url, Arc::new(http)))
+        Ok(Server { url, protocol: Arc::new(http) })
+    }
+}
+
+/// An image on a server.
+pub(crate) struct Server {
+    url: Url,
+    protocol: Arc<dyn Protocol>,
+}
+
+impl Server {
+    /// Creates a server from the arguments of a URL; `None` for any other object.
+    pub(crate) fn new(object: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
+        let url = object.extract::<UrlArgs>().ok();
+        url.map(|url| url.server(object.py())).transpose()
+    }
+
+    /// Returns the name used in messages.
+    pub(crate) fn name(&self) -> String {
+        self.url.to_string()
+    }
+
+    /// Creates a new image on the server.
+    pub(crate) fn create(&self) -> diskimg::Result<Output> {
+        self.protocols().create(&self.location())
+    }
+
+    /// Opens the existing image on the server for writing.
+    pub(crate) fn modify(&self) -> diskimg::Result<Arc<dyn Storage>> {
+        self.protocols().modify(&self.location())
+    }
+
+    fn location(&self) -> Location {
+        self.url.clone().into()
+    }
+
+    fn protocols(&self) -> Protocols {
+        let mut protocols = Protocols::new();
+        protocols.insert(Arc::clone(&self.protocol));
+        protocols
     }
 }
 
@@ -117,7 +159,7 @@ pub(crate) enum Input {
     /// An image that is described by options, and their JSON, which is its name in messages.
     Node(Node, String),
     /// A file on a server.
-    Url(Url, Arc<Http>),
+    Url(Server),
     /// The contents of a file object or `bytes`, with the name used in messages.
     File(InputFile, String, Raised),
 }
@@ -131,8 +173,8 @@ impl Input {
             let node = Node::from_json(&json).map_err(|e| e.in_file(&name));
             return Ok(Self::Node(node.or_raise(object.py())?, name));
         }
-        if let Ok(url) = object.extract::<UrlArgs>() {
-            return url.input(object.py());
+        if let Some(server) = Server::new(object)? {
+            return Ok(Self::Url(server));
         }
         if let Ok(name) = object.extract::<PathBuf>() {
             return Ok(Self::Path(plain(name)));
@@ -148,7 +190,7 @@ impl Input {
     /// Returns the slot for exceptions that the file object raises.
     pub(crate) fn raised(&self) -> Raised {
         match self {
-            Self::Path(_) | Self::Node(..) | Self::Url(..) => Raised::default(),
+            Self::Path(_) | Self::Node(..) | Self::Url(_) => Raised::default(),
             Self::File(_, _, raised) => raised.clone(),
         }
     }
@@ -157,7 +199,7 @@ impl Input {
     pub(crate) fn name(&self) -> String {
         match self {
             Self::Path(path) => path.display().to_string(),
-            Self::Url(url, _) => url.to_string(),
+            Self::Url(server) => server.name(),
             Self::Node(_, name) | Self::File(_, name, _) => name.clone(),
         }
     }
@@ -166,7 +208,9 @@ impl Input {
     pub(crate) fn open(self, options: &OpenOptions) -> diskimg::Result<Image> {
         match self {
             Self::Path(path) => options.open(path),
-            Self::Url(url, http) => options.clone().protocol(http).open_location(&url.into()),
+            Self::Url(Server { url, protocol }) => {
+                options.clone().protocol(protocol).open_location(&url.into())
+            }
             Self::Node(node, name) => options.open_node(&node, &name),
             Self::File(file, name, _) => {
                 let source = file.source().map_err(|e| cannot_read(e, &name))?;
@@ -183,9 +227,9 @@ impl Input {
                 let source = FileSource::open(local);
                 Ok(Arc::new(source.map_err(|e| Error::io("cannot open it", e).in_file(&path))?))
             }
-            Self::Url(url, http) => {
+            Self::Url(Server { url, protocol }) => {
                 let name = url.to_string();
-                http.open(&url.into(), &OpenMode::default()).map_err(|e| e.in_file(name))
+                protocol.open(&url.into(), &OpenMode::default()).map_err(|e| e.in_file(name))
             }
             Self::Node(_, name) => {
                 let message = "the bytes of an image that is described by options cannot be read";

@@ -1,6 +1,6 @@
 //! The function `convert`.
 
-use crate::arguments::{self, Input, OpenArgs, word};
+use crate::arguments::{self, Input, OpenArgs, Server, word};
 use crate::file::{self, Raised};
 use crate::work;
 use diskimg::{
@@ -52,6 +52,8 @@ pub(crate) struct ConvertArgs {
 enum Destination {
     New(PathBuf),
     Existing(PathBuf),
+    NewOn(Server),
+    ExistingOn(Server),
     Object(Py<PyAny>),
 }
 
@@ -86,10 +88,12 @@ pub(crate) fn convert(
         .collect::<PyResult<Vec<_>>>()?;
     let (salvage, in_place, part) = (how.salvage, how.in_place, how.part);
     let configure = how.configure(py)?;
-    let destination = match destination.extract::<PathBuf>() {
-        Ok(path) if in_place => Destination::Existing(arguments::plain(path)),
-        Ok(path) => Destination::New(arguments::plain(path)),
-        Err(_) => {
+    let destination = match (destination.extract::<PathBuf>(), Server::new(destination)?) {
+        (Ok(path), _) if in_place => Destination::Existing(arguments::plain(path)),
+        (Ok(path), _) => Destination::New(arguments::plain(path)),
+        (_, Some(server)) if in_place => Destination::ExistingOn(server),
+        (_, Some(server)) => Destination::NewOn(server),
+        _ => {
             file::require_output(destination)?;
             Destination::Object(destination.clone().unbind())
         }
@@ -106,6 +110,11 @@ pub(crate) fn convert(
         match &destination {
             Destination::New(path) => Ok((converted(images)?.run(path)?, false)),
             Destination::Existing(path) => Ok((converted(images)?.run_existing(path)?, false)),
+            Destination::NewOn(server) => Ok((converted(images)?.run_to(server.create()?)?, false)),
+            Destination::ExistingOn(server) => {
+                let convert = converted(images)?;
+                Ok((convert.run_existing_on(server.modify()?, server.name())?, false))
+            }
             Destination::Object(object) => {
                 let read: Vec<_> = images.iter().flat_map(file::files_of).collect();
                 let (output, by_position) =

@@ -65,7 +65,7 @@ _BLOCK = 4096
 
 def convert(
     src: Path | BinaryReader | Node | Url | Sequence[Path | BinaryReader | Node | Url],
-    dst: Path | BinaryWriter,
+    dst: Path | BinaryWriter | Url,
     *,
     format: Format | None = None,
     src_format: Format | None = None,
@@ -124,7 +124,8 @@ def convert(
     Args:
         src: An image, as for `open`; or a sequence of images, which are concatenated (in an OVA,
             each becomes a disk).
-        dst: The output's file name, or a binary file object. A file object that can seek and
+        dst: The output's file name, a `Url` of a protocol that can write, or a binary file object.
+            An image at a URL appears when it is complete. A file object that can seek and
             truncate is emptied as soon as the source is open and written from its beginning;
             afterwards its position is at the end of the image. Any other file object can take
             only the formats that can be streamed: raw, VMDK with
@@ -220,7 +221,8 @@ def convert(
         secrets=secrets,
         argument="src_format",
     )
-    if any(source is dst for source in sources) and not isinstance(dst, str | bytes | os.PathLike):
+    named = isinstance(dst, str | bytes | os.PathLike)
+    if not named and any(source is dst or source == dst for source in sources):
         raise RefusedError("the output is one of the source's own files")
     if backing_format is not None and backing is None:
         raise InvalidError("backing_format without backing")
@@ -232,8 +234,8 @@ def convert(
         raise InvalidError("part needs one source, an offset and a length")
     if rate_limit == 0:
         raise InvalidError("rate_limit must be at least 1")
-    if in_place and not isinstance(dst, str | bytes | os.PathLike):
-        raise InvalidError("in_place=True needs a file name, not a file object")
+    if in_place and not (named or isinstance(dst, Url)):
+        raise InvalidError("in_place=True needs a file name or a Url, not a file object")
     chosen = format_of(dst, format)
     conversion: ConvertArgs = {
         "format": chosen,

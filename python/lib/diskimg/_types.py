@@ -121,7 +121,9 @@ def format_of(destination: object, format: str | None) -> Format:
     """Return the requested format, or the one that the name's suffix implies; else raw."""
     if format is not None:
         return cast(Format, choice("Format", "format", format))
-    name = file_or_name(destination)
+    # Not the parameters of a URL.
+    url = destination.url.split("?")[0] if isinstance(destination, Url) else None
+    name = url or file_or_name(destination)
     return _native.format_of_name(name) if isinstance(name, str) else "raw"
 
 

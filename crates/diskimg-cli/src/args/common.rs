@@ -123,6 +123,22 @@ impl Policy {
         self.image_opts || name.to_str().is_some_and(|name| name.starts_with("json:"))
     }
 
+    /// Adds the protocols of servers to `options`, if the image `uses_network` and may do so. Also
+    /// returns the files that are read to access servers.
+    fn add_protocols(
+        &self,
+        options: OpenOptions,
+        uses_network: bool,
+    ) -> (OpenOptions, Option<Vec<PathBuf>>) {
+        match self.network.as_ref().filter(|_| uses_network) {
+            None => (options, None),
+            Some(network) => {
+                let options = network.protocols().fold(options, OpenOptions::protocol);
+                (options, Some(network.files()))
+            }
+        }
+    }
+
     /// Returns the options for opening an image that is not behind a server.
     pub(crate) fn options(&self) -> OpenOptions {
         OpenOptions::new()
@@ -225,7 +241,7 @@ fn with_suffix(value: u64) -> String {
 pub(crate) struct Input {
     /// A path, `-`, an appliance with a disk (`appliance.ova:2`), or the text of the node.
     pub(crate) path: PathBuf,
-    /// If `path` is a URL: the files that are read to access the server.
+    /// If it is on a server: the files that are read to access that.
     pub(crate) network: Option<Vec<PathBuf>>,
     /// `json:` or `--image-opts`.
     node: Option<Node>,
@@ -262,14 +278,12 @@ impl Input {
                 return Err(Failure::error(message));
             }
             let path = name.to_owned();
-            let network = None;
+            let uses_network = node.drivers().into_iter().any(remote::is_scheme);
+            let (options, network) = policy.add_protocols(options, uses_network);
             let node = Some(node);
             return Ok(Self { path, network, node, format, options, external_files, parents });
         }
-        let network = policy.network.as_ref().filter(|_| remote::url(name).is_some());
-        let protocols = network.iter().flat_map(|network| network.protocols());
-        let options = protocols.fold(options, OpenOptions::protocol);
-        let network = network.map(NetworkArgs::files);
+        let (options, network) = policy.add_protocols(options, remote::url(name).is_some());
         let path = match appliance_and_disk(name) {
             Some(_) => name.to_owned(),
             None if network.is_some() => name.to_owned(),
@@ -280,15 +294,13 @@ impl Input {
 
     /// Returns the names of its files: the ones on the command line.
     pub(crate) fn file_names(&self) -> Vec<PathBuf> {
-        if self.network.is_some() {
-            return Vec::new();
-        }
         match (&self.node, appliance_and_disk(&self.path)) {
             (Some(node), _) => node.file_names().into_iter().map(PathBuf::from).collect(),
             (None, Some((appliance, _))) => {
                 let appliance = local_path(appliance).unwrap_or_else(|_| appliance.to_owned());
                 vec![appliance]
             }
+            (None, None) if self.network.is_some() => Vec::new(),
             (None, None) => vec![self.path.clone()],
         }
     }
@@ -317,7 +329,7 @@ impl Input {
 
     /// Returns the same image as a file, which can be modified.
     pub(crate) fn into_file(mut self) -> Result<Self, Failure> {
-        if self.network.is_some() {
+        if self.network.is_some() && self.node.is_none() {
             // As for a protocol that is not known.
             local_path(&self.path).map_err(|e| e.in_file("URL"))?;
         }
@@ -402,7 +414,9 @@ pub(crate) fn new_format(
     match (name, path) {
         (Some(name), _) => format(name),
         (None, Some(path)) if program != Program::QemuImg => {
-            Ok(Format::of_new_file(Path::new(path))?)
+            let url = remote::url(Path::new(path));
+            let name = url.as_ref().map_or(Path::new(path), |url| Path::new(url.file_name()));
+            Ok(Format::of_new_file(name)?)
         }
         _ => Ok(Format::Raw),
     }

@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::output::Program;
 use crate::output::progress::{ProgressFormat, ProgressMode};
 use crate::output::report::ReportFormat;
-use crate::remote::NetworkArgs;
+use crate::remote::{self, NetworkArgs, Server};
 use diskimg::open::local_path;
 use diskimg::{
     Caching, DigestAlgorithm, Durability, ExternalFiles, Format, OpenOptions, Options, Reflink,
@@ -245,8 +245,19 @@ pub(crate) enum Destination {
     New(PathBuf),
     /// An existing image, into which the guest data is written (`-n`).
     Existing(PathBuf),
+    /// A new image on a server.
+    NewOn(Server),
+    /// An existing image on a server (`-n`).
+    ExistingOn(Server),
     /// Standard output.
     Stdout,
+}
+
+impl Destination {
+    /// Returns true if it is on a server.
+    pub(crate) fn is_server(&self) -> bool {
+        matches!(self, Self::NewOn(_) | Self::ExistingOn(_))
+    }
 }
 
 impl Args {
@@ -406,6 +417,16 @@ impl Args {
                 return Err(Failure::error("-n requires an existing image, not standard output"));
             }
             return Ok(Destination::Stdout);
+        }
+        if let Some(url) = remote::url(path) {
+            if self.files.iter().any(|source| source == name) {
+                return Err(Failure::error(format!("{url}: the output is one of the sources")));
+            }
+            let server = Server { url, network: self.network_args.clone() };
+            return Ok(match self.no_create {
+                true => Destination::ExistingOn(server),
+                false => Destination::NewOn(server),
+            });
         }
         let path = local_path(path).map_err(|e| e.in_file(path))?;
         common::require_device(self.output_format.as_deref(), &path)?;

@@ -3,9 +3,8 @@
 use crate::args::Parsed;
 use crate::args::common::{self, OutputFormat};
 use crate::failure::Failure;
-use crate::remote::{self, NetworkArgs};
+use crate::remote::{self, NetworkArgs, Server};
 use diskimg::InspectOptions;
-use diskimg::open::Url;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -68,7 +67,7 @@ pub(crate) struct Job {
     /// The image.
     pub(crate) path: PathBuf,
     /// If the image is named by a URL: the URL, and how the server is accessed.
-    pub(crate) network: Option<(Url, NetworkArgs)>,
+    pub(crate) server: Option<Server>,
     /// What to accept.
     pub(crate) options: InspectOptions,
     /// `--output`.
@@ -102,7 +101,8 @@ impl Args {
             options = options.allow(code.parse()?);
         }
         let path: PathBuf = common::single_file("inspect", self.files)?.into();
-        let network = remote::url(&path).map(|url| (url, self.network));
-        Ok(Parsed::Job(Job { path, network, options, output: self.output, quiet: self.quiet }))
+        let network = self.network;
+        let server = remote::url(&path).map(|url| Server { url, network });
+        Ok(Parsed::Job(Job { path, server, options, output: self.output, quiet: self.quiet }))
     }
 }

@@ -31,12 +31,17 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         return Err(Failure::error("refusing to write an image to a terminal"));
     }
     let began = Instant::now();
-    let path = match &job.output {
-        Destination::New(path) | Destination::Existing(path) => Some(path.clone()),
-        Destination::Stdout => None,
+    let (path, name) = match &job.output {
+        Destination::New(path) | Destination::Existing(path) => {
+            (Some(path.as_path()), Some(path.clone()))
+        }
+        Destination::NewOn(server) | Destination::ExistingOn(server) => {
+            (None, Some(server.name().into()))
+        }
+        Destination::Stdout => (None, None),
     };
-    let prints = job.dry_run || job.digest.is_some() && path.is_some();
-    output::require_streams(path.as_deref(), prints)?;
+    let prints = job.dry_run || job.digest.is_some() && name.is_some();
+    output::require_streams(path, prints)?;
     let inputs: Vec<_> = job.inputs.iter().collect();
     let source = match job.inputs.as_slice() {
         [one] => one.path.display().to_string(),
@@ -91,6 +96,11 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         let plan = match &job.output {
             Destination::New(path) => convert.plan(path),
             Destination::Existing(path) => convert.plan_existing(path),
+            Destination::NewOn(server) => convert.plan_elsewhere(&server.name()),
+            Destination::ExistingOn(server) => {
+                let storage = server.protocols().modify(&server.location());
+                storage.and_then(|storage| convert.plan_existing_on(storage, server.name()))
+            }
             Destination::Stdout => convert.plan("-"),
         };
         meter.end();
@@ -104,6 +114,14 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     let outcome = match &job.output {
         Destination::New(path) => convert.run(path),
         Destination::Existing(path) => convert.run_existing(path),
+        Destination::NewOn(server) => {
+            let output = server.protocols().create(&server.location());
+            output.and_then(|output| convert.run_to(output))
+        }
+        Destination::ExistingOn(server) => {
+            let storage = server.protocols().modify(&server.location());
+            storage.and_then(|storage| convert.run_existing_on(storage, server.name()))
+        }
         Destination::Stdout => convert.run_to(output::image_stdout()?),
     };
     if outcome.is_ok() {
@@ -117,7 +135,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         report: outcome?,
         took: began.elapsed(),
         source,
-        output: path,
+        output: name,
         format: job.report,
         at_terminal: io::stderr().is_terminal()
             && !job.progress.quiet
@@ -204,6 +222,11 @@ fn rules(job: &Job) -> Rules {
                 .iter()
                 .fold(rules, |rules, file| rules.allow_overwrite(file))
         }
+        // The backing file of a new image is named by the options.
+        Destination::NewOn(server) => rules
+            .allow_backing(Path::new(""), &job.options, job.external_files)
+            .allow_servers(&server.network.files()),
+        Destination::ExistingOn(server) => rules.allow_servers(&server.network.files()),
         Destination::Stdout => rules,
     }
 }

@@ -6,9 +6,9 @@ use crate::args::inspect::Job;
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::{Console, human, json};
-use crate::remote::NetworkArgs;
+use crate::remote::Server;
 use diskimg::Inspection;
-use diskimg::open::{Location, OpenMode, Url, local_path};
+use diskimg::open::{OpenMode, local_path};
 
 /// Exit code for an unsafe image; 1 means that there is no verdict.
 const UNSAFE: u8 = 2;
@@ -16,8 +16,8 @@ const UNSAFE: u8 = 2;
 /// Inspects the image.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     // No other file is opened, whatever the image refers to.
-    let found = match &job.network {
-        Some((url, network)) => inspect_url(url, network, job)?,
+    let found = match &job.server {
+        Some(server) => inspect_server(server, job)?,
         None => {
             let path = local_path(&job.path).map_err(|e| e.in_file(&job.path))?;
             confine::restrict_files(&Rules::new().allow_read([path]))?;
@@ -37,23 +37,17 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     Ok(if found.is_safe() { 0 } else { UNSAFE })
 }
 
-/// Inspects the image that a URL names.
-fn inspect_url(
-    url: &Url,
-    network: &NetworkArgs,
-    job: &Job,
-) -> Result<diskimg::Result<Inspection>, Failure> {
-    confine::restrict_files(&Rules::new().allow_servers(&network.files()))?;
-    let at = Location::Url(url.clone());
+/// Inspects the image on a server.
+fn inspect_server(server: &Server, job: &Job) -> Result<diskimg::Result<Inspection>, Failure> {
+    confine::restrict_files(&Rules::new().allow_servers(&server.network.files()))?;
     let mut mode = OpenMode::default();
     mode.metadata_only = true;
     mode.max_copied = Some(job.options.max_copied());
-    let opened = network.protocols().iter().find_map(|protocol| {
-        protocol.schemes().contains(&url.scheme()).then(|| protocol.open(&at, &mode))
-    });
-    let source = match opened {
-        Some(source) => source.map_err(|e| e.in_file(url.to_string()))?,
-        None => return Err(Failure::error(format!("Unknown protocol '{}'", url.scheme()))),
+    let protocols = server.protocols();
+    let Some(protocol) = protocols.get(server.url.scheme()) else {
+        return Err(Failure::error(format!("Unknown protocol '{}'", server.url.scheme())));
     };
-    Ok(diskimg::inspect_source(source, url.to_string(), &job.options))
+    let source = protocol.open(&server.location(), &mode);
+    let source = source.map_err(|e| e.in_file(server.name()))?;
+    Ok(diskimg::inspect_source(source, server.name(), &job.options))
 }

@@ -40,16 +40,16 @@ use std::path::{Path, PathBuf};
 
 /// Returns the system calls of a command.
 pub(crate) fn calls(command: &Command) -> Calls {
-    calls_for_files(command).and_network(reads_urls(command))
+    calls_for_files(command).and_network(uses_servers(command))
 }
 
-/// Returns true if the command reads an image that a URL names.
-fn reads_urls(command: &Command) -> bool {
+/// Returns true if the command reads or writes an image on a server.
+fn uses_servers(command: &Command) -> bool {
     let is_url = |input: &Input| input.network.is_some();
     match command {
-        Command::Convert(job) => job.inputs.iter().any(is_url),
+        Command::Convert(job) => job.inputs.iter().any(is_url) || job.output.is_server(),
         Command::Info(job) => job.inputs.iter().any(is_url),
-        Command::Inspect(job) => job.network.is_some(),
+        Command::Inspect(job) => job.server.is_some(),
         Command::Map(job) => is_url(&job.input),
         Command::Ls(job) => is_url(&job.input) || job.disk.as_deref().is_some_and(is_url),
         Command::Compare(job) => is_url(&job.a) || is_url(&job.b),
@@ -81,6 +81,9 @@ fn calls_for_files(command: &Command) -> Calls {
                 Calls::create(path).and_options(&job.options).and_spool()
             }
             convert_args::Destination::Existing(_) => Calls::modify().and_spool(),
+            convert_args::Destination::NewOn(_) | convert_args::Destination::ExistingOn(_) => {
+                Calls::read().and_spool()
+            }
             convert_args::Destination::Stdout => Calls::write_stdout().and_spool(),
         },
         Command::Create(job) if job.dry_run => Calls::modify(),

@@ -230,12 +230,23 @@ impl Rules {
             let main = output_destination(&main).map_or(main, |found| found.path);
             rules = rules.allow_write(&parent(&main).join(name), options);
         }
+        rules.allow_backing(path, options, policy)
+    }
+
+    /// Also allows reading the backing file of an image that is created at `path` with these
+    /// options, and the files that this may refer to.
+    pub(crate) fn allow_backing(
+        self,
+        path: &Path,
+        options: &Options,
+        policy: ExternalFiles,
+    ) -> Self {
         match options.get("backing_file") {
-            None | Some("") => rules,
+            None | Some("") => self,
             Some(name) => {
                 let name = local_path(Path::new(name)).unwrap_or_else(|_| name.into());
                 let resolved = parent(path).join(name);
-                rules.allow_read([&resolved]).allow_references(&resolved, policy)
+                self.allow_read([&resolved]).allow_references(&resolved, policy)
             }
         }
     }

@@ -122,7 +122,7 @@ impl Url {
     }
 
     /// Returns the last component of the path: the name of the file.
-    pub(crate) fn file_name(&self) -> &str {
+    pub fn file_name(&self) -> &str {
         let end = self.text.find(['?', '#']).unwrap_or(self.text.len());
         let path = &self.text[self.scheme + 1..end];
         path.rsplit('/').next().unwrap_or(path)

@@ -9,8 +9,10 @@
 use crate::error::{Error, Result};
 use crate::open::external_files::{ExternalFiles, plain_path};
 use crate::open::location::{Location, Url, unknown_protocol};
+use crate::open::node::NodeUrl;
 use crate::open::secrets::Secrets;
 use crate::remedy::Remedy;
+use crate::storage::edit::{FileStorage, Storage};
 use crate::storage::output::{Output, Publish};
 use crate::storage::source::{FileSource, ReadMode, Source};
 use std::fmt::Debug;
@@ -86,7 +88,27 @@ pub trait Protocol: Send + Sync + Debug {
     /// is the default, and [`Io`](crate::ErrorKind::Io) if the location cannot be written.
     fn create(&self, at: &Location) -> Result<Box<dyn Publish>> {
         let _ = at;
-        Err(Error::unsupported("images cannot be written by this protocol"))
+        Err(Error::unsupported("images cannot be created by this protocol"))
+    }
+
+    /// Opens the existing image at a location with one of its schemes for reading and writing in
+    /// place, as a device.
+    ///
+    /// # Errors
+    /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if the protocol cannot write in place,
+    /// which is the default, and [`Io`](crate::ErrorKind::Io) if the location cannot be written.
+    fn modify(&self, at: &Location) -> Result<Arc<dyn Storage>> {
+        let _ = at;
+        Err(Error::unsupported("images cannot be written in place by this protocol"))
+    }
+
+    /// Returns the URL that a [node](crate::open::Node) describes whose driver is one of its
+    /// schemes, and removes the options that it uses. The default is the value of `url`.
+    ///
+    /// # Errors
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if an option is missing or wrong.
+    fn node_url(&self, node: &mut NodeUrl<'_>) -> Result<Url> {
+        node.take_url()
     }
 }
 
@@ -144,6 +166,17 @@ impl Protocols {
         Ok(Output::to_place(place.map_err(|e| e.in_file(at.to_string()))?).named(at.to_string()))
     }
 
+    /// Opens the existing image at a location for reading and writing in place;
+    /// [`Convert::run_existing_on`](crate::Convert::run_existing_on) can write to it.
+    ///
+    /// # Errors
+    /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if no protocol has the location's
+    /// scheme, and the errors of [`Protocol::modify`].
+    pub fn modify(&self, at: &Location) -> Result<Arc<dyn Storage>> {
+        let storage = self.of(at).and_then(|protocol| protocol.modify(at));
+        storage.map_err(|e| e.in_file(at.to_string()))
+    }
+
     /// Returns the protocol that opens a location.
     ///
     /// # Errors
@@ -191,6 +224,11 @@ impl Protocol for FileProtocol {
     fn create(&self, at: &Location) -> Result<Box<dyn Publish>> {
         let output = Output::create(Self::path(at)?);
         Ok(output.map_err(|e| Error::io("cannot create the output", e))?.into_place())
+    }
+
+    fn modify(&self, at: &Location) -> Result<Arc<dyn Storage>> {
+        let storage = FileStorage::open(Self::path(at)?);
+        Ok(Arc::new(storage.map_err(|e| Error::io("cannot open it", e))?))
     }
 }
 

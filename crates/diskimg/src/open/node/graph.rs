@@ -6,12 +6,13 @@ use super::faults::FaultySource;
 use super::keys::{FAULTY_DRIVER, FILE, FILE_DRIVERS, GENERIC, NULL_DRIVERS, OTHER_DRIVERS};
 use super::null::NullSource;
 use super::options::{Child, NodeOptions, Value};
+use super::url::NodeUrl;
 use super::window::{window, within};
 use crate::error::{Error, Result};
 use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::open::chain::{self, Opening, Place, lock_error, require_content};
-use crate::open::location::{Location, Url};
+use crate::open::location::{Location, unknown_protocol};
 use crate::open::{OpenOptions, Protocols};
 use crate::storage::source::{FileSource, Source};
 use std::collections::BTreeMap;
@@ -409,16 +410,13 @@ fn open_null(mut node: NodeOptions, driver: &str) -> Result<File> {
     Ok(File { source, name: None, json, unlocked: true, place: Place::Elsewhere })
 }
 
-/// Opens `url` by a protocol that the caller has added.
+/// Opens the URL that a node describes by a protocol that the caller has added.
 fn open_url(options: &OpenOptions, mut node: NodeOptions, driver: &str) -> Result<File> {
-    let url = node.take("url")?;
+    let Some(protocol) = options.protocols.get(driver) else {
+        return Err(unknown_protocol(driver));
+    };
+    let url = protocol.node_url(&mut NodeUrl::new(driver, &mut node))?;
     finish_protocol(node, driver)?;
-    let url = url.ok_or_else(|| {
-        Error::invalid(format!("The '{driver}' block driver requires the option 'url'"))
-    })?;
-    let url = Url::new(url).filter(|url| url.scheme() == driver).ok_or_else(|| {
-        Error::invalid(format!("The URL of a '{driver}' node must start with '{driver}:'"))
-    })?;
     let name = url.to_string();
     let opened = options.source(&Location::Url(url));
     let (source, origin) = opened.map_err(|e| e.in_structure(format!("'{name}'")))?;

@@ -24,12 +24,14 @@ mod keys;
 mod null;
 mod options;
 mod single_file;
+mod url;
 mod window;
 
 pub(crate) use keys::NodeKeys;
 pub use single_file::SingleFile;
 #[cfg(feature = "json")]
 pub(crate) use single_file::local_file;
+pub use url::NodeUrl;
 
 use crate::error::Result;
 use crate::model::image::Image;
@@ -81,6 +83,11 @@ impl Node {
     pub fn file_names(&self) -> Vec<&str> {
         self.0.texts("filename")
     }
+
+    /// Returns the drivers that the description contains: formats, protocols and filters.
+    pub fn drivers(&self) -> Vec<&str> {
+        self.0.texts("driver")
+    }
 }
 
 impl OpenOptions {
@@ -91,7 +98,8 @@ impl OpenOptions {
     /// Options of `node` have the meaning that they have for QEMU. Supported are:
     ///
     /// - the drivers of this library's formats over files, over each other, and over the
-    ///   [protocols](Self::protocol) that the caller adds: `driver` is the scheme and `url` the URL;
+    ///   [protocols](Self::protocol) that the caller adds: `driver` is the scheme and `url` the URL,
+    ///   unless the protocol has other options ([`Protocol::node_url`](super::Protocol::node_url));
     /// - `null-co` and `null-aio`, which store nothing and read as zeros: `size`, 1 GiB by default,
     ///   and `read-zeroes`, which says that they are known to be zeros;
     /// - `blkdebug` over another node, `image`, for tests: `inject-error` is a list of errors that

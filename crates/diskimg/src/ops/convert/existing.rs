@@ -110,12 +110,36 @@ pub(super) fn run_on(
         Some(open) => Existing::open(&settings, &input, open, storage, name)?,
         None => None,
     };
-    match existing {
-        Some(existing) => modify(settings, input, existing),
-        None => Err(Error::unsupported("an image of this kind can only be written as a whole")
-            .in_file(path)
-            .with_remedy(Remedy::WriteNewImage)),
+    modify(settings, input, existing.ok_or_else(|| only_whole(&path))?)
+}
+
+/// Returns what [`run_on`] would do.
+pub(super) fn plan_on(
+    mut settings: Settings<'_>,
+    input: Input,
+    storage: Arc<dyn Storage>,
+    name: String,
+) -> Result<Plan> {
+    take_backing(&mut settings.options, &mut settings.backing);
+    let path = PathBuf::from(&name);
+    if settings.format == Format::default() {
+        refuse_backing(&settings, &path)?;
+        let size = storage.len();
+        require_room(input.size(), size, &path)?;
+        return settings.plan(input, Planned::in_place(&path), Some(size));
     }
+    let existing = match settings.format.driver().open_mutable {
+        Some(open) => Existing::open(&settings, &input, open, storage, name)?,
+        None => None,
+    };
+    plan_modification(settings, input, existing.ok_or_else(|| only_whole(&path))?)
+}
+
+/// Returns the error for an existing image that cannot be written in place.
+fn only_whole(path: &Path) -> Error {
+    Error::unsupported("an image of this kind can only be written as a whole")
+        .in_file(path)
+        .with_remedy(Remedy::WriteNewImage)
 }
 
 /// # Errors

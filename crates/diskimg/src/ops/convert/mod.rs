@@ -499,6 +499,29 @@ impl<'a> Convert<'a> {
         existing::plan(self.settings, input, &path)
     }
 
+    /// Returns what writing a new image to another [`Output`], called `name`, would do: one that is
+    /// not a file of this host and takes bytes in any order. It is assumed that it can be created.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    pub fn plan_elsewhere(self, name: &str) -> Result<Plan> {
+        let input = self.settings.join(self.images)?;
+        self.settings.plan(input, Planned::elsewhere(name), None)
+    }
+
+    /// Returns what [`run_existing_on`](Self::run_existing_on) would do, without changing the image.
+    ///
+    /// # Errors
+    /// As [`plan_existing`](Self::plan_existing).
+    pub fn plan_existing_on(
+        self,
+        storage: Arc<dyn Storage>,
+        name: impl Into<String>,
+    ) -> Result<Plan> {
+        let input = self.settings.join(self.images)?;
+        existing::plan_on(self.settings, input, storage, name.into())
+    }
+
     /// Converts into an existing image that is large enough. Its data beyond the size of the source
     /// is kept, and so are its options, snapshots, backing file, data file and extents; bitmaps
     /// record what is written. Create options are ignored.

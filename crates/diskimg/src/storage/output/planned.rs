@@ -38,7 +38,7 @@ pub enum FileAction {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PlannedFile {
-    /// Its path, without symbolic links.
+    /// Its path, without symbolic links, or its URL.
     pub path: PathBuf,
     /// What happens to it.
     pub action: FileAction,
@@ -122,6 +122,12 @@ impl Planned {
         let file =
             PlannedFile { path: path.to_owned(), action: FileAction::Overwrite, reason: None };
         Self::of(file, Discard { is_zeroed: false, ..Discard::new_file() }, false)
+    }
+
+    /// Plans a new image called `name` that is not a file of this host.
+    pub(crate) fn elsewhere(name: &str) -> Self {
+        let file = PlannedFile { path: name.into(), action: FileAction::Create, reason: None };
+        Self { path: None, ..Self::of(file, Discard::new_file(), false) }
     }
 
     /// Plans standard output.

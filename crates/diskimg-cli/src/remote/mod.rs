@@ -1,0 +1,102 @@
+//! Images behind network protocols: one module per protocol.
+
+#[cfg(feature = "http")]
+mod http;
+#[cfg_attr(not(feature = "http"), expect(dead_code, reason = "no protocol uses it"))]
+mod lazy;
+
+use diskimg::open::{Location, Protocol, Protocols, Url};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How servers are accessed: options of the commands that read images.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct NetworkArgs {
+    /// Trust the certificates in FILE for https
+    #[arg(
+        long_help = "Trust the certificates of authorities in FILE (PEM) instead of the system's"
+    )]
+    #[arg(long, value_name = "FILE")]
+    ca_bundle: Option<PathBuf>,
+    /// Do not verify certificates
+    #[arg(long_help = "Do not verify certificates: anyone on the way can change the image")]
+    #[arg(long)]
+    insecure: bool,
+    /// Send the headers in FILE, one per line
+    #[arg(long_help = "Send the headers in FILE, one 'NAME: VALUE' per line, to the URL's host")]
+    #[arg(long, value_name = "FILE")]
+    header_file: Option<PathBuf>,
+    /// Refuse servers with private addresses
+    #[arg(long_help = "Refuse servers whose addresses are private, local or link-local")]
+    #[arg(long)]
+    no_private_addresses: bool,
+}
+
+/// A protocol that this program has.
+struct Known {
+    /// Schemes of its URLs, which are also the drivers of its nodes.
+    schemes: &'static [&'static str],
+    /// Returns the protocol. Nothing is read before a URL is opened.
+    protocol: fn(&NetworkArgs) -> Arc<dyn Protocol>,
+    /// Returns the files that it reads.
+    files: fn(&NetworkArgs) -> Vec<PathBuf>,
+}
+
+/// All protocols but that of files.
+const KNOWN: &[Known] = &[
+    #[cfg(feature = "http")]
+    http::HTTP,
+];
+
+impl NetworkArgs {
+    /// Returns the protocols. Nothing is read before a URL is opened.
+    pub(crate) fn protocols(&self) -> impl Iterator<Item = Arc<dyn Protocol>> {
+        KNOWN.iter().map(|known| (known.protocol)(self))
+    }
+
+    /// Returns the files that are read to access servers.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        KNOWN.iter().flat_map(|known| (known.files)(self)).collect()
+    }
+}
+
+/// Returns true if a protocol has this scheme.
+pub(crate) fn is_scheme(scheme: &str) -> bool {
+    KNOWN.iter().any(|known| known.schemes.contains(&scheme))
+}
+
+/// Returns `name` as a URL if a protocol opens it.
+pub(crate) fn url(name: &Path) -> Option<Url> {
+    match name.to_str()?.parse() {
+        Ok(Location::Url(url)) if is_scheme(url.scheme()) => Some(url),
+        _ => None,
+    }
+}
+
+/// An image on a server, and how the server is accessed.
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    pub(crate) url: Url,
+    pub(crate) network: NetworkArgs,
+}
+
+impl Server {
+    /// Returns where the image is.
+    pub(crate) fn location(&self) -> Location {
+        self.url.clone().into()
+    }
+
+    /// Returns the URL for messages, without secrets.
+    pub(crate) fn name(&self) -> String {
+        self.url.to_string()
+    }
+
+    /// Returns the protocols, one of which is that of the URL.
+    pub(crate) fn protocols(&self) -> Protocols {
+        let mut protocols = Protocols::new();
+        for protocol in self.network.protocols() {
+            protocols.insert(protocol);
+        }
+        protocols
+    }
+}
