@@ -7,7 +7,7 @@ use crate::model::image::Image;
 use crate::model::mutable::{MutableLayer, WriteRequest};
 use crate::open::OpenOptions;
 use crate::open::external_files::{ExternalFiles, Resolver};
-use crate::ops::convert::{Selection, Write};
+use crate::ops::convert::{Reflink, Selection, Write};
 use crate::ops::in_place::{lock_to_read, modify_file, refuse_further_files};
 use crate::ops::progress::Callback;
 use crate::ops::resize::{NewSize, Resize};
@@ -287,6 +287,7 @@ impl<'a> Commit<'a> {
         if let Some(parent) = &linked {
             own.backing_edits(Some(parent))?;
         }
+        let is_kept = self.keep || self.base.is_some();
         let base_options = options.format(base.format);
         let layer = open_mutable(&base_options, base.format, &storage, "written");
         let write = Write {
@@ -299,6 +300,8 @@ impl<'a> Commit<'a> {
             threads: self.threads,
             rate_limit: self.rate_limit,
             caching: self.caching,
+            // What is emptied afterwards is not stored twice.
+            reflink: if is_kept { Reflink::Never } else { Reflink::Auto },
             progress: self.progress,
             disk: disk.clone(),
         };
@@ -310,7 +313,6 @@ impl<'a> Commit<'a> {
             let edits = own.backing_edits(Some(&Backing { content_id, ..parent }))?;
             edits.apply(&**top).map_err(|e| Error::io("cannot modify the image", e))?;
         }
-        let is_kept = self.keep || self.base.is_some();
         let emptied = if is_kept { false } else { own.make_empty()? };
         Ok(Committed { base: base_name, stored_bytes, emptied })
     }

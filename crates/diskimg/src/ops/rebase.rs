@@ -6,7 +6,7 @@ use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::model::mutable::{MutableLayer, WriteRequest};
 use crate::open::OpenOptions;
-use crate::ops::convert::{Selection, Write};
+use crate::ops::convert::{Reflink, Selection, Write};
 use crate::ops::in_place::{lock_to_read, modify_file, refuse_further_files};
 use crate::ops::new_image::open_backing;
 use crate::ops::progress::Callback;
@@ -237,6 +237,7 @@ impl<'a> Rebase<'a> {
             threads: self.threads,
             rate_limit: None,
             caching: self.caching,
+            reflink: Reflink::Never,
             progress: self.progress,
         };
         write.run()

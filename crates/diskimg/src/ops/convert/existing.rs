@@ -2,7 +2,7 @@
 
 use super::input::Input;
 use super::run::Prepared;
-use super::{Report, SECTOR, Settings, Sparse};
+use super::{Reflink, Report, SECTOR, Settings, Sparse};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::bitmap::DirtyBitmap;
 use crate::model::format::Format;
@@ -267,8 +267,12 @@ fn open_common_backing(
 }
 
 /// Writes into an existing image.
-fn modify(settings: Settings<'_>, input: Input, existing: Existing) -> Result<Report> {
+fn modify(mut settings: Settings<'_>, input: Input, existing: Existing) -> Result<Report> {
     require_modifiable(&settings, &input, &existing)?;
+    if settings.reflink == Reflink::Auto {
+        // It keeps the space that was allocated for it.
+        settings.reflink = Reflink::Never;
+    }
     let output = Output::to_place(Box::new(ModifiedImage {
         storage: Arc::clone(&existing.storage),
         path: existing.storage.path().map(Path::to_owned),

@@ -482,7 +482,7 @@ impl Settings<'_> {
             io: pipeline::IoStage::of(input.io()),
             ..pipeline::Threads::of_workers(workers)
         };
-        let verbatim = self.is_verbatim(spec, backing.is_some()) && selection.is_none();
+        let verbatim = self.is_verbatim(spec, backing.is_some());
         let sharing = self.sharing(verbatim, input, spec, &*target)?;
         let (plan, encoding) =
             self.encoding(input, backing, spec, &salvaged, &sharing, threads.workers);

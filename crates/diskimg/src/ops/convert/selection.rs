@@ -6,7 +6,7 @@
 use super::existing::ModifiedImage;
 use super::input::Input;
 use super::run::Prepared;
-use super::{SECTOR, Settings};
+use super::{Reflink, SECTOR, Settings};
 use crate::error::{Error, Result};
 use crate::model::extent::{ChainExtent, Kind};
 use crate::model::format::Format;
@@ -218,6 +218,8 @@ pub(in crate::ops) struct Write<'a> {
     pub(in crate::ops) threads: Option<usize>,
     pub(in crate::ops) rate_limit: Option<u64>,
     pub(in crate::ops) caching: Caching,
+    /// Whether blocks are shared with the files of the disk.
+    pub(in crate::ops) reflink: Reflink,
     pub(in crate::ops) progress: Option<Callback<'a>>,
 }
 
@@ -235,6 +237,7 @@ impl Write<'_> {
             threads: self.threads,
             rate_limit: self.rate_limit,
             caching: self.caching,
+            reflink: self.reflink,
             progress: self.progress,
             ..Settings::new()
         };

@@ -168,6 +168,32 @@ impl Sink for FileStorage {
         self.extend(self.sink.preallocate(offset, len), offset + len)
     }
 
+    /// Without the trial of a new file, which would make this one longer for a moment.
+    fn shareable_block(&self, source: &dyn Source) -> io::Result<Option<u64>> {
+        match source.as_file() {
+            Some((file, _)) if !self.has_fixed_len() => {
+                match os::can_reflink(file, self.sink.file()) {
+                    true => os::block_size(self.sink.file()),
+                    false => Ok(None),
+                }
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn share(
+        &self,
+        source: &dyn Source,
+        source_offset: u64,
+        offset: u64,
+        len: u64,
+    ) -> io::Result<bool> {
+        match self.sink.share(source, source_offset, offset, len) {
+            Ok(false) => Ok(false),
+            shared => self.extend(shared.map(drop), offset + len).map(|()| true),
+        }
+    }
+
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.sink.set_len(len)?;
         if !self.has_fixed_len() {

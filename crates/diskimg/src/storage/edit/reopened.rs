@@ -86,6 +86,20 @@ impl Sink for Reopened {
         self.storage.preallocate(offset, len)
     }
 
+    fn shareable_block(&self, source: &dyn Source) -> io::Result<Option<u64>> {
+        self.storage.shareable_block(source)
+    }
+
+    fn share(
+        &self,
+        source: &dyn Source,
+        source_offset: u64,
+        offset: u64,
+        len: u64,
+    ) -> io::Result<bool> {
+        self.storage.share(source, source_offset, offset, len)
+    }
+
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.storage.set_len(len)
     }

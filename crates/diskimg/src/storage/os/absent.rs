@@ -48,6 +48,10 @@ pub(super) fn block_size(_: &File) -> io::Result<Option<u64>> {
     Ok(None)
 }
 
+pub(super) fn can_reflink(_: &File, _: &File) -> bool {
+    false
+}
+
 pub(super) fn reflink(_: &File, _: u64, _: &File, _: u64, _: u64) -> io::Result<bool> {
     Ok(false)
 }

@@ -3,10 +3,10 @@
 //! This code was compiled and checked by clippy, but has not run.
 
 pub(super) use super::absent::{
-    Exclusion, address_space_limit, block_size, copy_attributes, copy_in_kernel, exclude_writers,
-    freeable_bytes, is_byte_locked, is_mount_point, is_stored_on, keeps_names, lock_byte,
-    lock_holder, make_sparse, note_block_devices, reflink, set_allocation_hints, start_writeback,
-    unlock_byte, write_behind,
+    Exclusion, address_space_limit, block_size, can_reflink, copy_attributes, copy_in_kernel,
+    exclude_writers, freeable_bytes, is_byte_locked, is_mount_point, is_stored_on, keeps_names,
+    lock_byte, lock_holder, make_sparse, note_block_devices, reflink, set_allocation_hints,
+    start_writeback, unlock_byte, write_behind,
 };
 pub(super) use super::by_path::{Located, examine};
 pub(super) use super::unix::*;

@@ -155,6 +155,11 @@ pub(crate) fn block_size(file: &File) -> io::Result<Option<u64>> {
     imp::block_size(file)
 }
 
+/// Returns true if the destination can share blocks with the source. Changes nothing.
+pub(crate) fn can_reflink(src: &File, dst: &File) -> bool {
+    imp::can_reflink(src, dst)
+}
+
 /// Shares the source's blocks with the destination (`FICLONERANGE`). Returns `false` if the files
 /// do not support this or the range is not aligned.
 pub(crate) fn reflink(

@@ -3,8 +3,11 @@
 use super::chains::{Member, OVERLAYS, Random, chain, copy_directory, create};
 use diskimg::{Commit, ErrorKind, Image, OpenOptions};
 use diskimg_testkit::crash::RecordingStorage;
-use diskimg_testkit::tool::{assert_qemu_check, cases, full, qemu_bytes, run, try_run};
+use diskimg_testkit::disk::{Disk, Fill, Run};
+use diskimg_testkit::tool::{MountedFs, assert_qemu_check, cases, full, qemu_bytes, run, try_run};
+use std::ops::Range;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 /// Returns the bytes of a disk that is `size` bytes long at least.
@@ -333,5 +336,62 @@ fn bitmaps_of_both_images_are_kept() {
         assert!(info.contains("name: b") && !info.contains("in-use"), "{info}");
         assert_qemu_check(&member.path, "qcow2");
         assert!(qemu_bytes(&member.path, "qcow2") == before);
+    }
+}
+
+/// Returns the blocks of the parts of a file that are at least 4 MiB long.
+fn long_extents(file: &Path) -> Vec<Range<u64>> {
+    let text = Command::new("filefrag").arg("-v").arg(file).output().unwrap().stdout;
+    let text = String::from_utf8(text).unwrap();
+    // 3:   848..  1103:   393704..   393959:   256:   360: flags
+    let extents = text.lines().filter_map(|line| {
+        let fields: Vec<_> = line.split(':').collect();
+        let len: u64 = fields.get(3)?.trim().parse().ok()?;
+        let (first, _) = fields[2].split_once("..")?;
+        let first: u64 = first.trim().parse().ok()?;
+        (len >= 1024).then(|| first..first + len)
+    });
+    extents.collect()
+}
+
+#[test]
+#[ignore = "needs root, xfsprogs, btrfs-progs and loop devices; ./test.sh runs it as root"]
+fn blocks_are_shared_and_then_removed_from_the_image() {
+    for fs in MountedFs::all() {
+        for (format, keep) in [("raw", false), ("qcow2", false), ("qcow2", true)] {
+            let (base, top) = (fs.path("base"), fs.path("top"));
+            let disk = Disk {
+                size: 64 << 20,
+                runs: vec![Run { at: 8 << 20, len: 24 << 20, fill: Fill::Noise(1) }],
+            };
+            let raw = fs.path("top.raw");
+            disk.write(&raw);
+            run("qemu-img", ["create", "-q", "-f", format, base.to_str().unwrap(), "64M"]);
+            let write = "write -q -P 7 0 12M";
+            run("qemu-io", ["-f", format, "-c", write, base.to_str().unwrap()]);
+            // The data is written to the image alone, so that it does not store the zeros.
+            run("qemu-img", ["create", "-q", "-f", "qcow2", top.to_str().unwrap(), "64M"]);
+            let names = [raw.to_str().unwrap(), top.to_str().unwrap()];
+            let args = ["convert", "-n", "--target-is-zero", "-f", "raw", "-O", "qcow2"];
+            run("qemu-img", args.iter().chain(&names));
+            let args = ["rebase", "-u", "-f", "qcow2", "-F", format, "-b", "base", names[1]];
+            run("qemu-img", args);
+            let expected = qemu_bytes(&top, "qcow2");
+            run("sync", ["-f", names[1]]);
+            let before = long_extents(&top);
+            assert!(!before.is_empty());
+            Commit::new().keep(keep).run(&top).unwrap();
+            assert!(qemu_bytes(&base, format) == expected, "{format}");
+            assert!(qemu_bytes(&top, "qcow2") == expected, "{format}");
+            if format != "raw" {
+                assert_qemu_check(&base, format);
+            }
+            let after = long_extents(&base);
+            let is_shared = |old: &Range<u64>| {
+                after.iter().any(|new| new.start < old.end && old.start < new.end)
+            };
+            // An image that is kept does not share its blocks.
+            assert_eq!(before.iter().any(is_shared), !keep, "{format}");
+        }
     }
 }

@@ -71,6 +71,10 @@ impl TargetSpec for ExistingSpec {
         self.quantum
     }
 
+    fn alignment(&self) -> u64 {
+        self.quantum
+    }
+
     fn encoder(&self) -> Option<Box<dyn UnitEncoder>> {
         self.codec.map(cluster_encoder)
     }

@@ -238,6 +238,12 @@ struct FileCloneRange {
     dest_offset: u64,
 }
 
+/// Tries to clone a range that is not aligned to blocks. This is not valid if the file systems could
+/// clone, and not supported otherwise.
+pub(super) fn can_reflink(src: &File, dst: &File) -> bool {
+    clone_range(src, 1, dst, 1, 1) == Err(Errno::INVAL)
+}
+
 pub(super) fn reflink(
     src: &File,
     src_offset: u64,
@@ -245,20 +251,7 @@ pub(super) fn reflink(
     dst_offset: u64,
     len: u64,
 ) -> io::Result<bool> {
-    use rustix::ioctl::{Setter, ioctl, opcode};
-    const FICLONERANGE: rustix::ioctl::Opcode = opcode::write::<FileCloneRange>(0x94, 13);
-    let range = FileCloneRange {
-        src_fd: i64::from(src.as_raw_fd()),
-        src_offset,
-        src_length: len,
-        dest_offset: dst_offset,
-    };
-    // SAFETY: FICLONERANGE reads one `struct file_clone_range`, which has the same layout as
-    // `FileCloneRange`, and does not write to memory. Both descriptors stay open during the call,
-    // because `src` and `dst` are borrowed.
-    #[allow(unsafe_code)]
-    let outcome = unsafe { ioctl(dst, Setter::<FICLONERANGE, FileCloneRange>::new(range)) };
-    match outcome {
+    match clone_range(src, src_offset, dst, dst_offset, len) {
         Ok(()) => Ok(true),
         // Different file systems, no reflink support, or a range that is not aligned to blocks: the
         // caller must copy instead.
@@ -272,6 +265,30 @@ pub(super) fn reflink(
             | Errno::TXTBSY,
         ) => Ok(false),
         Err(e) => Err(e.into()),
+    }
+}
+
+fn clone_range(
+    src: &File,
+    src_offset: u64,
+    dst: &File,
+    dst_offset: u64,
+    len: u64,
+) -> rustix::io::Result<()> {
+    use rustix::ioctl::{Setter, ioctl, opcode};
+    const FICLONERANGE: rustix::ioctl::Opcode = opcode::write::<FileCloneRange>(0x94, 13);
+    let range = FileCloneRange {
+        src_fd: i64::from(src.as_raw_fd()),
+        src_offset,
+        src_length: len,
+        dest_offset: dst_offset,
+    };
+    // SAFETY: FICLONERANGE reads one `struct file_clone_range`, which has the same layout as
+    // `FileCloneRange`, and does not write to memory. Both descriptors stay open during the call,
+    // because `src` and `dst` are borrowed.
+    #[allow(unsafe_code)]
+    unsafe {
+        ioctl(dst, Setter::<FICLONERANGE, FileCloneRange>::new(range))
     }
 }
 
