@@ -23,3 +23,7 @@
 
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(any(feature = "http", feature = "rbd"))]
+mod percent;
+#[cfg(feature = "rbd")]
+pub mod rbd;

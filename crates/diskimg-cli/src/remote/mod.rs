@@ -4,6 +4,8 @@
 mod http;
 #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "no protocol uses it"))]
 mod lazy;
+#[cfg(feature = "rbd")]
+mod rbd;
 
 use diskimg::open::{Location, Protocol, Protocols, Url};
 use std::path::{Path, PathBuf};
@@ -46,6 +48,8 @@ struct Known {
 const KNOWN: &[Known] = &[
     #[cfg(feature = "http")]
     http::HTTP,
+    #[cfg(feature = "rbd")]
+    rbd::RBD,
 ];
 
 impl NetworkArgs {

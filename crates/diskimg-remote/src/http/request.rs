@@ -1,9 +1,11 @@
 //! What is requested: URLs, RFC 3986, and the secrets in them.
 
+use crate::percent::decoded;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use diskimg::open::Url;
 use diskimg::{Error, Result};
 use std::fmt;
+
 use ureq::http::{HeaderValue, Uri};
 
 /// What is requested, and with which headers.
@@ -93,27 +95,6 @@ pub(super) fn basic(user: &str, password: &str) -> HeaderValue {
     let mut value = HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""));
     value.set_sensitive(true);
     value
-}
-
-/// Returns percent-encoded text decoded.
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        let encoded = after.get(..2).filter(|_| byte == b'%');
-        let code = encoded.and_then(|hex| std::str::from_utf8(hex).ok());
-        match code.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(code) => {
-                bytes.push(code);
-                rest = &after[2..];
-            }
-            None => {
-                bytes.push(byte);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Returns the location of a reference relative to `base`: RFC 3986, section 5.2. A user in it is
