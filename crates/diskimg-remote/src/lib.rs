@@ -21,7 +21,13 @@
 //! [`Transient`](diskimg::ErrorKind::Transient) after several attempts, never damage of the image,
 //! and never zeros.
 
+#[cfg(any(feature = "http", feature = "nbd"))]
+mod addresses;
+#[cfg(any(feature = "http", feature = "nbd"))]
+mod certificates;
 #[cfg(feature = "http")]
 pub mod http;
 #[cfg(feature = "nbd")]
 pub mod nbd;
+#[cfg(any(feature = "http", feature = "nbd"))]
+mod system;
