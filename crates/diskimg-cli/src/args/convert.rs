@@ -254,9 +254,12 @@ pub(crate) enum Destination {
 }
 
 impl Destination {
-    /// Returns true if it is on a server.
-    pub(crate) fn is_server(&self) -> bool {
-        matches!(self, Self::NewOn(_) | Self::ExistingOn(_))
+    /// Returns the image if it is on a server.
+    pub(crate) fn server(&self) -> Option<&Server> {
+        match self {
+            Self::NewOn(server) | Self::ExistingOn(server) => Some(server),
+            Self::New(_) | Self::Existing(_) | Self::Stdout => None,
+        }
     }
 }
 

@@ -4,6 +4,8 @@
 mod http;
 #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "no protocol uses it"))]
 mod lazy;
+#[cfg(feature = "nbd")]
+mod nbd;
 
 use diskimg::open::{Location, Protocol, Protocols, Url};
 use std::path::{Path, PathBuf};
@@ -46,6 +48,8 @@ struct Known {
 const KNOWN: &[Known] = &[
     #[cfg(feature = "http")]
     http::HTTP,
+    #[cfg(feature = "nbd")]
+    nbd::NBD,
 ];
 
 impl NetworkArgs {
@@ -73,6 +77,35 @@ pub(crate) fn url(name: &Path) -> Option<Url> {
     }
 }
 
+/// How a process connects to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Connections {
+    /// To any host.
+    Internet,
+    /// To a process of this host, by a Unix socket.
+    Unix,
+}
+
+impl Connections {
+    /// Returns how the server of a URL is connected to.
+    pub(crate) fn of(url: &Url) -> Self {
+        match url.scheme().ends_with("+unix") || url.as_str().starts_with("nbd:unix:") {
+            true => Self::Unix,
+            false => Self::Internet,
+        }
+    }
+}
+
+/// Returns the files that are read to access the server of a URL, beyond those of its protocol.
+pub(crate) fn files_of(network: &NetworkArgs, url: &Url) -> Vec<PathBuf> {
+    #[cfg(feature = "nbd")]
+    if nbd::NBD.schemes.contains(&url.scheme()) {
+        return nbd::files_of(network, url);
+    }
+    let _ = (network, url);
+    Vec::new()
+}
+
 /// An image on a server, and how the server is accessed.
 #[derive(Debug, Clone)]
 pub(crate) struct Server {
@@ -84,6 +117,11 @@ impl Server {
     /// Returns where the image is.
     pub(crate) fn location(&self) -> Location {
         self.url.clone().into()
+    }
+
+    /// Returns the files that are read to access the server.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        [self.network.files(), files_of(&self.network, &self.url)].concat()
     }
 
     /// Returns the URL for messages, without secrets.

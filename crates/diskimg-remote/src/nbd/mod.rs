@@ -21,6 +21,7 @@ mod wire;
 use client::{Access, Client, Timeouts, TlsSettings, Wanted};
 use diskimg::open::{Location, OpenMode, Protocol};
 use diskimg::storage::edit::Storage;
+use diskimg::storage::output::Publish;
 use diskimg::storage::source::{Cached, RetryPolicy, Source, SourceError};
 use diskimg::{Error, Result};
 use source::NbdSource;
@@ -40,6 +41,9 @@ pub struct NbdOptions {
     /// `client-key.pem` of this client. Each may be missing. A URI's `tls-certificates` has
     /// precedence.
     pub tls_certificates: Option<PathBuf>,
+    /// A file with certificates (PEM) of authorities that are trusted instead of the system's, if the
+    /// directory has none.
+    pub ca_bundle: Option<PathBuf>,
     /// The name in the server's certificate, by default the host. A URI's `tls-hostname` has
     /// precedence.
     pub tls_hostname: Option<String>,
@@ -69,6 +73,7 @@ impl Default for NbdOptions {
     fn default() -> Self {
         Self {
             tls_certificates: None,
+            ca_bundle: None,
             tls_hostname: None,
             insecure: false,
             forbid_private_addresses: false,
@@ -89,6 +94,9 @@ pub struct Nbd {
 }
 
 impl Nbd {
+    /// The schemes of the URLs.
+    pub const SCHEMES: &'static [&'static str] = SCHEMES;
+
     /// Creates the protocol with the default options.
     pub fn new() -> Self {
         Self::default()
@@ -108,12 +116,13 @@ impl Nbd {
         let target = Target::parse(name)?;
         let mut files = match target.address {
             Address::Tcp { .. } => crate::system::name_service_files(),
-            Address::Unix(path) => vec![path],
+            Address::Unix(_) => Vec::new(),
         };
         if let Some(tls) = target.tls {
             let directory = tls.certificates.or_else(|| self.options.tls_certificates.clone());
             files.extend(directory.iter().flat_map(|directory| client::tls_files(directory)));
-            files.extend(crate::certificates::system_bundle());
+            let bundle = self.options.ca_bundle.clone();
+            files.extend(bundle.or_else(crate::certificates::system_bundle));
         }
         Ok(files)
     }
@@ -136,7 +145,8 @@ impl Nbd {
                 (None, Address::Unix(_)) => "localhost",
             };
             let verify = tls.verify_peer.unwrap_or(!options.insecure);
-            TlsSettings::new(directory.map(|directory| &**directory), host, verify)
+            let bundle = options.ca_bundle.as_deref();
+            TlsSettings::new(directory.map(|directory| &**directory), bundle, host, verify)
         });
         let contexts = vec![BASE_ALLOCATION.to_owned()];
         let timeouts = Timeouts {
@@ -160,22 +170,6 @@ impl Nbd {
             connections: options.connections,
         })
     }
-
-    /// Opens the export at a location for reading and writing. Its length is fixed.
-    ///
-    /// # Errors
-    /// As [`Protocol::open`], and [`Io`](diskimg::ErrorKind::Io) if the export is read-only.
-    pub fn modify(&self, at: &Location) -> Result<Arc<dyn Storage>> {
-        let client = self.connect(at)?;
-        if client.export().is_read_only() {
-            let error = std::io::Error::new(
-                std::io::ErrorKind::ReadOnlyFilesystem,
-                "the server allows only reading",
-            );
-            return Err(Error::io("cannot write to the export", error));
-        }
-        Ok(Arc::new(NbdStorage::new(NbdSource::new(client))))
-    }
 }
 
 fn cannot_open(place: &str, error: SourceError) -> Error {
@@ -194,5 +188,24 @@ impl Protocol for Nbd {
 
     fn join(&self, _: &Location, _: &str) -> Result<Location> {
         Err(Error::unsupported("an export of an NBD server is in no directory"))
+    }
+
+    fn create(&self, _: &Location) -> Result<Box<dyn Publish>> {
+        Err(Error::unsupported(
+            "an NBD server has only existing exports, which can be written in place",
+        ))
+    }
+
+    /// Fails for an export that the server only allows to read.
+    fn modify(&self, at: &Location) -> Result<Arc<dyn Storage>> {
+        let client = self.connect(at)?;
+        if client.export().is_read_only() {
+            let error = std::io::Error::new(
+                std::io::ErrorKind::ReadOnlyFilesystem,
+                "the server allows only reading",
+            );
+            return Err(Error::io("cannot write to the export", error));
+        }
+        Ok(Arc::new(NbdStorage::new(NbdSource::new(client))))
     }
 }

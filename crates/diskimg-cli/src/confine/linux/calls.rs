@@ -269,9 +269,9 @@ fn rules(calls: &Calls) -> Result<Rules, BackendError> {
     if calls.modify {
         allow(&mut rules, &[MODIFY, MODIFY_HERE]);
     }
-    if calls.network {
+    if calls.network || calls.unix_sockets {
         allow(&mut rules, &[NETWORK]);
-        rules.insert(libc::SYS_socket, sockets()?);
+        rules.insert(libc::SYS_socket, sockets(calls)?);
     }
     if calls.create {
         allow(&mut rules, &[CREATE, CREATE_HERE]);
@@ -334,12 +334,17 @@ fn allow(rules: &mut Rules, calls: &[&[c_long]]) {
     rules.extend(calls.iter().flat_map(|list| list.iter()).map(|&call| (call, Vec::new())));
 }
 
-/// Returns the rules for socket(2): TCP and UDP.
-fn sockets() -> Result<Vec<SeccompRule>, BackendError> {
+/// Returns the rules for socket(2): TCP and UDP, or streams to processes of this host, or both.
+fn sockets(calls: &Calls) -> Result<Vec<SeccompRule>, BackendError> {
     // Without SOCK_CLOEXEC and SOCK_NONBLOCK.
     let kinds = [(libc::SOCK_STREAM, libc::IPPROTO_TCP), (libc::SOCK_DGRAM, libc::IPPROTO_UDP)];
     let mut rules = Vec::new();
-    for family in [libc::AF_INET, libc::AF_INET6] {
+    if calls.unix_sockets {
+        let kind = bits(1, 0xf, libc::SOCK_STREAM as u64);
+        rules.push(all([is(0, libc::AF_UNIX as u64), kind, is(2, 0)])?);
+    }
+    let families: &[_] = if calls.network { &[libc::AF_INET, libc::AF_INET6] } else { &[] };
+    for &family in families {
         for (kind, protocol) in kinds {
             for protocol in [0, protocol] {
                 let kind = bits(1, 0xf, kind as u64);

@@ -28,12 +28,17 @@ pub(in crate::nbd) struct TlsSettings {
 
 impl TlsSettings {
     /// Reads the certificates in `directory`, in files with the names that QEMU and libnbd use, or
-    /// else those of the system. `host` is the name in the server's certificate.
+    /// else in `bundle`, or else those of the system. `host` is the name in the server's certificate.
     ///
     /// # Errors
     /// Returns [`Io`](diskimg::ErrorKind::Io) if a file cannot be read, and
     /// [`Invalid`](diskimg::ErrorKind::Invalid) if its contents or the name are malformed.
-    pub(in crate::nbd) fn new(directory: Option<&Path>, host: &str, verify: bool) -> Result<Self> {
+    pub(in crate::nbd) fn new(
+        directory: Option<&Path>,
+        bundle: Option<&Path>,
+        host: &str,
+        verify: bool,
+    ) -> Result<Self> {
         let name = ServerName::try_from(host.to_owned());
         let name =
             name.map_err(|_| Error::invalid(format!("'{host}' is not the name of a host")))?;
@@ -42,7 +47,7 @@ impl TlsSettings {
             .with_safe_default_protocol_versions()
             .map_err(unusable)?;
         let config = match verify {
-            true => config.with_root_certificates(authorities(directory)?),
+            true => config.with_root_certificates(authorities(directory, bundle)?),
             false => config
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(AnyCertificate { provider })),
@@ -107,13 +112,13 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
     certificates.ok().filter(|certificates| !certificates.is_empty()).ok_or_else(malformed)
 }
 
-/// Returns the certificates of authorities that are trusted: of the directory, or else of the system,
-/// or else Mozilla's.
-fn authorities(directory: Option<&Path>) -> Result<RootCertStore> {
+/// Returns the certificates of authorities that are trusted: of the directory, or else of the bundle
+/// or the system, or else Mozilla's.
+fn authorities(directory: Option<&Path>, bundle: Option<&Path>) -> Result<RootCertStore> {
     let own = directory.map(|directory| directory.join("ca-cert.pem"));
     let file = match own.filter(|own| own.exists()) {
         Some(own) => own,
-        None => match crate::certificates::system_bundle() {
+        None => match bundle.map(Path::to_owned).or_else(crate::certificates::system_bundle) {
             Some(bundle) => bundle,
             None => return Ok(RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.to_vec())),
         },
