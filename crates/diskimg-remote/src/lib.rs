@@ -21,9 +21,17 @@
 //! [`Transient`](diskimg::ErrorKind::Transient) after several attempts, never damage of the image,
 //! and never zeros.
 
+#[cfg(any(feature = "http", feature = "nbd"))]
+mod addresses;
+#[cfg(any(feature = "http", feature = "nbd"))]
+mod certificates;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "nbd")]
+pub mod nbd;
 #[cfg(any(feature = "http", feature = "rbd"))]
 mod percent;
 #[cfg(feature = "rbd")]
 pub mod rbd;
+#[cfg(any(feature = "http", feature = "nbd"))]
+mod system;

@@ -3,7 +3,7 @@
 use crate::args::{advice, objects};
 use crate::failure::Failure;
 use crate::output::Program;
-use crate::remote::{self, NetworkArgs};
+use crate::remote::{self, Connections, NetworkArgs};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use diskimg::open::{Node, SingleFile, appliance_and_disk, local_path};
 use diskimg::{
@@ -279,17 +279,40 @@ impl Input {
             }
             let path = name.to_owned();
             let uses_network = node.drivers().into_iter().any(remote::is_scheme);
+            node.drivers().into_iter().for_each(remote::prepare);
             let (options, network) = policy.add_protocols(options, uses_network);
             let node = Some(node);
             return Ok(Self { path, network, node, format, options, external_files, parents });
         }
-        let (options, network) = policy.add_protocols(options, remote::url(name).is_some());
+        let url = remote::url(name);
+        let (options, mut network) = policy.add_protocols(options, url.is_some());
+        if let (Some(files), Some(url), Some(args)) = (&mut network, url, &policy.network) {
+            files.extend(remote::files_of(args, &url));
+            remote::prepare(url.scheme());
+        }
         let path = match appliance_and_disk(name) {
             Some(_) => name.to_owned(),
             None if network.is_some() => name.to_owned(),
             None => local_path(name).map_err(|e| e.in_file(name))?,
         };
         Ok(Self { path, network, node: None, format, options, external_files, parents })
+    }
+
+    /// Returns true if the image is on a server to which this process connects in this way.
+    pub(crate) fn connects(&self, by: Connections) -> bool {
+        match (&self.network, &self.node, remote::url(&self.path)) {
+            (None, ..) => false,
+            // Which of them it is, the protocol decides.
+            (Some(_), Some(node), _) => {
+                let driver = match by {
+                    Connections::Internet => return true,
+                    Connections::Unix => "nbd",
+                    Connections::Cluster => "rbd",
+                };
+                node.drivers().contains(&driver)
+            }
+            (Some(_), None, url) => url.is_some_and(|url| Connections::of(&url) == by),
+        }
     }
 
     /// Returns the names of its files: the ones on the command line.

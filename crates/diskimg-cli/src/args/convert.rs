@@ -254,9 +254,12 @@ pub(crate) enum Destination {
 }
 
 impl Destination {
-    /// Returns true if it is on a server.
-    pub(crate) fn is_server(&self) -> bool {
-        matches!(self, Self::NewOn(_) | Self::ExistingOn(_))
+    /// Returns the image if it is on a server.
+    pub(crate) fn server(&self) -> Option<&Server> {
+        match self {
+            Self::NewOn(server) | Self::ExistingOn(server) => Some(server),
+            Self::New(_) | Self::Existing(_) | Self::Stdout => None,
+        }
     }
 }
 
@@ -422,6 +425,7 @@ impl Args {
             if self.files.iter().any(|source| source == name) {
                 return Err(Failure::error(format!("{url}: the output is one of the sources")));
             }
+            remote::prepare(url.scheme());
             let server = Server { url, network: self.network_args.clone() };
             return Ok(match self.no_create {
                 true => Destination::ExistingOn(server),

@@ -102,6 +102,7 @@ impl Args {
         }
         let path: PathBuf = common::single_file("inspect", self.files)?.into();
         let network = self.network;
+        remote::url(&path).iter().for_each(|url| remote::prepare(url.scheme()));
         let server = remote::url(&path).map(|url| Server { url, network });
         Ok(Parsed::Job(Job { path, server, options, output: self.output, quiet: self.quiet }))
     }

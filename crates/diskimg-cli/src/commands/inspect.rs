@@ -39,7 +39,7 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
 
 /// Inspects the image on a server.
 fn inspect_server(server: &Server, job: &Job) -> Result<diskimg::Result<Inspection>, Failure> {
-    confine::restrict_files(&Rules::new().allow_servers(&server.network.files()))?;
+    confine::restrict_files(&Rules::new().allow_servers(&server.files()))?;
     let mut mode = OpenMode::default();
     mode.metadata_only = true;
     mode.max_copied = Some(job.options.max_copied());

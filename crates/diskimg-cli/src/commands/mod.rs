@@ -34,22 +34,29 @@ use crate::args::snapshot::Action;
 use crate::confine::{Calls, Extract};
 use crate::failure::Failure;
 use crate::output::Console;
+use crate::remote::{Connections, Server};
 use diskimg::OpenOptions;
 use diskimg::storage::output::Destination;
 use std::path::{Path, PathBuf};
 
 /// Returns the system calls of a command.
 pub(crate) fn calls(command: &Command) -> Calls {
-    calls_for_files(command).and_network(uses_servers(command))
+    calls_for_files(command)
+        .and_network(connects(command, Connections::Internet))
+        .and_unix_sockets(connects(command, Connections::Unix))
+        .and_clusters(connects(command, Connections::Cluster))
 }
 
-/// Returns true if the command reads or writes an image on a server.
-fn uses_servers(command: &Command) -> bool {
-    let is_url = |input: &Input| input.network.is_some();
+/// Returns true if the command reads or writes an image on a server to which it connects in this way.
+fn connects(command: &Command, by: Connections) -> bool {
+    let is_url = |input: &Input| input.connects(by);
+    let is_server = |server: &Server| Connections::of(&server.url) == by;
     match command {
-        Command::Convert(job) => job.inputs.iter().any(is_url) || job.output.is_server(),
+        Command::Convert(job) => {
+            job.inputs.iter().any(is_url) || job.output.server().is_some_and(is_server)
+        }
         Command::Info(job) => job.inputs.iter().any(is_url),
-        Command::Inspect(job) => job.server.is_some(),
+        Command::Inspect(job) => job.server.as_ref().is_some_and(is_server),
         Command::Map(job) => is_url(&job.input),
         Command::Ls(job) => is_url(&job.input) || job.disk.as_deref().is_some_and(is_url),
         Command::Compare(job) => is_url(&job.a) || is_url(&job.b),

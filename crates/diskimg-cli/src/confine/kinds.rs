@@ -25,6 +25,10 @@ pub(crate) struct Calls {
     pub(crate) stdout: bool,
     /// Connect to servers.
     pub(crate) network: bool,
+    /// Connect to servers of this host by Unix sockets.
+    pub(crate) unix_sockets: bool,
+    /// Connect to servers by a library that waits for events of several connections.
+    pub(crate) clusters: bool,
 }
 
 /// What an extraction restores besides contents, permissions and times.
@@ -82,6 +86,16 @@ impl Calls {
     /// Also allows connecting to servers, if `yes`.
     pub(crate) fn and_network(self, yes: bool) -> Self {
         Self { network: self.network || yes, ..self }
+    }
+
+    /// Also allows connecting to the servers of a cluster by a library, if `yes`.
+    pub(crate) fn and_clusters(self, yes: bool) -> Self {
+        Self { clusters: self.clusters || yes, ..self.and_network(yes) }
+    }
+
+    /// Also allows connecting to servers of this host by Unix sockets, if `yes`.
+    pub(crate) fn and_unix_sockets(self, yes: bool) -> Self {
+        Self { unix_sockets: self.unix_sockets || yes, ..self }
     }
 
     /// Also allows writing to temporary files, which are created before.

@@ -8,7 +8,8 @@ use diskimg_remote::http::{Http, HttpOptions};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub(super) const HTTP: Known = Known { schemes: SCHEMES, protocol, files };
+pub(super) const HTTP: Known =
+    Known { schemes: SCHEMES, protocol, files, files_of: |_, _| Vec::new(), prepare: || {} };
 
 const SCHEMES: &[&str] = &["http", "https"];
 

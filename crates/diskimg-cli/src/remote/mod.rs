@@ -4,6 +4,8 @@
 mod http;
 #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "no protocol uses it"))]
 mod lazy;
+#[cfg(feature = "nbd")]
+mod nbd;
 #[cfg(feature = "rbd")]
 mod rbd;
 
@@ -42,12 +44,18 @@ struct Known {
     protocol: fn(&NetworkArgs) -> Arc<dyn Protocol>,
     /// Returns the files that it reads.
     files: fn(&NetworkArgs) -> Vec<PathBuf>,
+    /// Returns the files that it reads for a URL, beyond those.
+    files_of: fn(&NetworkArgs, &Url) -> Vec<PathBuf>,
+    /// Loads what the sandbox does not allow to load later.
+    prepare: fn(),
 }
 
 /// All protocols but that of files.
 const KNOWN: &[Known] = &[
     #[cfg(feature = "http")]
     http::HTTP,
+    #[cfg(feature = "nbd")]
+    nbd::NBD,
     #[cfg(feature = "rbd")]
     rbd::RBD,
 ];
@@ -64,9 +72,21 @@ impl NetworkArgs {
     }
 }
 
+/// Returns the protocol with this scheme.
+fn known(scheme: &str) -> Option<&'static Known> {
+    KNOWN.iter().find(|known| known.schemes.contains(&scheme))
+}
+
 /// Returns true if a protocol has this scheme.
 pub(crate) fn is_scheme(scheme: &str) -> bool {
-    KNOWN.iter().any(|known| known.schemes.contains(&scheme))
+    known(scheme).is_some()
+}
+
+/// Loads what the protocol with this scheme loads, before the sandbox forbids that.
+pub(crate) fn prepare(scheme: &str) {
+    if let Some(known) = known(scheme) {
+        (known.prepare)();
+    }
 }
 
 /// Returns `name` as a URL if a protocol opens it.
@@ -75,6 +95,34 @@ pub(crate) fn url(name: &Path) -> Option<Url> {
         Ok(Location::Url(url)) if is_scheme(url.scheme()) => Some(url),
         _ => None,
     }
+}
+
+/// How a process connects to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Connections {
+    /// To any host.
+    Internet,
+    /// To a process of this host, by a Unix socket.
+    Unix,
+    /// To the servers of a cluster, by a library.
+    Cluster,
+}
+
+impl Connections {
+    /// Returns how the server of a URL is connected to.
+    pub(crate) fn of(url: &Url) -> Self {
+        match url.scheme() {
+            "rbd" => Self::Cluster,
+            scheme if scheme.ends_with("+unix") => Self::Unix,
+            _ if url.as_str().starts_with("nbd:unix:") => Self::Unix,
+            _ => Self::Internet,
+        }
+    }
+}
+
+/// Returns the files that are read to access the server of a URL, beyond those of its protocol.
+pub(crate) fn files_of(network: &NetworkArgs, url: &Url) -> Vec<PathBuf> {
+    known(url.scheme()).map_or_else(Vec::new, |known| (known.files_of)(network, url))
 }
 
 /// An image on a server, and how the server is accessed.
@@ -88,6 +136,11 @@ impl Server {
     /// Returns where the image is.
     pub(crate) fn location(&self) -> Location {
         self.url.clone().into()
+    }
+
+    /// Returns the files that are read to access the server.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        [self.network.files(), files_of(&self.network, &self.url)].concat()
     }
 
     /// Returns the URL for messages, without secrets.

@@ -1,17 +1,14 @@
 //! Ceph's block devices.
 
-use super::{Known, NetworkArgs};
-use diskimg::open::Protocol;
+use super::Known;
 use diskimg_remote::rbd::Rbd;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-pub(super) const RBD: Known = Known { schemes: &["rbd"], protocol, files };
-
-fn protocol(_: &NetworkArgs) -> Arc<dyn Protocol> {
-    Arc::new(Rbd::new())
-}
-
-fn files(_: &NetworkArgs) -> Vec<PathBuf> {
-    Vec::new()
-}
+pub(super) const RBD: Known = Known {
+    schemes: &["rbd"],
+    protocol: |_| Arc::new(Rbd::new()),
+    files: |_| Vec::new(),
+    // A malformed URL is not opened.
+    files_of: |_, url| Rbd::new().files(url).unwrap_or_default(),
+    prepare: Rbd::load,
+};

@@ -1,26 +1,10 @@
 //! The authorities whose certificates are trusted.
 
+use crate::certificates::system_bundle;
 use diskimg::{Error, Result};
-use std::env;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use ureq::tls::{PemItem, RootCerts, parse_pem};
-
-/// Where distributions of Linux and BSD keep the certificates.
-const SYSTEM: &[&str] = &[
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-    "/usr/local/share/certs/ca-root-nss.crt",
-];
-
-/// Returns the file with the certificates of this system: `SSL_CERT_FILE` in the environment, or that
-/// of the distribution.
-pub(super) fn system_bundle() -> Option<PathBuf> {
-    let named = env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    named.or_else(|| SYSTEM.iter().map(PathBuf::from).find(|path| path.is_file()))
-}
 
 /// Returns the certificates in `file`, or else those of the system, or else Mozilla's.
 ///

@@ -88,18 +88,8 @@ impl HttpOptions {
     /// Returns the files and directories that are read to access servers, for a program that restricts
     /// itself: certificates, passwords, and the system's configuration of names.
     pub fn files(&self) -> Vec<PathBuf> {
-        const NAMES: [&str; 8] = [
-            "/etc/resolv.conf",
-            "/etc/hosts",
-            "/etc/host.conf",
-            "/etc/nsswitch.conf",
-            "/etc/gai.conf",
-            "/etc/services",
-            "/etc/protocols",
-            "/var/run/nscd/socket",
-        ];
-        let certificates = self.ca_bundle.clone().or_else(certificates::system_bundle);
-        let names = NAMES.iter().map(PathBuf::from);
+        let certificates = self.ca_bundle.clone().or_else(crate::certificates::system_bundle);
+        let names = crate::system::name_service_files().into_iter();
         names.chain(certificates).chain(self.netrc.clone()).collect()
     }
 }

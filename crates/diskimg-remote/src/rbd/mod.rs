@@ -9,6 +9,7 @@
 //! The libraries `librados.so.2` and `librbd.so.1` are loaded when the first image is opened, so that
 //! a program needs them only then. A statically linked program cannot load them.
 
+mod files;
 mod library;
 mod name;
 mod source;
@@ -43,6 +44,15 @@ const DEFAULTS: [(&str, &str); 7] = [
 /// The user without `id=`.
 const USER: &str = "admin";
 
+/// The libraries, or why they cannot be loaded.
+static LIBRARIES: OnceLock<std::result::Result<Arc<Libraries>, String>> = OnceLock::new();
+
+/// Returns the message of the system's loader.
+fn message_of(error: libloading::Error) -> String {
+    let cause = std::error::Error::source(&error).map(ToString::to_string);
+    cause.unwrap_or_else(|| error.to_string())
+}
+
 /// How clusters are accessed.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
@@ -63,7 +73,6 @@ pub struct RbdOptions {
 #[derive(Debug, Default)]
 pub struct Rbd {
     options: RbdOptions,
-    libraries: OnceLock<std::result::Result<Arc<Libraries>, String>>,
 }
 
 impl Rbd {
@@ -74,13 +83,31 @@ impl Rbd {
 
     /// Creates the protocol. Loads and connects to nothing.
     pub fn with_options(options: RbdOptions) -> Self {
-        Self { options, libraries: OnceLock::new() }
+        Self { options }
     }
 
-    fn libraries(&self) -> Result<Arc<Libraries>> {
-        let loaded = self
-            .libraries
-            .get_or_init(|| Libraries::load().map(Arc::new).map_err(|error| error.to_string()));
+    /// Loads Ceph's libraries now instead of when the first image is opened, for a program that
+    /// restricts itself. If that fails, opening an image does.
+    pub fn load() {
+        let _ = LIBRARIES.get_or_init(|| Libraries::load().map(Arc::new).map_err(message_of));
+    }
+
+    /// Returns the files that are read to access the image at a URL, for a program that restricts
+    /// itself.
+    ///
+    /// # Errors
+    /// Returns [`Invalid`](diskimg::ErrorKind::Invalid) if the URL is malformed.
+    pub fn files(&self, url: &Url) -> Result<Vec<PathBuf>> {
+        let name = Name::parse(url)?;
+        Ok(files::of(&name, self.options.conf.as_deref(), self.user_of(&name)))
+    }
+
+    fn user_of<'a>(&'a self, name: &'a Name) -> &'a str {
+        name.option("id").or(self.options.user.as_deref()).unwrap_or(USER)
+    }
+
+    fn libraries() -> Result<Arc<Libraries>> {
+        let loaded = LIBRARIES.get_or_init(|| Libraries::load().map(Arc::new).map_err(message_of));
         loaded.clone().map_err(|message| {
             Error::unsupported(format!("Ceph's libraries cannot be loaded: {message}"))
                 .hint("install librbd1 and librados2, or use an NBD server in front of the cluster")
@@ -89,12 +116,8 @@ impl Rbd {
 
     /// Connects to the cluster of an image and opens its pool.
     fn pool(&self, name: &Name) -> Result<Arc<Pool>> {
-        let libraries = self.libraries()?;
-        let option = |key: &str| {
-            let found = name.options.iter().rev().find(|(name, _)| name == key);
-            found.map(|(_, value)| value.as_str())
-        };
-        let user = option("id").or(self.options.user.as_deref()).unwrap_or(USER);
+        let libraries = Self::libraries()?;
+        let user = self.user_of(name);
         let io = |what: &'static str| move |e: io::Error| Error::io(what, e);
         let cluster =
             Cluster::new(libraries, user).map_err(io("cannot create a client of Ceph"))?;
@@ -103,7 +126,7 @@ impl Rbd {
             let _ = cluster.set(key, value);
         }
         let own = self.options.conf.as_ref().map(|file| file.to_string_lossy());
-        let conf = option("conf").or(own.as_deref());
+        let conf = name.option("conf").or(own.as_deref());
         match cluster.read_file(conf) {
             // As QEMU: the options may say everything.
             Err(e) if conf.is_none() && e.kind() == io::ErrorKind::NotFound => {}

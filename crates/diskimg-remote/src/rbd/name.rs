@@ -129,6 +129,12 @@ impl Name {
         Url::new(name.to_string()).ok_or_else(wrong)
     }
 
+    /// Returns the value of an option of the client; the last one counts.
+    pub(super) fn option(&self, key: &str) -> Option<&str> {
+        let found = self.options.iter().rev().find(|(name, _)| name == key);
+        found.map(|(_, value)| value.as_str())
+    }
+
     /// Returns the name of the image for messages.
     pub(super) fn shown(&self) -> String {
         let namespace = self.namespace.as_ref().map_or(String::new(), |name| format!("{name}/"));

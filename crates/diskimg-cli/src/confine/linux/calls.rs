@@ -147,6 +147,21 @@ const NETWORK: &[c_long] = &[
     libc::SYS_shutdown,
 ];
 
+/// Calls by which the library of a cluster waits for events. They concern only descriptors of this
+/// process.
+const EVENTS: &[c_long] = &[
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_eventfd2,
+    libc::SYS_getpid,
+    libc::SYS_pipe2,
+];
+#[cfg(target_arch = "x86_64")]
+const EVENTS_HERE: &[c_long] = &[libc::SYS_epoll_create, libc::SYS_epoll_wait, libc::SYS_pipe];
+#[cfg(not(target_arch = "x86_64"))]
+const EVENTS_HERE: &[c_long] = &[];
+
 /// Calls that give names to new files and remove files. The capabilities of this process tell
 /// whether it may replace files of others.
 const CREATE: &[c_long] =
@@ -269,9 +284,12 @@ fn rules(calls: &Calls) -> Result<Rules, BackendError> {
     if calls.modify {
         allow(&mut rules, &[MODIFY, MODIFY_HERE]);
     }
-    if calls.network {
+    if calls.network || calls.unix_sockets {
         allow(&mut rules, &[NETWORK]);
-        rules.insert(libc::SYS_socket, sockets()?);
+        rules.insert(libc::SYS_socket, sockets(calls)?);
+    }
+    if calls.clusters {
+        allow(&mut rules, &[EVENTS, EVENTS_HERE]);
     }
     if calls.create {
         allow(&mut rules, &[CREATE, CREATE_HERE]);
@@ -334,12 +352,17 @@ fn allow(rules: &mut Rules, calls: &[&[c_long]]) {
     rules.extend(calls.iter().flat_map(|list| list.iter()).map(|&call| (call, Vec::new())));
 }
 
-/// Returns the rules for socket(2): TCP and UDP.
-fn sockets() -> Result<Vec<SeccompRule>, BackendError> {
+/// Returns the rules for socket(2): TCP and UDP, or streams to processes of this host, or both.
+fn sockets(calls: &Calls) -> Result<Vec<SeccompRule>, BackendError> {
     // Without SOCK_CLOEXEC and SOCK_NONBLOCK.
     let kinds = [(libc::SOCK_STREAM, libc::IPPROTO_TCP), (libc::SOCK_DGRAM, libc::IPPROTO_UDP)];
     let mut rules = Vec::new();
-    for family in [libc::AF_INET, libc::AF_INET6] {
+    if calls.unix_sockets {
+        let kind = bits(1, 0xf, libc::SOCK_STREAM as u64);
+        rules.push(all([is(0, libc::AF_UNIX as u64), kind, is(2, 0)])?);
+    }
+    let families: &[_] = if calls.network { &[libc::AF_INET, libc::AF_INET6] } else { &[] };
+    for &family in families {
         for (kind, protocol) in kinds {
             for protocol in [0, protocol] {
                 let kind = bits(1, 0xf, kind as u64);

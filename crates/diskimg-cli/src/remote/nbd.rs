@@ -1,0 +1,28 @@
+//! NBD.
+
+use super::{Known, NetworkArgs};
+use diskimg::open::{Protocol, Url};
+use diskimg_remote::nbd::{Nbd, NbdOptions};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub(super) const NBD: Known =
+    Known { schemes: Nbd::SCHEMES, protocol, files: |_| Vec::new(), files_of, prepare: || {} };
+
+fn protocol(args: &NetworkArgs) -> Arc<dyn Protocol> {
+    Arc::new(nbd(args))
+}
+
+fn nbd(args: &NetworkArgs) -> Nbd {
+    let mut options = NbdOptions::default();
+    options.ca_bundle.clone_from(&args.ca_bundle);
+    options.insecure = args.insecure;
+    options.forbid_private_addresses = args.no_private_addresses;
+    Nbd::with_options(options)
+}
+
+/// Returns the files that are read to access an export.
+fn files_of(args: &NetworkArgs, url: &Url) -> Vec<PathBuf> {
+    // A malformed URL is not opened.
+    nbd(args).files(url.as_str()).unwrap_or_default()
+}

@@ -1,0 +1,211 @@
+//! NBD, the protocol of network block devices: exports of servers are read, and written in place.
+//!
+//! ```text
+//!   nbd://HOST[:PORT]/EXPORT            nbd+unix:///EXPORT?socket=PATH         without TLS
+//!   nbds://HOST[:PORT]/EXPORT           nbds+unix:///EXPORT?socket=PATH        with TLS
+//!   nbd:HOST:PORT[:exportname=EXPORT]   nbd:unix:PATH[:exportname=EXPORT]      QEMU's older names
+//! ```
+//!
+//! Servers of all ages are read. From those that tell it, the client takes which ranges are zeros,
+//! and how long requests may be. If a connection is lost, it is made again and requests are repeated,
+//! but not if writes that were not flushed may be lost with it.
+
+mod client;
+mod source;
+mod storage;
+#[cfg(test)]
+mod tests;
+mod uri;
+mod wire;
+
+use client::{Access, Client, Timeouts, TlsSettings, Wanted};
+use diskimg::open::{Location, OpenMode, Protocol};
+use diskimg::storage::edit::Storage;
+use diskimg::storage::output::Publish;
+use diskimg::storage::source::{Cached, RetryPolicy, Source, SourceError};
+use diskimg::{Error, Result};
+use source::NbdSource;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use storage::NbdStorage;
+use uri::{Address, SCHEMES, Target};
+use wire::BASE_ALLOCATION;
+
+/// How servers are accessed.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct NbdOptions {
+    /// A directory with certificates for TLS, with the names that QEMU and libnbd use: `ca-cert.pem`
+    /// of the authority that is trusted instead of the system's, `client-cert.pem` and
+    /// `client-key.pem` of this client. Each may be missing. A URI's `tls-certificates` has
+    /// precedence.
+    pub tls_certificates: Option<PathBuf>,
+    /// A file with certificates (PEM) of authorities that are trusted instead of the system's, if the
+    /// directory has none.
+    pub ca_bundle: Option<PathBuf>,
+    /// The name in the server's certificate, by default the host. A URI's `tls-hostname` has
+    /// precedence.
+    pub tls_hostname: Option<String>,
+    /// Whether certificates of servers are not verified, if the URI does not say it
+    /// (`tls-verify-peer`): anyone on the way can read and change what is transferred.
+    pub insecure: bool,
+    /// Whether addresses of private networks, of this host and of link-local services are refused,
+    /// after a name was resolved, for URIs of strangers. Unix sockets are, too.
+    pub forbid_private_addresses: bool,
+    /// Maximum number of connections, if the server allows several.
+    pub connections: usize,
+    /// Maximum time for a connection and its handshake.
+    pub connect_timeout: Duration,
+    /// Time for which the first connection is tried again, if the server is not there yet.
+    pub open_timeout: Duration,
+    /// Maximum time until a server sends or accepts more bytes.
+    pub stall_timeout: Duration,
+    /// Maximum time until a server has flushed, deallocated or zeroed.
+    pub flush_timeout: Duration,
+    /// When a request is repeated after a connection was lost, and when it is given up.
+    pub retry: RetryPolicy,
+}
+
+impl Default for NbdOptions {
+    /// Up to 4 connections, within 10 s, tried once. Replies proceed within 20 s, and flushing ends
+    /// within 10 minutes.
+    fn default() -> Self {
+        Self {
+            tls_certificates: None,
+            ca_bundle: None,
+            tls_hostname: None,
+            insecure: false,
+            forbid_private_addresses: false,
+            connections: 4,
+            connect_timeout: Duration::from_secs(10),
+            open_timeout: Duration::ZERO,
+            stall_timeout: Duration::from_secs(20),
+            flush_timeout: Duration::from_secs(600),
+            retry: RetryPolicy::default(),
+        }
+    }
+}
+
+/// The protocol of `nbd:` and `nbds:` URIs.
+#[derive(Debug, Clone, Default)]
+pub struct Nbd {
+    options: NbdOptions,
+}
+
+impl Nbd {
+    /// The schemes of the URLs.
+    pub const SCHEMES: &'static [&'static str] = SCHEMES;
+
+    /// Creates the protocol with the default options.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Creates the protocol. Connects to nothing.
+    pub fn with_options(options: NbdOptions) -> Self {
+        Self { options }
+    }
+
+    /// Returns the files and directories that are read to access the export with this name, for a
+    /// program that restricts itself: certificates, and the system's configuration of names.
+    ///
+    /// # Errors
+    /// Returns [`Invalid`](diskimg::ErrorKind::Invalid) if the name is malformed.
+    pub fn files(&self, name: &str) -> Result<Vec<PathBuf>> {
+        let target = Target::parse(name)?;
+        let mut files = match target.address {
+            Address::Tcp { .. } => crate::system::name_service_files(),
+            Address::Unix(_) => Vec::new(),
+        };
+        if let Some(tls) = target.tls {
+            let directory = tls.certificates.or_else(|| self.options.tls_certificates.clone());
+            files.extend(directory.iter().flat_map(|directory| client::tls_files(directory)));
+            let bundle = self.options.ca_bundle.clone();
+            files.extend(bundle.or_else(crate::certificates::system_bundle));
+        }
+        Ok(files)
+    }
+
+    fn connect(&self, at: &Location) -> Result<Client> {
+        let Location::Url(url) = at else { return Err(Error::invalid("it is not a URL")) };
+        let access = self.access(Target::parse(url.as_str())?)?;
+        let place = access.address.to_string();
+        Client::open(access).map_err(|e| cannot_open(&place, e))
+    }
+
+    fn access(&self, target: Target) -> Result<Access> {
+        let options = &self.options;
+        let Target { address, export, tls } = target;
+        let tls = tls.map(|tls| {
+            let directory = tls.certificates.as_ref().or(options.tls_certificates.as_ref());
+            let host = tls.hostname.as_ref().or(options.tls_hostname.as_ref());
+            let host = match (host, &address) {
+                (Some(host), _) | (None, Address::Tcp { host, .. }) => host,
+                (None, Address::Unix(_)) => "localhost",
+            };
+            let verify = tls.verify_peer.unwrap_or(!options.insecure);
+            let bundle = options.ca_bundle.as_deref();
+            TlsSettings::new(directory.map(|directory| &**directory), bundle, host, verify)
+        });
+        let contexts = vec![BASE_ALLOCATION.to_owned()];
+        let timeouts = Timeouts {
+            connect: options.connect_timeout,
+            stall: options.stall_timeout,
+            flush: options.flush_timeout,
+        };
+        let open_retry = (!options.open_timeout.is_zero()).then(|| {
+            let mut retry = options.retry.clone();
+            (retry.attempts, retry.deadline) = (u32::MAX, options.open_timeout);
+            retry.max_delay = retry.max_delay.min(Duration::from_secs(1));
+            retry
+        });
+        Ok(Access {
+            address,
+            wanted: Wanted { export, contexts, tls: tls.transpose()? },
+            timeouts,
+            forbid_private: options.forbid_private_addresses,
+            retry: options.retry.clone(),
+            open_retry,
+            connections: options.connections,
+        })
+    }
+}
+
+fn cannot_open(place: &str, error: SourceError) -> Error {
+    Error::io(format!("cannot open an export of the server at {place}"), error)
+}
+
+impl Protocol for Nbd {
+    fn schemes(&self) -> &[&str] {
+        SCHEMES
+    }
+
+    fn open(&self, at: &Location, _: &OpenMode) -> Result<Arc<dyn Source>> {
+        let source = NbdSource::new(self.connect(at)?);
+        Ok(Arc::new(Cached::new(Arc::new(source))))
+    }
+
+    fn join(&self, _: &Location, _: &str) -> Result<Location> {
+        Err(Error::unsupported("an export of an NBD server is in no directory"))
+    }
+
+    fn create(&self, _: &Location) -> Result<Box<dyn Publish>> {
+        Err(Error::unsupported(
+            "an NBD server has only existing exports, which can be written in place",
+        ))
+    }
+
+    /// Fails for an export that the server only allows to read.
+    fn modify(&self, at: &Location) -> Result<Arc<dyn Storage>> {
+        let client = self.connect(at)?;
+        if client.export().is_read_only() {
+            let error = std::io::Error::new(
+                std::io::ErrorKind::ReadOnlyFilesystem,
+                "the server allows only reading",
+            );
+            return Err(Error::io("cannot write to the export", error));
+        }
+        Ok(Arc::new(NbdStorage::new(NbdSource::new(client))))
+    }
+}

@@ -1,0 +1,63 @@
+//! An export as a file that is read.
+
+use super::client::{BlockStatusCache, Client};
+use super::wire::{ALLOCATION_ZERO, BASE_ALLOCATION};
+use diskimg::storage::source::{IoHints, Segment, Source, SourceError};
+
+/// An export that is read. It tells which ranges are zeros, if the server does.
+#[derive(Debug)]
+pub(super) struct NbdSource {
+    pub(super) client: Client,
+    pub(super) status: BlockStatusCache,
+}
+
+impl NbdSource {
+    pub(super) fn new(client: Client) -> Self {
+        // Not the flag HOLE: what is not allocated may have any contents.
+        Self { client, status: BlockStatusCache::new(BASE_ALLOCATION, ALLOCATION_ZERO) }
+    }
+
+    fn check_range(&self, offset: u64, len: usize) -> Result<(), SourceError> {
+        let (len, source_len) = (len as u64, self.client.size());
+        match offset.checked_add(len) {
+            Some(end) if end <= source_len => Ok(()),
+            _ => Err(SourceError::OutOfRange { offset, len, source_len }),
+        }
+    }
+}
+
+impl Source for NbdSource {
+    fn len(&self) -> u64 {
+        self.client.size()
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError> {
+        self.read_ranges(&mut [(offset, buf)])
+    }
+
+    fn read_ranges(&self, ranges: &mut [(u64, &mut [u8])]) -> Result<(), SourceError> {
+        ranges.iter().try_for_each(|(offset, buf)| self.check_range(*offset, buf.len()))?;
+        self.client.read(ranges)
+    }
+
+    fn segment_at(&self, offset: u64) -> Result<Segment, SourceError> {
+        if !self.client.export().has_context(BASE_ALLOCATION) || offset >= self.len() {
+            return Ok(Segment { end: self.len(), hole: false });
+        }
+        let range = self.status.at(&self.client, offset)?;
+        Ok(Segment { end: range.end, hole: range.flags & ALLOCATION_ZERO != 0 })
+    }
+
+    fn protocol(&self) -> Option<&'static str> {
+        Some("nbd")
+    }
+
+    fn io(&self) -> IoHints {
+        let mut hints = IoHints::remote();
+        // A server has at most a few requests of a connection in work.
+        hints.optimal = 2 << 20;
+        hints.in_flight = 8;
+        hints.gap = 64 << 10;
+        hints
+    }
+}
