@@ -280,7 +280,8 @@ impl Input {
             let path = name.to_owned();
             let uses_network = node.drivers().into_iter().any(remote::is_scheme);
             node.drivers().into_iter().for_each(remote::prepare);
-            let (options, network) = policy.add_protocols(options, uses_network);
+            let (options, mut network) = policy.add_protocols(options, uses_network);
+            network.iter_mut().for_each(|files| files.extend(remote::files_of_node(&node)));
             let node = Some(node);
             return Ok(Self { path, network, node, format, options, external_files, parents });
         }

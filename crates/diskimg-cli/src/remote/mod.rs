@@ -9,7 +9,7 @@ mod nbd;
 #[cfg(feature = "rbd")]
 mod rbd;
 
-use diskimg::open::{Location, Protocol, Protocols, Url};
+use diskimg::open::{Location, Node, Protocol, Protocols, Url};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -46,6 +46,8 @@ struct Known {
     files: fn(&NetworkArgs) -> Vec<PathBuf>,
     /// Returns the files that it reads for a URL, beyond those.
     files_of: fn(&NetworkArgs, &Url) -> Vec<PathBuf>,
+    /// Returns the files that it reads for a description, beyond those.
+    files_of_node: fn(&Node) -> Vec<PathBuf>,
     /// Loads what the sandbox does not allow to load later.
     prepare: fn(),
 }
@@ -70,6 +72,13 @@ impl NetworkArgs {
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         KNOWN.iter().flat_map(|known| (known.files)(self)).collect()
     }
+}
+
+/// Returns the files that are read to access the servers of a description, beyond those of their
+/// protocols.
+pub(crate) fn files_of_node(node: &Node) -> Vec<PathBuf> {
+    let known = node.drivers().into_iter().filter_map(known);
+    known.flat_map(|known| (known.files_of_node)(node)).collect()
 }
 
 /// Returns the protocol with this scheme.

@@ -6,8 +6,14 @@ use diskimg_remote::nbd::{Nbd, NbdOptions};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub(super) const NBD: Known =
-    Known { schemes: Nbd::SCHEMES, protocol, files: |_| Vec::new(), files_of, prepare: || {} };
+pub(super) const NBD: Known = Known {
+    schemes: Nbd::SCHEMES,
+    protocol,
+    files: |_| Vec::new(),
+    files_of,
+    files_of_node: |_| Vec::new(),
+    prepare: || {},
+};
 
 fn protocol(args: &NetworkArgs) -> Arc<dyn Protocol> {
     Arc::new(nbd(args))

@@ -1,7 +1,9 @@
 //! Ceph's block devices.
 
 use super::Known;
+use diskimg::open::Node;
 use diskimg_remote::rbd::Rbd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 pub(super) const RBD: Known = Known {
@@ -10,5 +12,11 @@ pub(super) const RBD: Known = Known {
     files: |_| Vec::new(),
     // A malformed URL is not opened.
     files_of: |_, url| Rbd::new().files(url).unwrap_or_default(),
+    files_of_node,
     prepare: Rbd::load,
 };
+
+fn files_of_node(node: &Node) -> Vec<PathBuf> {
+    let (conf, user) = (node.values("conf"), node.values("user"));
+    Rbd::new().files_of_node(conf.first().copied(), user.first().copied())
+}

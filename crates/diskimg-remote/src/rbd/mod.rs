@@ -24,20 +24,22 @@ use library::{Cluster, Libraries, Pool};
 use name::Name;
 use source::RbdSource;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use storage::{NewImage, RbdStorage};
 
 /// Options of the client that are set before the configuration is read, so that it can change them:
 /// time limits, without which a cluster that does not answer is waited for; few threads, each of which
-/// takes address space; no files but those of the configuration.
-const DEFAULTS: [(&str, &str); 7] = [
+/// takes address space; no messages, and no files but those of the configuration.
+const DEFAULTS: [(&str, &str); 9] = [
     ("client_mount_timeout", "30"),
     ("rados_mon_op_timeout", "30"),
     ("rados_osd_op_timeout", "180"),
     ("ms_async_op_threads", "1"),
     ("librados_thread_count", "1"),
     ("log_file", ""),
+    ("log_to_stderr", "false"),
+    ("err_to_stderr", "false"),
     ("admin_socket", ""),
 ];
 
@@ -92,6 +94,14 @@ impl Rbd {
         let _ = LIBRARIES.get_or_init(|| Libraries::load().map(Arc::new).map_err(message_of));
     }
 
+    /// Returns the files that are read to access an image that a node describes, with the values of
+    /// its options `conf` and `user`, as [`files`](Self::files).
+    pub fn files_of_node(&self, conf: Option<&str>, user: Option<&str>) -> Vec<PathBuf> {
+        let user = user.or(self.options.user.as_deref()).unwrap_or(USER);
+        let conf = conf.map(Path::new).or(self.options.conf.as_deref());
+        files::of(&Name::default(), conf, user)
+    }
+
     /// Returns the files that are read to access the image at a URL, for a program that restricts
     /// itself.
     ///
@@ -128,8 +138,16 @@ impl Rbd {
         let own = self.options.conf.as_ref().map(|file| file.to_string_lossy());
         let conf = name.option("conf").or(own.as_deref());
         match cluster.read_file(conf) {
-            // As QEMU: the options may say everything.
-            Err(e) if conf.is_none() && e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) if conf.is_none() && e.kind() == io::ErrorKind::NotFound => {
+                // Without it, the library would print a message.
+                let is_configured = name.option("mon_host").is_some()
+                    || name.option("mon host").is_some()
+                    || std::env::var_os("CEPH_ARGS").is_some();
+                if !is_configured {
+                    return Err(Error::io("cannot find the configuration of Ceph", e)
+                        .hint("name it with :conf=FILE"));
+                }
+            }
             read => read.map_err(|e| {
                 let error = Error::io("cannot read the configuration of Ceph", e);
                 match conf {

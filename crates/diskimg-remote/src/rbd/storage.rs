@@ -26,19 +26,27 @@ pub(super) struct RbdStorage {
     current_len: AtomicU64,
     /// Length in the cluster, which is more while a new image grows. `None` if it cannot change.
     allocated: Option<Mutex<u64>>,
+    /// The name of a new image. Dropped after `image`, because an open image cannot be removed.
+    temporary: Mutex<Option<Temporary>>,
 }
 
 impl RbdStorage {
     /// An existing image, whose length does not change.
     pub(super) fn existing(image: Image) -> io::Result<Self> {
         let len = image.size()?;
-        Ok(Self { image, len, current_len: AtomicU64::new(len), allocated: None })
+        let current_len = AtomicU64::new(len);
+        Ok(Self { image, len, current_len, allocated: None, temporary: Mutex::default() })
     }
 
     /// A new image of length 0.
-    fn new(image: Image) -> Self {
-        let allocated = Some(Mutex::new(0));
-        Self { image, len: 0, current_len: AtomicU64::new(0), allocated }
+    fn new(image: Image, temporary: Temporary) -> Self {
+        Self {
+            image,
+            len: 0,
+            current_len: AtomicU64::new(0),
+            allocated: Some(Mutex::new(0)),
+            temporary: Mutex::new(Some(temporary)),
+        }
     }
 
     /// Makes the image at least `end` bytes long.
@@ -154,9 +162,7 @@ impl Storage for RbdStorage {
 /// A new image. It has a temporary name until it is complete, and is removed if it is not.
 #[derive(Debug)]
 pub(super) struct NewImage {
-    temporary: Temporary,
-    /// `None` when it is closed, which must be before it is renamed or removed.
-    storage: Option<Arc<RbdStorage>>,
+    storage: Arc<RbdStorage>,
     name: String,
     /// A snapshot that is created and protected when the image is complete.
     snapshot: Option<String>,
@@ -165,7 +171,8 @@ pub(super) struct NewImage {
 /// An image with a temporary name, which is removed when this is dropped.
 struct Temporary {
     pool: Arc<Pool>,
-    name: Option<String>,
+    name: String,
+    is_renamed: bool,
 }
 
 impl std::fmt::Debug for Temporary {
@@ -176,8 +183,8 @@ impl std::fmt::Debug for Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        if let Some(name) = &self.name {
-            let _ = self.pool.remove(name);
+        if !self.is_renamed {
+            let _ = self.pool.remove(&self.name);
         }
     }
 }
@@ -196,56 +203,42 @@ impl NewImage {
         let unique = unique.map_or(0, |time| time.as_nanos());
         let temporary = format!("{name}.diskimg-tmp-{:x}-{unique:x}", std::process::id());
         pool.create(&temporary, 0)?;
-        let temporary = Temporary { pool: Arc::clone(pool), name: Some(temporary) };
-        let opened = pool.open(temporary.name.as_deref().unwrap_or_default(), None, true)?;
+        let temporary = Temporary { pool: Arc::clone(pool), name: temporary, is_renamed: false };
+        let image = pool.open(&temporary.name, None, true)?;
         Ok(Self {
-            temporary,
-            storage: Some(Arc::new(RbdStorage::new(opened))),
+            storage: Arc::new(RbdStorage::new(image, temporary)),
             name: name.to_owned(),
             snapshot: snapshot.map(str::to_owned),
         })
     }
 
-    fn storage(&self) -> io::Result<&Arc<RbdStorage>> {
-        self.storage.as_ref().ok_or_else(|| io::Error::other("the image is closed"))
-    }
-
-    fn finish(mut self) -> io::Result<()> {
-        let storage = self.storage()?;
+    /// Gives the image its name.
+    fn finish(&self) -> io::Result<()> {
+        let storage = &self.storage;
         storage.trim()?;
         storage.flush()?;
         if let Some(snapshot) = &self.snapshot {
             storage.image.protect_snapshot(snapshot)?;
         }
-        self.storage = None;
-        let temporary = self.temporary.name.as_deref().unwrap_or_default();
-        self.temporary.pool.rename(temporary, &self.name)?;
-        self.temporary.name = None;
+        let mut temporary = storage.temporary.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(named) = &mut *temporary {
+            named.pool.rename(&named.name, &self.name)?;
+            named.is_renamed = true;
+        }
         Ok(())
-    }
-}
-
-impl Drop for NewImage {
-    fn drop(&mut self) {
-        self.storage = None;
     }
 }
 
 impl Publish for NewImage {
     fn sink(&self) -> Arc<dyn Sink> {
-        match &self.storage {
-            Some(storage) => Arc::clone(storage) as Arc<dyn Sink>,
-            // It is closed only by `publish`, which takes it.
-            None => unreachable!("the image is open until it is published"),
-        }
+        Arc::clone(&self.storage) as Arc<dyn Sink>
     }
 
     fn flush(&self, durability: Durability) -> Result<(), OutputError> {
-        let flush = || match durability {
-            Durability::Flushed => self.storage()?.flush(),
+        match durability {
+            Durability::Flushed => self.storage.flush().map_err(|e| OutputError::new(None, e)),
             _ => Ok(()),
-        };
-        flush().map_err(|e| OutputError::new(None, e))
+        }
     }
 
     fn publish(self: Box<Self>, _: Durability) -> Result<(), OutputError> {

@@ -84,6 +84,11 @@ impl Node {
         self.0.texts("filename")
     }
 
+    /// Returns the values of the option `key` of all nodes, such as `conf`.
+    pub fn values(&self, key: &str) -> Vec<&str> {
+        self.0.texts(key)
+    }
+
     /// Returns the drivers that the description contains: formats, protocols and filters.
     pub fn drivers(&self) -> Vec<&str> {
         self.0.texts("driver")
