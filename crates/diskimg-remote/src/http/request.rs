@@ -96,7 +96,7 @@ pub(super) fn basic(user: &str, password: &str) -> HeaderValue {
 }
 
 /// Returns percent-encoded text decoded.
-fn decoded(text: &str) -> String {
+pub(crate) fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
@@ -193,7 +193,7 @@ pub(super) fn join(url: &str, name: &str) -> Option<String> {
 }
 
 /// Returns the component of a path percent-encoded: RFC 3986, section 2.3.
-fn encoded(component: &str) -> String {
+pub(crate) fn encoded(component: &str) -> String {
     let mut text = String::new();
     for byte in component.bytes() {
         match byte {

@@ -8,18 +8,18 @@ use std::time::Duration;
 
 /// A request as it arrived.
 #[derive(Debug, Clone)]
-pub(super) struct Received {
-    pub(super) path: String,
+pub(crate) struct Received {
+    pub(crate) path: String,
     /// Names in lower case.
-    pub(super) headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, String)>,
 }
 
 impl Received {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| &**value)
     }
 
-    pub(super) fn range(&self) -> Range<u64> {
+    pub(crate) fn range(&self) -> Range<u64> {
         let range = self.header("range").expect("has a range");
         let (first, last) =
             range.strip_prefix("bytes=").and_then(|r| r.split_once('-')).expect("is a range");
@@ -29,19 +29,19 @@ impl Received {
 
 /// What is sent: bytes, after which the connection is closed unless more requests are expected.
 #[derive(Debug, Default)]
-pub(super) struct Reply {
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct Reply {
+    pub(crate) bytes: Vec<u8>,
     /// Closes the connection after the bytes.
-    pub(super) closes: bool,
+    pub(crate) closes: bool,
     /// Sends nothing more and keeps the connection open for this time.
-    pub(super) stalls: Option<Duration>,
+    pub(crate) stalls: Option<Duration>,
     /// Waits this long between any two bytes.
-    pub(super) pace: Option<Duration>,
+    pub(crate) pace: Option<Duration>,
 }
 
 impl Reply {
     /// A response with these headers and a body.
-    pub(super) fn new(status: &str, headers: &[(&str, &str)], body: &[u8]) -> Self {
+    pub(crate) fn new(status: &str, headers: &[(&str, &str)], body: &[u8]) -> Self {
         let mut bytes = format!("HTTP/1.1 {status}\r\n").into_bytes();
         for (name, value) in headers {
             bytes.extend(format!("{name}: {value}\r\n").into_bytes());
@@ -52,7 +52,7 @@ impl Reply {
     }
 
     /// The right answer to a request for a range of `file`.
-    pub(super) fn part(received: &Received, file: &[u8], etag: &str) -> Self {
+    pub(crate) fn part(received: &Received, file: &[u8], etag: &str) -> Self {
         let Range { start, end } = received.range();
         let end = end.min(file.len() as u64);
         let range = format!("bytes {start}-{}/{}", end - 1, file.len());
@@ -61,7 +61,7 @@ impl Reply {
     }
 
     /// Cuts the last bytes off, and closes the connection.
-    pub(super) fn cut(mut self, bytes: usize) -> Self {
+    pub(crate) fn cut(mut self, bytes: usize) -> Self {
         self.bytes.truncate(self.bytes.len().saturating_sub(bytes));
         self.closes = true;
         self
@@ -70,14 +70,14 @@ impl Reply {
 
 /// A server on the loopback interface. Its threads end with the test's process.
 #[derive(Debug)]
-pub(super) struct Server {
-    pub(super) address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     received: Arc<Mutex<Vec<Received>>>,
 }
 
 impl Server {
     /// Starts a server that answers each request with what `answer` returns for it and its number.
-    pub(super) fn start(
+    pub(crate) fn start(
         answer: impl Fn(&Received, usize) -> Reply + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
@@ -93,12 +93,12 @@ impl Server {
         Self { address, received }
     }
 
-    pub(super) fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
     /// Returns the requests so far.
-    pub(super) fn received(&self) -> Vec<Received> {
+    pub(crate) fn received(&self) -> Vec<Received> {
         self.received.lock().expect("no panic").clone()
     }
 }
