@@ -23,3 +23,5 @@
 
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "s3")]
+pub mod s3;
