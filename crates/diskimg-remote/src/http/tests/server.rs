@@ -1,6 +1,6 @@
 //! A server that does what real ones do not do on request.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -9,9 +9,11 @@ use std::time::Duration;
 /// A request as it arrived.
 #[derive(Debug, Clone)]
 pub(crate) struct Received {
+    pub(crate) method: String,
     pub(crate) path: String,
     /// Names in lower case.
     pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Received {
@@ -112,7 +114,8 @@ fn serve(
     loop {
         let mut line = String::new();
         reader.read_line(&mut line).ok().filter(|&n| n > 0)?;
-        let path = line.split(' ').nth(1)?.to_owned();
+        let mut words = line.split(' ').map(str::to_owned);
+        let (method, path) = (words.next()?, words.next()?);
         let mut headers = Vec::new();
         loop {
             line.clear();
@@ -120,7 +123,10 @@ fn serve(
             let Some((name, value)) = line.trim_end().split_once(':') else { break };
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
-        let received = Received { path, headers };
+        let mut received = Received { method, path, headers, body: Vec::new() };
+        let len = received.header("content-length").and_then(|len| len.parse().ok());
+        received.body.resize(len.unwrap_or(0), 0);
+        reader.read_exact(&mut received.body).ok()?;
         let number = {
             let mut log = log.lock().ok()?;
             log.push(received.clone());
