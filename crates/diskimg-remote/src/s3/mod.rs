@@ -250,3 +250,20 @@ impl Protocol for S3 {
         Ok(Box::new(new.map_err(|e| Error::io("cannot create the object", e))?))
     }
 }
+
+/// Parses the bytes of a reply or of a file as the client does, for fuzzing: an error if the first byte
+/// is 0, keys in XML or JSON if it is 1 or 2, or else profiles.
+///
+/// # Panics
+/// If what was found could harm the user who reads it.
+#[doc(hidden)]
+pub fn parse_for_fuzzing(bytes: &[u8]) {
+    let Some((&kind, text)) = bytes.split_first() else { return };
+    let text = &*String::from_utf8_lossy(text);
+    match kind {
+        0 => refusal::check(text),
+        1 => drop(credentials::keys_of_xml(text)),
+        2 => drop(credentials::keys_of_json(text)),
+        _ => drop(Profiles::parse(text, text)),
+    }
+}

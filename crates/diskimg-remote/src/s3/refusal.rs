@@ -131,6 +131,21 @@ impl Refusal {
     }
 }
 
+/// Checks what is said to the user of a reply.
+///
+/// # Panics
+/// If it has control characters or is too long.
+pub(crate) fn check(text: &str) {
+    let refusal = Refusal::parse(StatusCode::BAD_REQUEST, HeaderMap::new(), text);
+    assert!(refusal.code.len() <= 64);
+    let is_temporary = refusal.is_temporary();
+    let (Failure::Temporary(error, _) | Failure::Final(error)) = refusal.into_failure();
+    let said = error.to_string();
+    // A character may be shown as several.
+    assert!(said.len() < 200 + 16 * MAX_MESSAGE, "{is_temporary} {said}");
+    assert!(!said.contains(char::is_control), "{said:?}");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

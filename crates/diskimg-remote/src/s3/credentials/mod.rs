@@ -21,7 +21,8 @@ mod tests;
 
 pub(crate) use environment::Environment;
 pub(crate) use profile::Profiles;
-pub(crate) use services::Services;
+pub(crate) use services::{Services, keys_of_json};
+pub(crate) use sts::keys_of_xml;
 
 use crate::http::answer::Unexpected;
 use crate::http::transport::{Attempt, Failure};

@@ -12,7 +12,7 @@ use super::{Environment, Keys};
 use crate::http::transport::{Attempt, Failure};
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The profiles of a user.
 #[derive(Debug, Default)]
@@ -41,14 +41,17 @@ pub(super) enum Kind {
 impl Profiles {
     /// Reads the files that exist.
     pub(crate) fn load(environment: &Environment) -> Attempt<Self> {
+        let text = |file: Option<PathBuf>| file.map_or_else(|| Ok(String::new()), |f| read(&f));
+        let config = text(environment.config_file())?;
+        Ok(Self::parse(&config, &text(environment.credentials_file())?))
+    }
+
+    /// Parses the texts of the files `config` and `credentials`.
+    pub(crate) fn parse(config: &str, credentials: &str) -> Self {
         let mut profiles = Self::default();
-        if let Some(file) = environment.config_file() {
-            profiles.add_config(&read(&file)?);
-        }
-        if let Some(file) = environment.credentials_file() {
-            profiles.add_credentials(&read(&file)?);
-        }
-        Ok(profiles)
+        profiles.add_config(config);
+        profiles.add_credentials(credentials);
+        profiles
     }
 
     /// Adds the text of the file `config`.
