@@ -4,6 +4,8 @@
 mod http;
 #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "no protocol uses it"))]
 mod lazy;
+#[cfg(feature = "s3")]
+mod s3;
 
 use diskimg::open::{Location, Protocol, Protocols, Url};
 use std::path::{Path, PathBuf};
@@ -30,6 +32,31 @@ pub(crate) struct NetworkArgs {
     #[arg(long_help = "Refuse servers whose addresses are private, local or link-local")]
     #[arg(long)]
     no_private_addresses: bool,
+    #[cfg(feature = "s3")]
+    #[command(flatten)]
+    s3: S3Args,
+}
+
+/// How stores of objects are accessed. The names are those of Amazon's own command.
+#[cfg(feature = "s3")]
+#[derive(Debug, Clone, Default, clap::Args)]
+struct S3Args {
+    /// Access the S3 store at URL instead of Amazon's
+    #[arg(long, value_name = "URL")]
+    endpoint_url: Option<String>,
+    /// Name the region of S3 buckets
+    #[arg(long, value_name = "NAME")]
+    region: Option<String>,
+    /// Use the keys of a profile of AWS
+    #[arg(long_help = "Use the keys and settings of a profile in ~/.aws for s3: URLs")]
+    #[arg(long = "profile", value_name = "NAME")]
+    aws_profile: Option<String>,
+    /// Read public S3 objects without keys
+    #[arg(long)]
+    no_sign_request: bool,
+    /// Pay for requests to the S3 buckets of others
+    #[arg(long)]
+    request_payer: bool,
 }
 
 /// A protocol that this program has.
@@ -46,6 +73,8 @@ struct Known {
 const KNOWN: &[Known] = &[
     #[cfg(feature = "http")]
     http::HTTP,
+    #[cfg(feature = "s3")]
+    s3::S3_STORES,
 ];
 
 impl NetworkArgs {
