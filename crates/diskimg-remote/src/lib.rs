@@ -33,5 +33,7 @@ pub mod nbd;
 mod percent;
 #[cfg(feature = "rbd")]
 pub mod rbd;
+#[cfg(feature = "s3")]
+pub mod s3;
 #[cfg(any(feature = "http", feature = "nbd"))]
 mod system;

@@ -23,6 +23,7 @@
 //!     growth     work that must not grow faster than its input
 //!   servers
 //!     nginx      HTTP, with TLS and passwords, or without ranges
+//!     radosgw    an S3 store: Ceph with its gateway
 //!   storage
 //!     crash      storage that records its writes, and every state after a crash
 //!     faulty     sources, sinks and storage that fail at a chosen operation
@@ -60,6 +61,8 @@ pub mod parallels;
 pub mod qcow;
 pub mod qcow2;
 pub mod qed;
+#[cfg(unix)]
+pub mod radosgw;
 pub mod slow;
 pub mod sparsebundle;
 pub mod sparseimage;

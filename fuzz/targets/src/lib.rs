@@ -30,6 +30,7 @@ mod qcow;
 mod qcow2;
 mod qed;
 mod round_trip;
+mod s3;
 mod samples;
 mod scatter;
 mod vdi;
@@ -106,6 +107,7 @@ pub const TARGETS: &[Target] = &[
     },
     Target { name: "inspect_archive", function: judges::archive, seeds: ova::archive_seeds },
     Target { name: "inspect_probes", function: judges::probes, seeds: judges::probes_seeds },
+    Target { name: "s3_replies", function: s3::replies, seeds: s3::replies_seeds },
     Target { name: "round_trip", function: round_trip::round_trip, seeds: round_trip::seeds },
 ];
 

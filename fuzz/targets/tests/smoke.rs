@@ -135,6 +135,7 @@ smoke! {
     inspect_descriptor
     inspect_archive
     inspect_probes
+    s3_replies
     round_trip
 }
 

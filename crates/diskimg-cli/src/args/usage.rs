@@ -12,8 +12,10 @@ const RARELY_USED: [(&str, &[&str]); 9] = [
     (
         "",
         &[
+            "aws_profile",
             "ca_bundle",
             "color",
+            "endpoint_url",
             "header_file",
             "ignore_cid",
             "image_opts",
@@ -21,7 +23,10 @@ const RARELY_USED: [(&str, &[&str]); 9] = [
             "limits",
             "no_config",
             "no_private_addresses",
+            "no_sign_request",
             "parents",
+            "region",
+            "request_payer",
             "sandbox",
         ],
     ),

@@ -8,14 +8,7 @@ use diskimg_remote::http::{Http, HttpOptions};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub(super) const HTTP: Known = Known {
-    schemes: SCHEMES,
-    protocol,
-    files,
-    files_of: |_, _| Vec::new(),
-    files_of_node: |_| Vec::new(),
-    prepare: || {},
-};
+pub(super) const HTTP: Known = Known::new(SCHEMES, protocol, files);
 
 const SCHEMES: &[&str] = &["http", "https"];
 

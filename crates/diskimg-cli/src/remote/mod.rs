@@ -8,6 +8,8 @@ mod lazy;
 mod nbd;
 #[cfg(feature = "rbd")]
 mod rbd;
+#[cfg(feature = "s3")]
+mod s3;
 
 use diskimg::open::{Location, Node, Protocol, Protocols, Url};
 use std::path::{Path, PathBuf};
@@ -34,6 +36,31 @@ pub(crate) struct NetworkArgs {
     #[arg(long_help = "Refuse servers whose addresses are private, local or link-local")]
     #[arg(long)]
     no_private_addresses: bool,
+    #[cfg(feature = "s3")]
+    #[command(flatten)]
+    s3: S3Args,
+}
+
+/// How stores of objects are accessed. The names are those of Amazon's own command.
+#[cfg(feature = "s3")]
+#[derive(Debug, Clone, Default, clap::Args)]
+struct S3Args {
+    /// Access the S3 store at URL instead of Amazon's
+    #[arg(long, value_name = "URL")]
+    endpoint_url: Option<String>,
+    /// Name the region of S3 buckets
+    #[arg(long, value_name = "NAME")]
+    region: Option<String>,
+    /// Use the keys of a profile of AWS
+    #[arg(long_help = "Use the keys and settings of a profile in ~/.aws for s3: URLs")]
+    #[arg(long = "profile", value_name = "NAME")]
+    aws_profile: Option<String>,
+    /// Read public S3 objects without keys
+    #[arg(long)]
+    no_sign_request: bool,
+    /// Pay for requests to the S3 buckets of others
+    #[arg(long)]
+    request_payer: bool,
 }
 
 /// A protocol that this program has.
@@ -52,6 +79,24 @@ struct Known {
     prepare: fn(),
 }
 
+impl Known {
+    /// Returns a protocol that reads only `files`, and loads nothing.
+    const fn new(
+        schemes: &'static [&'static str],
+        protocol: fn(&NetworkArgs) -> Arc<dyn Protocol>,
+        files: fn(&NetworkArgs) -> Vec<PathBuf>,
+    ) -> Self {
+        Self {
+            schemes,
+            protocol,
+            files,
+            files_of: |_, _| Vec::new(),
+            files_of_node: |_| Vec::new(),
+            prepare: || {},
+        }
+    }
+}
+
 /// All protocols but that of files.
 const KNOWN: &[Known] = &[
     #[cfg(feature = "http")]
@@ -60,6 +105,8 @@ const KNOWN: &[Known] = &[
     nbd::NBD,
     #[cfg(feature = "rbd")]
     rbd::RBD,
+    #[cfg(feature = "s3")]
+    s3::S3_STORES,
 ];
 
 impl NetworkArgs {

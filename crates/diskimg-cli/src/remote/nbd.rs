@@ -6,14 +6,8 @@ use diskimg_remote::nbd::{Nbd, NbdOptions};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub(super) const NBD: Known = Known {
-    schemes: Nbd::SCHEMES,
-    protocol,
-    files: |_| Vec::new(),
-    files_of,
-    files_of_node: |_| Vec::new(),
-    prepare: || {},
-};
+pub(super) const NBD: Known =
+    Known { files_of, ..Known::new(Nbd::SCHEMES, protocol, |_| Vec::new()) };
 
 fn protocol(args: &NetworkArgs) -> Arc<dyn Protocol> {
     Arc::new(nbd(args))

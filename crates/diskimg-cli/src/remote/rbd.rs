@@ -7,13 +7,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub(super) const RBD: Known = Known {
-    schemes: &["rbd"],
-    protocol: |_| Arc::new(Rbd::new()),
-    files: |_| Vec::new(),
     // A malformed URL is not opened.
     files_of: |_, url| Rbd::new().files(url).unwrap_or_default(),
     files_of_node,
     prepare: Rbd::load,
+    ..Known::new(&["rbd"], |_| Arc::new(Rbd::new()), |_| Vec::new())
 };
 
 fn files_of_node(node: &Node) -> Vec<PathBuf> {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use ureq::http::{HeaderMap, HeaderValue, header};
 
 /// The answer to the first request.
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// The server answers ranges.
     Part {
         /// Length of the file in bytes.
@@ -23,7 +23,7 @@ pub(super) enum Answer {
 
 /// What identifies the contents of a file at a time: RFC 9110, section 8.8.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Version {
+pub(crate) struct Version {
     /// The `ETag`, which may be a weak one.
     etag: Option<HeaderValue>,
     /// The date of `Last-Modified`, as the server wrote it.
@@ -35,7 +35,7 @@ impl Version {
     ///
     /// # Errors
     /// Returns an error if there are several different ones.
-    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Unexpected> {
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Unexpected> {
         let only = |name| {
             let mut values = headers.get_all(name).iter();
             let first = values.next().cloned();
@@ -49,7 +49,7 @@ impl Version {
 
     /// Returns true if another response is of the same version: it must repeat the strong `ETag`, or
     /// without one the weak one and the date.
-    pub(super) fn matches(&self, other: &Self) -> bool {
+    pub(crate) fn matches(&self, other: &Self) -> bool {
         let is_repeated = |own: &Option<HeaderValue>, other| own.is_none() || own == other;
         let has_date = self.strong().is_some() || is_repeated(&self.modified, &other.modified);
         is_repeated(&self.etag, &other.etag) && has_date
@@ -62,7 +62,7 @@ impl Version {
 
     /// Returns the header of a request for this version alone. A weak `ETag` cannot be required:
     /// section 13.1.1.
-    pub(super) fn condition(&self) -> Option<(header::HeaderName, &HeaderValue)> {
+    pub(crate) fn condition(&self) -> Option<(header::HeaderName, &HeaderValue)> {
         match (self.strong(), &self.modified) {
             (Some(etag), _) => Some((header::IF_MATCH, etag)),
             (None, Some(date)) => Some((header::IF_UNMODIFIED_SINCE, date)),
@@ -75,7 +75,7 @@ impl Version {
 ///
 /// # Errors
 /// Returns an error if it is compressed, or encoded in another way.
-pub(super) fn require_plain(headers: &HeaderMap) -> Result<(), Unexpected> {
+pub(crate) fn require_plain(headers: &HeaderMap) -> Result<(), Unexpected> {
     let other = |name, plain: &str| {
         let mut values = headers.get_all(name).iter();
         values.find(|value| !value.as_bytes().eq_ignore_ascii_case(plain.as_bytes())).cloned()
@@ -92,16 +92,16 @@ pub(super) fn require_plain(headers: &HeaderMap) -> Result<(), Unexpected> {
 
 /// A `Content-Range` header: RFC 9110, section 14.4.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct ContentRange {
+pub(crate) struct ContentRange {
     /// The bytes of the response; `None` if the range cannot be satisfied.
-    pub(super) range: Option<Range<u64>>,
+    pub(crate) range: Option<Range<u64>>,
     /// Length of the file in bytes, if the server knows it.
-    pub(super) total: Option<u64>,
+    pub(crate) total: Option<u64>,
 }
 
 impl ContentRange {
     /// Parses the value of a header.
-    pub(super) fn parse(value: &str) -> Option<Self> {
+    pub(crate) fn parse(value: &str) -> Option<Self> {
         let number = |text: &str| {
             let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
             if is_number { text.parse::<u64>().ok() } else { None }
@@ -137,7 +137,7 @@ impl ContentRange {
     }
 
     /// Returns the parsed header of a response.
-    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(header::CONTENT_RANGE).iter();
         let only = values.next().filter(|_| values.next().is_none())?;
         Self::parse(only.to_str().ok()?)
@@ -146,7 +146,7 @@ impl ContentRange {
 
 /// A response that has another meaning than expected.
 #[derive(Debug)]
-pub(super) struct Unexpected(pub(super) String);
+pub(crate) struct Unexpected(pub(crate) String);
 
 impl fmt::Display for Unexpected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,11 +7,11 @@ use ureq::Body;
 
 /// Bytes that must arrive within the stall timeout: a server that sends a byte now and then is given
 /// up.
-pub(super) const MIN_PROGRESS: usize = 64 << 10;
+pub(crate) const MIN_PROGRESS: usize = 64 << 10;
 
 /// Fails if a stream is slower than [`MIN_PROGRESS`] bytes in an interval.
 #[derive(Debug)]
-pub(super) struct Paced<R> {
+pub(crate) struct Paced<R> {
     inner: R,
     interval: Duration,
     since: Instant,
@@ -19,7 +19,7 @@ pub(super) struct Paced<R> {
 }
 
 impl<R> Paced<R> {
-    pub(super) fn new(inner: R, interval: Duration) -> Self {
+    pub(crate) fn new(inner: R, interval: Duration) -> Self {
         Self { inner, interval, since: Instant::now(), bytes: 0 }
     }
 }
@@ -44,7 +44,7 @@ impl<R: Read> Read for Paced<R> {
 /// # Errors
 /// Returns the error of the connection if nothing arrived, and an error if the body is longer than
 /// `buf`.
-pub(super) fn read_body(body: &mut Body, buf: &mut [u8], interval: Duration) -> io::Result<usize> {
+pub(crate) fn read_body(body: &mut Body, buf: &mut [u8], interval: Duration) -> io::Result<usize> {
     let reader = body.with_config().limit(buf.len() as u64 + 1).reader();
     let mut reader = Paced::new(reader, interval);
     let mut filled = 0;
@@ -68,7 +68,7 @@ pub(super) fn read_body(body: &mut Body, buf: &mut [u8], interval: Duration) -> 
 }
 
 /// The error of a body that is shorter than it should be.
-pub(super) fn cut_off() -> io::Error {
+pub(crate) fn cut_off() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, "the server closed the connection too early")
 }
 

@@ -1,27 +1,23 @@
 //! Requests for a range of a file, and what their answers are worth.
 
-use super::addresses::CheckedResolver;
 use super::answer::{Answer, ContentRange, Unexpected, Version, require_plain};
 use super::body::{Paced, cut_off, read_body};
 use super::request::{Request, basic};
-use super::{HttpOptions, certificates, netrc, proxies};
+use super::source::Ranges;
+use super::transport::{Attempt, Failure, Transport, retry_after, wrong};
+use super::{HttpOptions, netrc};
 use diskimg::storage::source::{RetryPolicy, SourceError};
 use diskimg::{Error, Result};
 use std::fmt;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
-use ureq::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
-use ureq::tls::TlsConfig;
-use ureq::unversioned::transport::DefaultConnector;
-use ureq::{Agent, Body};
+use ureq::Body;
+use ureq::http::{self, HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 /// Maximum number of redirects.
 const MAX_REDIRECTS: usize = 5;
-
-/// Maximum size in bytes of the headers of a response. What of the body arrived with an interim
-/// response (103, for example) counts as well.
-const MAX_HEADERS: usize = 256 << 10;
 
 /// Headers on which the meaning of a response depends.
 const OWN_HEADERS: [HeaderName; 10] = [
@@ -37,23 +33,15 @@ const OWN_HEADERS: [HeaderName; 10] = [
     header::TRANSFER_ENCODING,
 ];
 
-/// Connections that are kept open.
-const CONNECTIONS: usize = 16;
-
 /// Maximum number of attempts to open a file.
 const FIRST_ATTEMPTS: u32 = 4;
 
-/// Longest wait that a server can ask for with `Retry-After`.
-const MAX_WAIT: Duration = Duration::from_secs(30);
-
-/// Makes requests. Connections are kept open.
+/// Makes requests for files.
 pub(super) struct Client {
-    agent: Agent,
+    transport: Transport,
     headers: HeaderMap,
     /// The text of the `.netrc` file.
     netrc: String,
-    stall_timeout: Duration,
-    forbids_private: bool,
 }
 
 /// The options contain passwords.
@@ -63,33 +51,11 @@ impl fmt::Debug for Client {
     }
 }
 
-/// Why a request failed.
-pub(super) enum Failure {
-    /// Another attempt may succeed; after this time, if the server named one.
-    Temporary(io::Error, Option<Duration>),
-    /// Another attempt would fail, too.
-    Final(io::Error),
-}
-
-impl From<Failure> for SourceError {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Temporary(error, wait) => {
-                if let Some(wait) = wait {
-                    std::thread::sleep(wait.min(MAX_WAIT));
-                }
-                Self::Transient(error)
-            }
-            Failure::Final(error) => Self::Storage(error),
-        }
-    }
-}
-
 /// The body of a response with a range, not read yet.
-pub(super) struct Part {
-    pub(super) version: Version,
-    pub(super) total: u64,
-    pub(super) body: Body,
+pub(crate) struct Part {
+    pub(crate) version: Version,
+    pub(crate) total: u64,
+    pub(crate) body: Body,
 }
 
 impl Client {
@@ -114,37 +80,7 @@ impl Client {
             }
             _ => String::new(),
         };
-        let tls = TlsConfig::builder()
-            .root_certs(certificates::trusted(options.ca_bundle.as_deref())?)
-            .disable_verification(options.insecure)
-            .build();
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            // Each request has its own.
-            .proxy(None)
-            .tls_config(tls)
-            .accept_encoding("identity")
-            .accept("*/*")
-            .user_agent(concat!("diskimg/", env!("CARGO_PKG_VERSION")))
-            .max_response_header_size(MAX_HEADERS)
-            .max_idle_connections(CONNECTIONS)
-            .max_idle_connections_per_host(CONNECTIONS)
-            .timeout_connect(Some(options.connect_timeout))
-            .timeout_per_read(Some(options.stall_timeout))
-            .timeout_per_write(Some(options.stall_timeout))
-            .timeout_recv_response(Some(options.stall_timeout))
-            .build();
-        let resolver = CheckedResolver::new(options.forbid_private_addresses);
-        let agent = Agent::with_parts(config, DefaultConnector::default(), resolver);
-        Ok(Self {
-            agent,
-            headers,
-            netrc,
-            stall_timeout: options.stall_timeout,
-            forbids_private: options.forbid_private_addresses,
-        })
+        Ok(Self { transport: Transport::new(&options)?, headers, netrc })
     }
 
     /// Requests the first bytes of a file, and follows redirects. Returns the request that was
@@ -160,9 +96,7 @@ impl Client {
         retry: &RetryPolicy,
     ) -> Result<(Request, Answer)> {
         let cannot = |e: SourceError| Error::io("cannot open it", e);
-        // Nothing is lost yet, and the name of the server may be wrong.
-        let mut retry = retry.clone();
-        retry.attempts = retry.attempts.min(FIRST_ATTEMPTS);
+        let retry = at_first(retry);
         for _ in 0..=MAX_REDIRECTS {
             let attempt = || self.first_attempt(&request, &range).map_err(SourceError::from);
             match retry.repeat(attempt).map_err(cannot)? {
@@ -175,73 +109,13 @@ impl Client {
 
     fn first_attempt(&self, request: &Request, range: &Range<u64>) -> Attempt<First> {
         let response = self.send(request, range, None)?;
-        let (headers, status) = (response.headers(), response.status());
-        if let Some(location) = redirect(&response) {
-            return Ok(First::Redirect(location));
-        }
-        let answer = match status {
-            StatusCode::OK => self.whole(response)?,
-            StatusCode::RANGE_NOT_SATISFIABLE
-                if ContentRange::of(headers).is_some_and(|found| found.total == Some(0)) =>
-            {
-                Answer::Empty
+        match redirect(&response) {
+            Some(location) => Ok(First::Redirect(location)),
+            None => {
+                let answer = first_answer(response, range, self.transport.stall_timeout)?;
+                Ok(First::Answer(answer))
             }
-            _ => {
-                let mut part = part(response, range, None)?;
-                let len = part.total.min(range.end) as usize;
-                let mut body = vec![0; len];
-                let read = read_body(&mut part.body, &mut body, self.stall_timeout);
-                read.and_then(|n| if n == len { Ok(()) } else { Err(cut_off()) })
-                    .map_err(|e| Failure::Temporary(e, None))?;
-                Answer::Part { total: part.total, version: part.version, body }
-            }
-        };
-        Ok(First::Answer(answer))
-    }
-
-    /// Returns the whole file. Without a length and chunks, the end of the connection would be the
-    /// end of the file.
-    fn whole(&self, response: Response<Body>) -> Attempt<Answer> {
-        require_plain(response.headers()).map_err(wrong)?;
-        let is_chunked = response.headers().contains_key(header::TRANSFER_ENCODING);
-        let body = response.into_body();
-        let len = body.content_length();
-        if len.is_none() && !is_chunked {
-            return Err(wrong(Unexpected(
-                "the server does not state the length of the file".into(),
-            )));
         }
-        let reader = body.into_with_config().limit(u64::MAX).reader();
-        Ok(Answer::Whole(Box::new(Paced::new(reader, self.stall_timeout)), len))
-    }
-
-    /// Reads the body of a part into `buf`; see [`read_body`].
-    pub(super) fn read(&self, part: &mut Part, buf: &mut [u8]) -> io::Result<usize> {
-        read_body(&mut part.body, buf, self.stall_timeout)
-    }
-
-    /// Returns the proxy for a request.
-    fn proxy(&self, request: &Request) -> Attempt<Option<ureq::Proxy>> {
-        let host = request.uri.host().unwrap_or_default();
-        let found = proxies::for_host(request.protocol(), host);
-        let found = found.map_err(|e| Failure::Final(io::Error::other(e)))?;
-        match found.is_some() && self.forbids_private {
-            true => Err(wrong(Unexpected(
-                "a proxy resolves names itself, so private addresses cannot be refused".into(),
-            ))),
-            false => Ok(found),
-        }
-    }
-
-    /// Requests a range of the file whose length and version are known.
-    pub(super) fn range(
-        &self,
-        request: &Request,
-        range: &Range<u64>,
-        known: (u64, &Version),
-    ) -> Attempt<Part> {
-        let response = self.send(request, range, Some(known.1))?;
-        part(response, range, Some(known))
     }
 
     fn send(
@@ -250,8 +124,7 @@ impl Client {
         range: &Range<u64>,
         version: Option<&Version>,
     ) -> Attempt<Response<Body>> {
-        let proxy = self.proxy(request)?;
-        let mut builder = self.agent.get(&request.uri).config().proxy(proxy).build();
+        let mut builder = http::Request::get(&request.uri);
         if request.is_original_host {
             for (name, value) in &self.headers {
                 builder = builder.header(name, value);
@@ -268,13 +141,81 @@ impl Client {
         if let Some((name, value)) = version.and_then(Version::condition) {
             builder = builder.header(name, value);
         }
-        let wanted = format!("bytes={}-{}", range.start, range.end - 1);
-        builder.header(header::RANGE, wanted).call().map_err(failure)
+        let builder = builder.header(header::RANGE, range_value(range));
+        let request = builder.body(()).map_err(|e| Failure::Final(io::Error::other(e)))?;
+        self.transport.send(request)
     }
 }
 
-/// The outcome of an attempt.
-pub(super) type Attempt<T> = std::result::Result<T, Failure>;
+/// A file of a server, at the location to which that redirected.
+#[derive(Debug)]
+pub(super) struct HttpFile {
+    pub(super) client: Arc<Client>,
+    pub(super) request: Request,
+}
+
+impl Ranges for HttpFile {
+    fn get(&self, range: &Range<u64>, version: &Version) -> Attempt<Response<Body>> {
+        self.client.send(&self.request, range, Some(version))
+    }
+
+    fn protocol(&self) -> &'static str {
+        self.request.protocol()
+    }
+
+    fn stall_timeout(&self) -> Duration {
+        self.client.transport.stall_timeout
+    }
+}
+
+/// Returns the policy for the first request: nothing is lost yet, and the name of the server may be
+/// wrong.
+pub(crate) fn at_first(retry: &RetryPolicy) -> RetryPolicy {
+    let mut retry = retry.clone();
+    retry.attempts = retry.attempts.min(FIRST_ATTEMPTS);
+    retry
+}
+
+/// Returns the value of the header `Range`.
+pub(crate) fn range_value(range: &Range<u64>) -> String {
+    format!("bytes={}-{}", range.start, range.end - 1)
+}
+
+/// Returns what the response to the first request is: a request for the first bytes of a file.
+pub(crate) fn first_answer(
+    response: Response<Body>,
+    range: &Range<u64>,
+    stall_timeout: Duration,
+) -> Attempt<Answer> {
+    let is_empty = |headers| ContentRange::of(headers).is_some_and(|found| found.total == Some(0));
+    match response.status() {
+        StatusCode::OK => whole(response, stall_timeout),
+        StatusCode::RANGE_NOT_SATISFIABLE if is_empty(response.headers()) => Ok(Answer::Empty),
+        _ => {
+            let mut part = part(response, range, None)?;
+            let len = part.total.min(range.end) as usize;
+            let mut body = vec![0; len];
+            let read = read_body(&mut part.body, &mut body, stall_timeout);
+            read.and_then(|n| if n == len { Ok(()) } else { Err(cut_off()) })
+                .map_err(|e| Failure::Temporary(e, None))?;
+            Ok(Answer::Part { total: part.total, version: part.version, body })
+        }
+    }
+}
+
+/// Returns the whole file. Without a length and chunks, the end of the connection would be the end of
+/// the file.
+fn whole(response: Response<Body>, stall_timeout: Duration) -> Attempt<Answer> {
+    require_plain(response.headers()).map_err(wrong)?;
+    let is_chunked = response.headers().contains_key(header::TRANSFER_ENCODING);
+    let body = response.into_body();
+    let len = body.content_length();
+    if len.is_none() && !is_chunked {
+        return Err(wrong(Unexpected("the server does not state the length of the file".into())));
+    }
+    let reader = body.into_with_config().limit(u64::MAX).reader();
+    Ok(Answer::Whole(Box::new(Paced::new(reader, stall_timeout)), len))
+}
 
 /// What the first request leads to.
 enum First {
@@ -293,7 +234,7 @@ fn redirect(response: &Response<Body>) -> Option<String> {
 
 /// Verifies a response to a request for `range`. `known` are the length and the version of the file,
 /// if it was read before.
-fn part(
+pub(crate) fn part(
     response: Response<Body>,
     range: &Range<u64>,
     known: Option<(u64, &Version)>,
@@ -326,7 +267,7 @@ fn part(
 }
 
 /// Returns the failure that a status other than success stands for.
-fn refusal(response: &Response<Body>) -> Failure {
+pub(crate) fn refusal(response: &Response<Body>) -> Failure {
     let status = response.status();
     let kind = match status.as_u16() {
         412 => return changed(),
@@ -347,51 +288,7 @@ fn refusal(response: &Response<Body>) -> Failure {
     Failure::Final(io::Error::new(kind, message))
 }
 
-fn wrong(unexpected: Unexpected) -> Failure {
-    Failure::Final(io::Error::other(unexpected))
-}
-
 fn changed() -> Failure {
     let message = "the file changed on the server while it was read";
     Failure::Final(io::Error::other(Unexpected(message.into())))
-}
-
-/// Returns the wait that a server asks for, in seconds; a date is ignored.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
-    Some(Duration::from_secs(value.trim().parse().ok()?))
-}
-
-/// Returns the failure of a request that was not answered.
-fn failure(error: ureq::Error) -> Failure {
-    use ureq::Error as E;
-    match error {
-        E::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => Failure::Final(error),
-        // A certificate that is not trusted.
-        E::Io(error) if error.kind() == io::ErrorKind::InvalidData => Failure::Final(error),
-        E::Io(error) if is_unknown_name(&error) => Failure::Final(error),
-        E::Io(error) => Failure::Temporary(error, None),
-        E::Timeout(timeout) => {
-            let message = format!("it took too long ({timeout})");
-            Failure::Temporary(io::Error::new(io::ErrorKind::TimedOut, message), None)
-        }
-        E::HostNotFound => {
-            let message = "the name of the host is not known";
-            Failure::Final(io::Error::new(io::ErrorKind::NotFound, message))
-        }
-        E::ConnectionFailed => {
-            let message = "the server cannot be reached";
-            Failure::Temporary(io::Error::new(io::ErrorKind::ConnectionRefused, message), None)
-        }
-        error => Failure::Final(io::Error::other(error)),
-    }
-}
-
-/// Returns true if a name could not be resolved, and will not be. The standard library has no kind for
-/// such errors; getaddrinfo(3) has another text if the name service did not answer.
-fn is_unknown_name(error: &io::Error) -> bool {
-    let text = error.to_string();
-    text.starts_with("failed to lookup address information")
-        && !text.contains("Temporary failure")
-        && !text.contains("Try again")
 }

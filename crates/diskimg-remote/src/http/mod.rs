@@ -10,19 +10,20 @@
 //! never a mixture.
 
 mod addresses;
-mod answer;
-mod body;
+pub(crate) mod answer;
+pub(crate) mod body;
 mod certificates;
-mod client;
+pub(crate) mod client;
 mod netrc;
 mod proxies;
-mod request;
-mod source;
+pub(crate) mod request;
+pub(crate) mod source;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+pub(crate) mod transport;
 
 use answer::Answer;
-use client::Client;
+use client::{Client, HttpFile};
 use diskimg::open::{Location, OpenMode, Protocol, Url};
 use diskimg::storage::source::{Cached, MemorySource, RetryPolicy, Source, spool};
 use diskimg::{Error, Remedy, Result};
@@ -34,7 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Bytes of the first request, which also shows whether the server answers ranges.
-const FIRST: u64 = 64 << 10;
+pub(crate) const FIRST: u64 = 64 << 10;
 
 /// How servers are accessed.
 ///
@@ -125,7 +126,8 @@ impl Http {
         let (request, answer) = client.first(Request::new(url)?, 0..FIRST, &retry)?;
         match answer {
             Answer::Part { total: len, version, body: first } => {
-                let source = RangeSource { client, request, version, len, first, retry };
+                let file = HttpFile { client, request };
+                let source = RangeSource { file, version, len, first, retry };
                 Ok(Arc::new(Cached::new(Arc::new(source))))
             }
             Answer::Empty => Ok(Arc::new(MemorySource::new(Vec::new()))),
@@ -136,7 +138,11 @@ impl Http {
 }
 
 /// Copies a whole file of `len` bytes, if that is known, to a temporary one.
-fn whole(reader: impl Read, len: Option<u64>, max: Option<u64>) -> Result<Arc<dyn Source>> {
+pub(crate) fn whole(
+    reader: impl Read,
+    len: Option<u64>,
+    max: Option<u64>,
+) -> Result<Arc<dyn Source>> {
     let max = max.unwrap_or(u64::MAX);
     let too_long = || {
         Error::limit(format!(

@@ -1,6 +1,6 @@
 //! What is requested: URLs, RFC 3986, and the secrets in them.
 
-use crate::percent::decoded;
+use crate::percent::{decoded, encoded};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use diskimg::open::Url;
 use diskimg::{Error, Result};
@@ -171,20 +171,6 @@ pub(super) fn join(url: &str, name: &str) -> Option<String> {
         parts.insert(0, String::new());
     }
     Some(format!("{scheme}://{authority}{}", parts.join("/")))
-}
-
-/// Returns the component of a path percent-encoded: RFC 3986, section 2.3.
-fn encoded(component: &str) -> String {
-    let mut text = String::new();
-    for byte in component.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                text.push(char::from(byte));
-            }
-            byte => text.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,34 +1,51 @@
 //! A file on a server as a source.
 
 use super::answer::Version;
-use super::body::{MIN_PROGRESS, cut_off};
-use super::client::Client;
-use super::request::Request;
+use super::body::{MIN_PROGRESS, cut_off, read_body};
+use super::client::part;
+use super::transport::Attempt;
 use diskimg::storage::source::{IoHints, RetryPolicy, Source, SourceError};
-use std::sync::Arc;
+use std::fmt::Debug;
+use std::ops::Range;
+use std::time::Duration;
+use ureq::Body;
+use ureq::http::Response;
+
+/// Requests for ranges of a file: what differs between HTTP and protocols that are built upon it.
+pub(crate) trait Ranges: Send + Sync + Debug {
+    /// Requests a range of this version of the file. Returns the response of any status, unless it
+    /// is known what a refusal means.
+    fn get(&self, range: &Range<u64>, version: &Version) -> Attempt<Response<Body>>;
+
+    /// Returns the name of the protocol, for reports.
+    fn protocol(&self) -> &'static str;
+
+    /// Returns the maximum time between two parts of a response.
+    fn stall_timeout(&self) -> Duration;
+}
 
 /// A file that is read by ranges. Each read is one request, or more if the connection is lost.
 #[derive(Debug)]
-pub(super) struct RangeSource {
-    pub(super) client: Arc<Client>,
-    pub(super) request: Request,
-    pub(super) version: Version,
-    pub(super) len: u64,
+pub(crate) struct RangeSource<F> {
+    pub(crate) file: F,
+    pub(crate) version: Version,
+    pub(crate) len: u64,
     /// The first bytes of the file.
-    pub(super) first: Vec<u8>,
-    pub(super) retry: RetryPolicy,
+    pub(crate) first: Vec<u8>,
+    pub(crate) retry: RetryPolicy,
 }
 
-impl RangeSource {
+impl<F: Ranges> RangeSource<F> {
     /// Reads a part of `buf`, and adds its length to `done`. What arrived is kept, but less than
     /// [`MIN_PROGRESS`] bytes are a failure, unless no more are missing.
     fn read_part(&self, buf: &mut [u8], offset: u64, done: &mut usize) -> Result<(), SourceError> {
         let (rest, from) = (&mut buf[*done..], offset + *done as u64);
         let range = from..from + rest.len() as u64;
         let known = (self.len, &self.version);
-        let mut part =
-            self.client.range(&self.request, &range, known).map_err(SourceError::from)?;
-        let read = self.client.read(&mut part, rest).map_err(SourceError::Transient)?;
+        let response = self.file.get(&range, &self.version).map_err(SourceError::from)?;
+        let mut part = part(response, &range, Some(known)).map_err(SourceError::from)?;
+        let read = read_body(&mut part.body, rest, self.file.stall_timeout());
+        let read = read.map_err(SourceError::Transient)?;
         *done += read;
         match read < rest.len().min(MIN_PROGRESS) {
             true => Err(SourceError::Transient(cut_off())),
@@ -37,7 +54,7 @@ impl RangeSource {
     }
 }
 
-impl Source for RangeSource {
+impl<F: Ranges> Source for RangeSource<F> {
     fn len(&self) -> u64 {
         self.len
     }
@@ -59,7 +76,7 @@ impl Source for RangeSource {
     }
 
     fn protocol(&self) -> Option<&'static str> {
-        Some(self.request.protocol())
+        Some(self.file.protocol())
     }
 
     fn io(&self) -> IoHints {

@@ -1,5 +1,6 @@
 //! Names of images in a cluster.
 
+use crate::percent::decoded;
 use diskimg::open::{NodeUrl, Url};
 use diskimg::{Error, Result};
 
@@ -188,11 +189,6 @@ fn unescaped(text: &str) -> String {
 fn escaped(text: &str) -> String {
     let is_special = |c: char| ['\\', ':', '/', '@', '='].contains(&c);
     text.chars().flat_map(|c| is_special(c).then_some('\\').into_iter().chain([c])).collect()
-}
-
-/// Decodes `%XX`.
-fn decoded(text: &str) -> String {
-    crate::percent::decoded(text)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The client against a server that misbehaves in every way.
 
-mod server;
+pub(crate) mod server;
 
 use super::{Http, HttpOptions};
 use diskimg::open::Url;

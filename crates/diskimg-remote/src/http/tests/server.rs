@@ -1,6 +1,6 @@
 //! A server that does what real ones do not do on request.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -8,18 +8,20 @@ use std::time::Duration;
 
 /// A request as it arrived.
 #[derive(Debug, Clone)]
-pub(super) struct Received {
-    pub(super) path: String,
+pub(crate) struct Received {
+    pub(crate) method: String,
+    pub(crate) path: String,
     /// Names in lower case.
-    pub(super) headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Received {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| &**value)
     }
 
-    pub(super) fn range(&self) -> Range<u64> {
+    pub(crate) fn range(&self) -> Range<u64> {
         let range = self.header("range").expect("has a range");
         let (first, last) =
             range.strip_prefix("bytes=").and_then(|r| r.split_once('-')).expect("is a range");
@@ -29,19 +31,19 @@ impl Received {
 
 /// What is sent: bytes, after which the connection is closed unless more requests are expected.
 #[derive(Debug, Default)]
-pub(super) struct Reply {
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct Reply {
+    pub(crate) bytes: Vec<u8>,
     /// Closes the connection after the bytes.
-    pub(super) closes: bool,
+    pub(crate) closes: bool,
     /// Sends nothing more and keeps the connection open for this time.
-    pub(super) stalls: Option<Duration>,
+    pub(crate) stalls: Option<Duration>,
     /// Waits this long between any two bytes.
-    pub(super) pace: Option<Duration>,
+    pub(crate) pace: Option<Duration>,
 }
 
 impl Reply {
     /// A response with these headers and a body.
-    pub(super) fn new(status: &str, headers: &[(&str, &str)], body: &[u8]) -> Self {
+    pub(crate) fn new(status: &str, headers: &[(&str, &str)], body: &[u8]) -> Self {
         let mut bytes = format!("HTTP/1.1 {status}\r\n").into_bytes();
         for (name, value) in headers {
             bytes.extend(format!("{name}: {value}\r\n").into_bytes());
@@ -52,7 +54,7 @@ impl Reply {
     }
 
     /// The right answer to a request for a range of `file`.
-    pub(super) fn part(received: &Received, file: &[u8], etag: &str) -> Self {
+    pub(crate) fn part(received: &Received, file: &[u8], etag: &str) -> Self {
         let Range { start, end } = received.range();
         let end = end.min(file.len() as u64);
         let range = format!("bytes {start}-{}/{}", end - 1, file.len());
@@ -61,7 +63,7 @@ impl Reply {
     }
 
     /// Cuts the last bytes off, and closes the connection.
-    pub(super) fn cut(mut self, bytes: usize) -> Self {
+    pub(crate) fn cut(mut self, bytes: usize) -> Self {
         self.bytes.truncate(self.bytes.len().saturating_sub(bytes));
         self.closes = true;
         self
@@ -70,14 +72,14 @@ impl Reply {
 
 /// A server on the loopback interface. Its threads end with the test's process.
 #[derive(Debug)]
-pub(super) struct Server {
-    pub(super) address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     received: Arc<Mutex<Vec<Received>>>,
 }
 
 impl Server {
     /// Starts a server that answers each request with what `answer` returns for it and its number.
-    pub(super) fn start(
+    pub(crate) fn start(
         answer: impl Fn(&Received, usize) -> Reply + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
@@ -93,12 +95,12 @@ impl Server {
         Self { address, received }
     }
 
-    pub(super) fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
     /// Returns the requests so far.
-    pub(super) fn received(&self) -> Vec<Received> {
+    pub(crate) fn received(&self) -> Vec<Received> {
         self.received.lock().expect("no panic").clone()
     }
 }
@@ -112,7 +114,8 @@ fn serve(
     loop {
         let mut line = String::new();
         reader.read_line(&mut line).ok().filter(|&n| n > 0)?;
-        let path = line.split(' ').nth(1)?.to_owned();
+        let mut words = line.split(' ').map(str::to_owned);
+        let (method, path) = (words.next()?, words.next()?);
         let mut headers = Vec::new();
         loop {
             line.clear();
@@ -120,7 +123,10 @@ fn serve(
             let Some((name, value)) = line.trim_end().split_once(':') else { break };
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
-        let received = Received { path, headers };
+        let mut received = Received { method, path, headers, body: Vec::new() };
+        let len = received.header("content-length").and_then(|len| len.parse().ok());
+        received.body.resize(len.unwrap_or(0), 0);
+        reader.read_exact(&mut received.body).ok()?;
         let number = {
             let mut log = log.lock().ok()?;
             log.push(received.clone());

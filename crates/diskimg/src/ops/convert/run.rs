@@ -203,11 +203,17 @@ impl Settings<'_> {
         Ok(measure(&mut MeasureRequest { size, options, source: None, data: &mut data })?.required)
     }
 
-    /// Tells the output how many bytes it will get, if that is known without reading them and if it
-    /// matters: if free space may be too short to keep an existing file until the new one is
-    /// complete.
+    /// Tells the output how many bytes it will get at most. For a file, only if that is known without
+    /// reading them and if it matters: if free space may be too short to keep an existing file until
+    /// the new one is complete.
     fn expect_len(&self, input: &Input, spec: &dyn TargetSpec, output: &mut Output) -> Result<()> {
-        let Some(path) = output.path() else { return Ok(()) };
+        let Some(path) = output.path() else {
+            // A store decides by it how it divides the image. Metadata and data that does not
+            // compress take less than this.
+            let len = spec.size().saturating_add(spec.size() / 16).saturating_add(16 << 20);
+            let cannot = |e| Error::output("cannot prepare the output", e);
+            return output.expect_len(len).map_err(cannot);
+        };
         let is_file = std::fs::metadata(path).is_ok_and(|found| found.is_file());
         let directory = path.parent().filter(|p| !p.as_os_str().is_empty());
         let free = os::free_space(directory.unwrap_or(Path::new(".")));

@@ -59,8 +59,7 @@ pub(crate) use reader::{SourceReader, read_some};
 pub use retrying::{RetryPolicy, Retrying};
 pub use stream::spool;
 pub(crate) use stream::{fill, spool_up_to, stdin, stdin_up_to};
-pub use temporary::reserve_temporary_files;
-pub(crate) use temporary::temporary_file;
+pub use temporary::{reserve_temporary_files, temporary_file};
 pub use window::WindowSource;
 
 use crate::storage::locking::Lock;

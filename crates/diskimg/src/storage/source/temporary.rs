@@ -41,11 +41,12 @@ pub fn reserve_temporary_files() {
     RESERVED.get_or_init(Reserved::new);
 }
 
-/// Returns an empty unnamed temporary file.
+/// Returns an empty unnamed temporary file, in [`std::env::temp_dir`] (`TMPDIR`).
 ///
 /// # Errors
-/// The error of creating the file. If files were reserved, there is only one.
-pub(crate) fn temporary_file() -> io::Result<File> {
+/// Returns the error of creating the file. If files were [reserved](reserve_temporary_files), there is
+/// only one.
+pub fn temporary_file() -> io::Result<File> {
     RESERVED.get().map_or_else(create, Reserved::take_separate)
 }
 

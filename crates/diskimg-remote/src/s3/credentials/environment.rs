@@ -1,0 +1,125 @@
+//! Variables and files of the user.
+
+use super::{Keys, MAX_TOKEN, refused};
+use crate::http::transport::{Attempt, Failure};
+use std::env;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Looks a variable up.
+type Variable = dyn Fn(&str) -> Option<String> + Send + Sync;
+
+/// The variables of this process, or none.
+#[derive(Clone)]
+pub(crate) struct Environment(Arc<Variable>);
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Environment")
+    }
+}
+
+impl Environment {
+    pub(crate) fn of_process() -> Self {
+        Self(Arc::new(|name| env::var(name).ok()))
+    }
+
+    /// Without variables, and without the files of the user.
+    pub(crate) fn empty() -> Self {
+        Self(Arc::new(|_| None))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(variables: &[(&str, &str)]) -> Self {
+        let variables: Vec<_> =
+            variables.iter().map(|&(n, v)| (n.to_owned(), v.to_owned())).collect();
+        Self(Arc::new(move |name| {
+            variables.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone())
+        }))
+    }
+
+    /// Returns a variable that is not empty.
+    pub(crate) fn get(&self, name: &str) -> Option<String> {
+        (self.0)(name).filter(|value| !value.trim().is_empty())
+    }
+
+    /// Returns true if a variable is set and does not say no.
+    pub(crate) fn is_on(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|value| {
+            !matches!(&*value.trim().to_ascii_lowercase(), "0" | "no" | "false" | "off")
+        })
+    }
+
+    /// Returns the directory `.aws` of the user.
+    fn directory(&self) -> Option<PathBuf> {
+        let home = self.get("HOME").or_else(|| self.get("USERPROFILE"))?;
+        Some(Path::new(&home).join(".aws"))
+    }
+
+    /// Returns the file with settings of profiles.
+    pub(super) fn config_file(&self) -> Option<PathBuf> {
+        self.file("AWS_CONFIG_FILE", "config")
+    }
+
+    /// Returns the file with keys of profiles.
+    pub(super) fn credentials_file(&self) -> Option<PathBuf> {
+        self.file("AWS_SHARED_CREDENTIALS_FILE", "credentials")
+    }
+
+    fn file(&self, variable: &str, name: &str) -> Option<PathBuf> {
+        let named = self.get(variable).map(PathBuf::from);
+        named.or_else(|| Some(self.directory()?.join(name)))
+    }
+
+    /// Returns the directory with the tokens of `aws sso login`.
+    pub(super) fn sso_cache(&self) -> Option<PathBuf> {
+        Some(self.directory()?.join("sso/cache"))
+    }
+
+    /// Returns all files and directories that may be read.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let named = [
+            "AWS_WEB_IDENTITY_TOKEN_FILE",
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+            "AWS_CA_BUNDLE",
+        ];
+        let own = [self.config_file(), self.credentials_file(), self.sso_cache()];
+        let named = named.iter().filter_map(|name| self.get(name)).map(PathBuf::from);
+        own.into_iter().flatten().chain(named).collect()
+    }
+
+    /// Returns the keys in variables.
+    pub(super) fn keys(&self) -> Attempt<Option<Keys>> {
+        let Some(access) = self.get("AWS_ACCESS_KEY_ID") else { return Ok(None) };
+        match self.get("AWS_SECRET_ACCESS_KEY") {
+            Some(secret) => {
+                let token = self.get("AWS_SESSION_TOKEN").map(|token| token.trim().to_owned());
+                Ok(Some(Keys::new(access.trim(), secret.trim(), token)))
+            }
+            None => Err(refused("AWS_ACCESS_KEY_ID is set, but not AWS_SECRET_ACCESS_KEY")),
+        }
+    }
+
+    /// Returns true if a container has keys.
+    pub(super) fn has_container(&self) -> bool {
+        let names =
+            ["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"];
+        names.iter().any(|name| self.get(name).is_some())
+    }
+}
+
+/// Reads a file with a token, without the spaces around it.
+pub(super) fn read_token(file: &Path) -> Attempt<String> {
+    let mut text = String::new();
+    let read = File::open(file).and_then(|file| file.take(MAX_TOKEN).read_to_string(&mut text));
+    match read {
+        Ok(_) => Ok(text.trim().to_owned()),
+        Err(e) => {
+            let message = format!("cannot read the token in '{}': {e}", file.display());
+            Err(Failure::Final(io::Error::new(e.kind(), message)))
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! How an upload ends: the object appears, or nothing is left.
+
+use super::digest::{Checksum, Digests, crc32c_of_parts, etag_of_parts, md5_of_etag};
+use super::upload::{Sent, Upload, unexpected};
+use crate::http::transport::{Attempt, Failure};
+use crate::s3::object::{Call, text};
+use crate::s3::refusal::Refusal;
+use crate::s3::xml::{Reply, escaped};
+use diskimg::storage::source::SourceError;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use ureq::http::{HeaderMap, HeaderName, Method, StatusCode, header};
+
+/// How long a store may take to put the parts of a large object together.
+const COMPLETION: Duration = Duration::from_secs(600);
+
+/// Maximum number of attempts to remove what is not needed.
+const ABORT_ATTEMPTS: u32 = 3;
+
+/// What the store must say of the complete object.
+struct Expected {
+    len: u64,
+    etag: Option<String>,
+    crc32c: Option<String>,
+}
+
+/// What the store says of an object.
+enum Found {
+    /// It is the one that was uploaded.
+    Same,
+    Different(String),
+    Absent,
+    /// This user may not ask.
+    Unknown,
+}
+
+impl Upload {
+    /// Makes the object visible.
+    pub(super) fn publish(self: &Arc<Self>) -> io::Result<()> {
+        self.finish_parts()?;
+        let Some(id) = self.known_id() else { return self.put() };
+        let parts = self.sent()?;
+        let etags = etag_of_parts(parts.iter().map(|part| &*part.etag));
+        let crc32c = (self.checksum == Checksum::Crc32c)
+            .then(|| crc32c_of_parts(parts.iter().map(|part| &*part.digests.checksum)));
+        // Some stores compute other values for encrypted objects.
+        let is_md5 = |part: &Sent| {
+            self.checksum == Checksum::Md5
+                && md5_of_etag(&part.etag).as_ref() == Some(&part.digests.checksum)
+        };
+        let etag = etags.filter(|_| parts.iter().all(is_md5));
+        let expected = Expected { len: self.len()?, etag, crc32c };
+        if self.create_only {
+            self.require_absent()?;
+        }
+        self.complete(&id, &parts, &expected)?;
+        self.forget();
+        self.join();
+        self.verify(&expected)
+    }
+
+    /// Completes a multipart upload. After a request whose outcome is not known, the object is looked
+    /// at: completing twice is allowed, but the upload may be gone then.
+    fn complete(&self, id: &str, parts: &[Sent], expected: &Expected) -> io::Result<()> {
+        let body = completion(parts, self.checksum);
+        let mut is_repeated = false;
+        let outcome = self.repeat(|| {
+            let was_repeated = std::mem::replace(&mut is_repeated, true);
+            match self.complete_once(id, &body)? {
+                Ok(()) => Ok(()),
+                Err(refusal) if was_repeated && refusal.code == "NoSuchUpload" => {
+                    match self.find(expected)? {
+                        Found::Same => Ok(()),
+                        _ => Err(refusal.into_failure()),
+                    }
+                }
+                Err(refusal) => Err(refusal.into_failure()),
+            }
+        });
+        match outcome {
+            Err(error) if is_repeated && is_unclear(&error) => match self.find_repeated(expected) {
+                Ok(Found::Same) => Ok(()),
+                _ => Err(error),
+            },
+            outcome => outcome,
+        }
+    }
+
+    fn complete_once(&self, id: &str, body: &str) -> Attempt<Result<(), Refusal>> {
+        let mut headers = vec![(header::CONTENT_TYPE, "application/xml")];
+        if self.create_only {
+            headers.push((header::IF_NONE_MATCH, "*"));
+        }
+        let response = self.object.exchange(&Call {
+            query: &[("uploadId", id)],
+            headers: &headers,
+            body: crate::s3::object::Payload::Bytes(body.as_bytes()),
+            time: Some(COMPLETION),
+            ..Call::new(Method::POST)
+        })?;
+        let response = match response {
+            Ok(response) => response,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let headers = response.headers().clone();
+        // The status is sent before the outcome is known.
+        let text = text(response, COMPLETION)?;
+        match Reply::parse(&text) {
+            Some(reply) if reply.name == "Error" => {
+                Ok(Err(Refusal::parse(StatusCode::OK, headers, &text)))
+            }
+            Some(_) => Ok(Ok(())),
+            None => {
+                let message = "the server's answer to the end of the upload is cut off";
+                Err(Failure::Temporary(io::Error::other(message), None))
+            }
+        }
+    }
+
+    /// Uploads an object that fits into one part.
+    fn put(&self) -> io::Result<()> {
+        let range = 0..self.len()?;
+        let mut expected = Expected { len: range.end, etag: None, crc32c: None };
+        let mut is_repeated = false;
+        self.repeat(|| {
+            let was_repeated = std::mem::replace(&mut is_repeated, true);
+            let digests = self.digests(&range)?;
+            self.expect(&mut expected, &digests);
+            let mut headers = self.checksum_headers(&digests);
+            if self.create_only {
+                headers.push((header::IF_NONE_MATCH, "*".to_owned()));
+            }
+            let headers: Vec<_> = headers.iter().map(|(name, v)| (name.clone(), &**v)).collect();
+            let response = self.object.exchange(&Call {
+                headers: &headers,
+                body: self.payload(&range, &digests, &|| self.reader(&range)),
+                time: Some(COMPLETION),
+                ..Call::new(Method::PUT)
+            })?;
+            match response {
+                Ok(response) => text(response, COMPLETION).map(drop),
+                // An earlier attempt may have succeeded.
+                Err(refusal) if was_repeated && refusal.status == 412 => {
+                    match self.find(&expected)? {
+                        Found::Same => Ok(()),
+                        _ => Err(refusal.into_failure()),
+                    }
+                }
+                Err(refusal) => Err(refusal.into_failure()),
+            }
+        })?;
+        // An `ETag` may be something else if the store encrypts.
+        expected.etag = None;
+        self.verify(&expected)
+    }
+
+    fn expect(&self, expected: &mut Expected, digests: &Digests) {
+        match self.checksum {
+            Checksum::Crc32c => expected.crc32c = Some(digests.base64()),
+            Checksum::Md5 => {
+                let hash = crate::s3::sigv4::hex(&digests.checksum);
+                expected.etag = Some(format!("\"{hash}\""));
+            }
+        }
+    }
+
+    /// Fails if the object is not what was uploaded.
+    fn verify(&self, expected: &Expected) -> io::Result<()> {
+        match self.find_repeated(expected)? {
+            Found::Same | Found::Unknown => Ok(()),
+            Found::Absent => Err(io::Error::other(
+                "the object is not there after it was uploaded: someone else has removed it",
+            )),
+            Found::Different(what) => Err(io::Error::other(format!(
+                "{what} of the object differs after it was uploaded: someone else has replaced it, \
+                 or it is damaged"
+            ))),
+        }
+    }
+
+    /// Fails if the object exists, as far as this user may know.
+    pub(super) fn require_absent(&self) -> io::Result<()> {
+        match self.repeat_lookup(|| self.head())? {
+            Ok(_) => Err(io::Error::new(io::ErrorKind::AlreadyExists, "the object exists already")),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn find_repeated(&self, expected: &Expected) -> io::Result<Found> {
+        self.repeat_lookup(|| self.find(expected))
+    }
+
+    /// As [`repeat`](Self::repeat), even if the upload is over.
+    fn repeat_lookup<T>(&self, mut attempt: impl FnMut() -> Attempt<T>) -> io::Result<T> {
+        let found = self.retry.repeat(|| attempt().map_err(SourceError::from));
+        found.map_err(|error| match error {
+            SourceError::Storage(error) | SourceError::Transient(error) => error,
+            other => io::Error::other(other),
+        })
+    }
+
+    fn head(&self) -> Attempt<Result<HeaderMap, StatusCode>> {
+        let mode = HeaderName::from_static("x-amz-checksum-mode");
+        let headers = [(mode, "ENABLED")];
+        let response = self.object.exchange(&Call {
+            headers: if self.checksum == Checksum::Crc32c { &headers } else { &[] },
+            ..Call::new(Method::HEAD)
+        })?;
+        match response {
+            Ok(response) => Ok(Ok(response.headers().clone())),
+            Err(refusal) if matches!(refusal.status.as_u16(), 401 | 403 | 404) => {
+                Ok(Err(refusal.status))
+            }
+            Err(refusal) => Err(refusal.into_failure()),
+        }
+    }
+
+    /// Compares the object with what it must be.
+    fn find(&self, expected: &Expected) -> Attempt<Found> {
+        let headers = match self.head()? {
+            Ok(headers) => headers,
+            Err(StatusCode::NOT_FOUND) => return Ok(Found::Absent),
+            Err(_) => return Ok(Found::Unknown),
+        };
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let len: Option<u64> = text("content-length").and_then(|len| len.parse().ok());
+        let differs = |found: Option<&str>, expected: &Option<String>| match (found, expected) {
+            (Some(found), Some(expected)) => found.trim_matches('"') != expected.trim_matches('"'),
+            _ => false,
+        };
+        Ok(match len {
+            None => return Err(unexpected("the server does not state the length of the object")),
+            Some(len) if expected.len != len => Found::Different("the length".into()),
+            _ if differs(text("x-amz-checksum-crc32c"), &expected.crc32c) => {
+                Found::Different("the checksum".into())
+            }
+            _ if differs(text("etag"), &expected.etag) => Found::Different("the ETag".into()),
+            _ => Found::Same,
+        })
+    }
+
+    /// Ends the upload and removes its parts, unless it was completed.
+    pub(super) fn stop(&self) {
+        self.join();
+        let Some(id) = self.known_id() else { return };
+        let mut retry = self.retry.clone();
+        retry.attempts = retry.attempts.min(ABORT_ATTEMPTS);
+        let abort = || {
+            let call = Call { query: &[("uploadId", &id)], ..Call::new(Method::DELETE) };
+            self.object.attempt(&call).map(drop).map_err(SourceError::from)
+        };
+        // Nobody is left who could be told. Stores can be told to remove old parts themselves.
+        let _ = retry.repeat(abort);
+        self.forget();
+    }
+}
+
+/// Returns true for errors after which a request may have succeeded.
+fn is_unclear(error: &io::Error) -> bool {
+    !matches!(
+        error.kind(),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::Interrupted | io::ErrorKind::NotFound
+    )
+}
+
+/// Returns the body of the request that completes an upload.
+fn completion(parts: &[Sent], checksum: Checksum) -> String {
+    let mut text =
+        String::from("<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
+    for (number, part) in (1..).zip(parts) {
+        let etag = escaped(&part.etag);
+        let crc = match checksum {
+            Checksum::Crc32c => {
+                format!("<ChecksumCRC32C>{}</ChecksumCRC32C>", part.digests.base64())
+            }
+            Checksum::Md5 => String::new(),
+        };
+        text += &format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag>{crc}</Part>");
+    }
+    text + "</CompleteMultipartUpload>"
+}
