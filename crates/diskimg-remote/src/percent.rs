@@ -22,6 +22,7 @@ pub(crate) fn decoded(text: &str) -> String {
 }
 
 /// Returns the component of a path percent-encoded: RFC 3986, section 2.3.
+#[cfg(feature = "http")]
 pub(crate) fn encoded(component: &str) -> String {
     let mut text = String::new();
     for byte in component.bytes() {
