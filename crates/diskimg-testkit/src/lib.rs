@@ -22,6 +22,7 @@
 //!     oracles    independent readers
 //!     growth     work that must not grow faster than its input
 //!   servers
+//!     nbd        servers of NBD
 //!     nginx      HTTP, with TLS and passwords, or without ranges
 //!   storage
 //!     crash      storage that records its writes, and every state after a crash
@@ -53,6 +54,7 @@ pub mod hole;
 pub mod hosted;
 pub mod iso;
 #[cfg(unix)]
+pub mod nbd;
 pub mod nginx;
 #[cfg(unix)]
 pub mod oracles;
