@@ -22,6 +22,7 @@
 //!     oracles    independent readers
 //!     growth     work that must not grow faster than its input
 //!   servers
+//!     nbd        servers of NBD
 //!     nginx      HTTP, with TLS and passwords, or without ranges
 //!     radosgw    an S3 store: Ceph with its gateway
 //!   storage
@@ -54,6 +55,7 @@ pub mod hole;
 pub mod hosted;
 pub mod iso;
 #[cfg(unix)]
+pub mod nbd;
 pub mod nginx;
 #[cfg(unix)]
 pub mod oracles;

@@ -127,8 +127,8 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Makes the certificate of an authority, and one of the server.
-fn make_certificates(folder: &Path) {
+/// Makes the certificate of an authority, `ca.pem`, and one of the server, `server.pem`, with its key.
+pub(crate) fn make_certificates(folder: &Path) {
     let path = |name: &str| folder.join(name).display().to_string();
     let (ca, ca_key) = (path("ca.pem"), path("ca.key"));
     let (key, request, server) = (path("server.key"), path("server.csr"), path("server.pem"));

@@ -11,6 +11,7 @@
 //! but not if writes that were not flushed may be lost with it.
 
 mod client;
+mod node;
 mod source;
 mod storage;
 #[cfg(test)]
@@ -19,12 +20,12 @@ mod uri;
 mod wire;
 
 use client::{Access, Client, Timeouts, TlsSettings, Wanted};
-use diskimg::open::{Location, OpenMode, Protocol};
+use diskimg::open::{Location, NodeUrl, OpenMode, Protocol, Url};
 use diskimg::storage::edit::Storage;
 use diskimg::storage::output::Publish;
 use diskimg::storage::source::{Cached, RetryPolicy, Source, SourceError};
 use diskimg::{Error, Result};
-use source::NbdSource;
+use source::{ContextSource, NbdSource};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,16 +128,25 @@ impl Nbd {
         Ok(files)
     }
 
-    fn connect(&self, at: &Location) -> Result<Client> {
+    /// Connects to a server. Also returns the context of metadata that is to be shown.
+    fn connect(&self, at: &Location) -> Result<(Client, Option<String>)> {
         let Location::Url(url) = at else { return Err(Error::invalid("it is not a URL")) };
-        let access = self.access(Target::parse(url.as_str())?)?;
+        let target = Target::parse(url.as_str())?;
+        let context = target.extra.context.clone();
+        let access = self.access(target)?;
         let place = access.address.to_string();
-        Client::open(access).map_err(|e| cannot_open(&place, e))
+        let client = Client::open(access).map_err(|e| cannot_open(&place, e))?;
+        match context {
+            Some(context) if !client.export().has_context(&context) => {
+                Err(Error::invalid(format!("the server has no context '{context}' of the export")))
+            }
+            context => Ok((client, context)),
+        }
     }
 
     fn access(&self, target: Target) -> Result<Access> {
         let options = &self.options;
-        let Target { address, export, tls } = target;
+        let Target { address, export, tls, extra } = target;
         let tls = tls.map(|tls| {
             let directory = tls.certificates.as_ref().or(options.tls_certificates.as_ref());
             let host = tls.hostname.as_ref().or(options.tls_hostname.as_ref());
@@ -148,15 +158,22 @@ impl Nbd {
             let bundle = options.ca_bundle.as_deref();
             TlsSettings::new(directory.map(|directory| &**directory), bundle, host, verify)
         });
-        let contexts = vec![BASE_ALLOCATION.to_owned()];
+        let contexts = vec![extra.context.unwrap_or_else(|| BASE_ALLOCATION.to_owned())];
+        let open_timeout = extra.open_timeout.map(|seconds| Duration::from_secs(seconds.into()));
+        let open_timeout = open_timeout.unwrap_or(options.open_timeout);
+        let mut retry = options.retry.clone();
+        if let Some(seconds) = extra.reconnect_delay {
+            let attempts = if seconds == 0 { 1 } else { u32::MAX };
+            (retry.attempts, retry.deadline) = (attempts, Duration::from_secs(seconds.into()));
+        }
         let timeouts = Timeouts {
             connect: options.connect_timeout,
             stall: options.stall_timeout,
             flush: options.flush_timeout,
         };
-        let open_retry = (!options.open_timeout.is_zero()).then(|| {
+        let open_retry = (!open_timeout.is_zero()).then(|| {
             let mut retry = options.retry.clone();
-            (retry.attempts, retry.deadline) = (u32::MAX, options.open_timeout);
+            (retry.attempts, retry.deadline) = (u32::MAX, open_timeout);
             retry.max_delay = retry.max_delay.min(Duration::from_secs(1));
             retry
         });
@@ -165,7 +182,7 @@ impl Nbd {
             wanted: Wanted { export, contexts, tls: tls.transpose()? },
             timeouts,
             forbid_private: options.forbid_private_addresses,
-            retry: options.retry.clone(),
+            retry,
             open_retry,
             connections: options.connections,
         })
@@ -182,8 +199,10 @@ impl Protocol for Nbd {
     }
 
     fn open(&self, at: &Location, _: &OpenMode) -> Result<Arc<dyn Source>> {
-        let source = NbdSource::new(self.connect(at)?);
-        Ok(Arc::new(Cached::new(Arc::new(source))))
+        match self.connect(at)? {
+            (client, None) => Ok(Arc::new(Cached::new(Arc::new(NbdSource::new(client))))),
+            (client, Some(context)) => Ok(Arc::new(ContextSource::new(client, context))),
+        }
     }
 
     fn join(&self, _: &Location, _: &str) -> Result<Location> {
@@ -198,7 +217,10 @@ impl Protocol for Nbd {
 
     /// Fails for an export that the server only allows to read.
     fn modify(&self, at: &Location) -> Result<Arc<dyn Storage>> {
-        let client = self.connect(at)?;
+        let (client, context) = self.connect(at)?;
+        if context.is_some() {
+            return Err(Error::invalid("a dirty bitmap is not written, only shown"));
+        }
         if client.export().is_read_only() {
             let error = std::io::Error::new(
                 std::io::ErrorKind::ReadOnlyFilesystem,
@@ -207,5 +229,11 @@ impl Protocol for Nbd {
             return Err(Error::io("cannot write to the export", error));
         }
         Ok(Arc::new(NbdStorage::new(NbdSource::new(client))))
+    }
+
+    /// Also accepts QEMU's options: `server.type` (`inet` or `unix`), `server.host`, `server.port`,
+    /// `server.path`, `export`, `x-dirty-bitmap`, `open-timeout` and `reconnect-delay`.
+    fn node_url(&self, node: &mut NodeUrl<'_>) -> Result<Url> {
+        node::url(node)
     }
 }

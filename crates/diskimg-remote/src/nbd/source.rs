@@ -3,6 +3,7 @@
 use super::client::{BlockStatusCache, Client};
 use super::wire::{ALLOCATION_ZERO, BASE_ALLOCATION};
 use diskimg::storage::source::{IoHints, Segment, Source, SourceError};
+use std::io;
 
 /// An export that is read. It tells which ranges are zeros, if the server does.
 #[derive(Debug)]
@@ -59,5 +60,46 @@ impl Source for NbdSource {
         hints.in_flight = 8;
         hints.gap = 64 << 10;
         hints
+    }
+}
+
+/// A context of metadata of an export, such as a dirty bitmap of QEMU. It has segments, but no data:
+/// what is marked (dirty) is a hole.
+#[derive(Debug)]
+pub(super) struct ContextSource {
+    client: Client,
+    status: BlockStatusCache,
+}
+
+/// The flag of a range that is marked. QEMU takes it for "not allocated".
+const MARKED: u32 = 1;
+
+impl ContextSource {
+    pub(super) fn new(client: Client, context: String) -> Self {
+        Self { client, status: BlockStatusCache::new(context, MARKED) }
+    }
+}
+
+impl Source for ContextSource {
+    fn len(&self) -> u64 {
+        self.client.size()
+    }
+
+    fn read_exact_at(&self, _: &mut [u8], _: u64) -> Result<(), SourceError> {
+        let message = "a dirty bitmap of an export has no data";
+        Err(SourceError::Storage(io::Error::new(io::ErrorKind::Unsupported, message)))
+    }
+
+    fn segment_at(&self, offset: u64) -> Result<Segment, SourceError> {
+        let range = self.status.at(&self.client, offset)?;
+        Ok(Segment { end: range.end, hole: range.flags & MARKED != 0 })
+    }
+
+    fn has_data(&self) -> bool {
+        false
+    }
+
+    fn protocol(&self) -> Option<&'static str> {
+        Some("nbd")
     }
 }

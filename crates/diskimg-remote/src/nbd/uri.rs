@@ -6,7 +6,8 @@
 //!   nbd:HOST:PORT[:exportname=EXPORT]         nbd:unix:PATH[:exportname=EXPORT]
 //! ```
 //!
-//! See `doc/uri.md` of the NBD project. Parameters that are unknown are errors, as it demands.
+//! See `doc/uri.md` of the NBD project. Parameters that are unknown are errors, as it demands. Those
+//! that begin with `x-` are not in it: options of QEMU's nodes, which are translated to URIs.
 
 use super::wire::{MAX_STRING, PORT};
 use diskimg::{Error, Result};
@@ -24,6 +25,18 @@ pub(super) struct Target {
     pub(super) export: String,
     /// With TLS.
     pub(super) tls: Option<TlsParameters>,
+    pub(super) extra: Extra,
+}
+
+/// Parameters that are not in the specification.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Extra {
+    /// `x-dirty-bitmap`: a context of metadata that is shown instead of the data.
+    pub(super) context: Option<String>,
+    /// `x-open-timeout`, in seconds.
+    pub(super) open_timeout: Option<u32>,
+    /// `x-reconnect-delay`, in seconds.
+    pub(super) reconnect_delay: Option<u32>,
 }
 
 /// Where a server listens.
@@ -84,11 +97,15 @@ impl Target {
         let is_unix = scheme.ends_with("+unix");
         let mut socket = None;
         let mut tls = scheme.starts_with("nbds").then(TlsParameters::default);
+        let mut extra = Extra::default();
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
             let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
             let value = decode(value)?;
             match (key, &mut tls) {
                 ("socket", _) if is_unix => socket = Some(PathBuf::from(value)),
+                ("x-dirty-bitmap", _) => extra.context = Some(context(value)?),
+                ("x-open-timeout", _) => extra.open_timeout = Some(seconds(key, &value)?),
+                ("x-reconnect-delay", _) => extra.reconnect_delay = Some(seconds(key, &value)?),
                 ("tls-psk-file", _) => return Err(no_shared_keys()),
                 ("tls-type", Some(_)) => require_x509(&value)?,
                 ("tls-certificates", Some(tls)) => tls.certificates = Some(value.into()),
@@ -108,7 +125,7 @@ impl Target {
                 Address::Unix(socket.ok_or_else(missing)?)
             }
         };
-        Ok(Self { address, export: decode(export)?, tls })
+        Ok(Self { address, export: decode(export)?, tls, extra })
     }
 
     /// QEMU's names before there were URIs. Nothing in them is percent-encoded.
@@ -127,7 +144,7 @@ impl Target {
                 _ => return Err(malformed()),
             },
         };
-        Ok(Self { address, export: export.to_owned(), tls: None })
+        Ok(Self { address, export: export.to_owned(), tls: None, extra: Extra::default() })
     }
 }
 
@@ -160,6 +177,18 @@ fn switch(key: &str, value: &str) -> Result<bool> {
         "1" | "true" | "on" | "yes" => Ok(true),
         "0" | "false" | "off" | "no" => Ok(false),
         _ => Err(invalid(format!("the parameter '{key}' is true or false"))),
+    }
+}
+
+fn seconds(key: &str, value: &str) -> Result<u32> {
+    value.parse().map_err(|_| invalid(format!("the parameter '{key}' is a number of seconds")))
+}
+
+/// A name of a context, `NAMESPACE:NAME`.
+fn context(value: String) -> Result<String> {
+    match value.contains(':') && value.len() <= MAX_STRING {
+        true => Ok(value),
+        false => Err(invalid("a context of metadata is named like qemu:dirty-bitmap:NAME")),
     }
 }
 
@@ -216,6 +245,16 @@ fn decode(text: &str) -> Result<String> {
     }
 }
 
+/// Encodes a part of a URI.
+pub(super) fn encode(text: &str) -> String {
+    text.bytes().fold(String::new(), |encoded, byte| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' | b':' => {
+            encoded + char::from(byte).encode_utf8(&mut [0; 4])
+        }
+        _ => encoded + &format!("%{byte:02X}"),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,7 +283,7 @@ mod tests {
             ("nbd:[::1]:10809:exportname=d", tcp("::1", 10809), "d"),
         ] {
             let export = export.to_owned();
-            let expected = Target { address, export, tls: None };
+            let expected = Target { address, export, tls: None, extra: Extra::default() };
             assert_eq!(Target::parse(name).expect(name), expected, "{name}");
         }
     }
@@ -276,6 +315,8 @@ mod tests {
             "nbd://host/x?socket=/run/x",
             "nbd://host/x?tls-hostname=h",
             "nbd://host/x#1",
+            "nbd://host/x?x-dirty-bitmap=b0",
+            "nbd://host/x?x-open-timeout=soon",
             "nbd://host:0/",
             "nbd://host:65536/",
             "nbd://host:+1/",

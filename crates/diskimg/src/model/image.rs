@@ -123,6 +123,19 @@ impl Image {
         self.top().disk_layout()
     }
 
+    /// # Errors
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if a file tells only where something is, not its
+    /// bytes ([`Source::has_data`]).
+    pub(crate) fn require_data(&self) -> Result<()> {
+        match self.layers().flat_map(|layer| layer.files()).all(|file| file.has_data()) {
+            true => Ok(()),
+            false => {
+                let message = "it shows which ranges of a disk are dirty, not their data";
+                Err(Error::invalid(message).in_file(self.name(0)))
+            }
+        }
+    }
+
     /// Returns the layers of the chain, the image itself first.
     pub fn layers(&self) -> impl ExactSizeIterator<Item = &Arc<dyn Layer>> {
         self.links.iter().map(|link| &link.layer)

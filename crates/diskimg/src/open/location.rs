@@ -83,7 +83,7 @@ impl fmt::Display for Location {
 /// A scheme, a colon, and text that the scheme's [`Protocol`](crate::open::Protocol) interprets.
 ///
 /// `Display` and `Debug` replace the user and password of `scheme://user:password@host/…` and the
-/// values of a query by `***`; [`as_str`](Self::as_str) returns them.
+/// values of a query by `***`; [`as_str`](Self::as_str) returns them. Those of NBD are not secret.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Url {
     text: String,
@@ -137,6 +137,10 @@ impl fmt::Display for Url {
         let hidden = if rest.starts_with('@') { "***" } else { "" };
         let (path, query) = rest.split_at(rest.find('?').unwrap_or(rest.len()));
         write!(f, "{scheme}{slashes}{hidden}{path}")?;
+        if scheme.starts_with("nbd") {
+            // Names of files and hosts.
+            return f.write_str(query);
+        }
         // Values may be signatures and tokens.
         for (number, item) in query.split(['?', '&']).skip(1).enumerate() {
             let name = item.split_once('=').map_or("", |(name, _)| name);
@@ -251,6 +255,7 @@ mod tests {
             ("https://host:8080/a@b", "https://host:8080/a@b"),
             ("https://host/a@b", "https://host/a@b"),
             ("rbd:pool/image@snapshot", "rbd:pool/image@snapshot"),
+            ("nbd+unix:///a?socket=/run/b", "nbd+unix:///a?socket=/run/b"),
         ] {
             let location: Location = url.parse().expect(url);
             assert_eq!(location.to_string(), printed);

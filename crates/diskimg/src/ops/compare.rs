@@ -129,6 +129,10 @@ impl<'a> Compare<'a> {
     /// [`Cancelled`](crate::ErrorKind::Cancelled) if the callback requests it.
     pub fn run(self) -> Result<Comparison, CompareError> {
         let [a, b] = self.images;
+        for image in [a, b] {
+            let stage = CompareStage::Read;
+            image.require_data().map_err(|error| CompareError { stage, error })?;
+        }
         compare_disks([a, b], self.strict, self.threads, self.progress)
     }
 }

@@ -25,12 +25,13 @@ mod map;
 #[cfg(unix)]
 mod map_page;
 mod measure;
+#[cfg(target_os = "linux")]
+mod nbd;
 mod ova;
 #[cfg(target_os = "linux")]
 mod own_files;
 mod parallels;
 mod probing;
-#[cfg(target_os = "linux")]
 mod remote;
 mod replacing;
 mod resize;

@@ -91,7 +91,9 @@ impl Layer for Raw {
             let segment = match self.files[0].segment_at(at) {
                 Ok(segment) => segment,
                 // The bytes may be readable nevertheless. Reading them reports what is not.
-                Err(SourceError::Storage(_)) => Segment { end: range.end, hole: false },
+                Err(SourceError::Storage(_)) if self.files[0].has_data() => {
+                    Segment { end: range.end, hole: false }
+                }
                 Err(e) => return Err(Error::io("cannot find the holes of the file", e).at(at)),
             };
             let end = segment.end.min(range.end);
@@ -100,7 +102,11 @@ impl Layer for Raw {
                     .at(at)
                     .losing(at..self.size));
             }
-            let kind = if segment.hole { Kind::Zero(Some(host)) } else { Kind::Data(host) };
+            let kind = match segment.hole {
+                true if self.files[0].has_data() => Kind::Zero(Some(host)),
+                true => Kind::Unallocated,
+                false => Kind::Data(host),
+            };
             push(out, at..end, kind);
             at = end;
         }

@@ -48,6 +48,7 @@ impl Settings<'_> {
     /// appliance format requires of its disks.
     pub(super) fn join(&self, images: Vec<Image>) -> Result<Input> {
         let appliance = self.format.driver().appliance.as_ref();
+        images.iter().try_for_each(Image::require_data)?;
         let bitmaps = self.open_bitmaps(&images)?;
         let alignment = appliance.map_or(SECTOR, |appliance| appliance.alignment);
         let mut input = Input::concatenate(images, alignment)?;

@@ -26,6 +26,10 @@ macro_rules! forward_file {
         fn protocol(&self) -> Option<&'static str> {
             self.inner.protocol()
         }
+
+        fn has_data(&self) -> bool {
+            self.inner.has_data()
+        }
     };
 }
 
@@ -148,6 +152,12 @@ pub trait Source: Send + Sync + Debug {
     /// a file or device of this host.
     fn protocol(&self) -> Option<&'static str> {
         None
+    }
+
+    /// Returns false if only the segments can be asked for, which then tell something else about the
+    /// bytes, such as a dirty bitmap on a server. The holes do not read as zeros then.
+    fn has_data(&self) -> bool {
+        true
     }
 
     /// Returns true for a block device.
