@@ -23,3 +23,5 @@
 
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "nbd")]
+pub mod nbd;

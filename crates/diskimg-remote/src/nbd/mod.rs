@@ -1,0 +1,3 @@
+//! NBD, the protocol of network block devices.
+
+mod wire;
