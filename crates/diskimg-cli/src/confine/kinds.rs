@@ -25,6 +25,8 @@ pub(crate) struct Calls {
     pub(crate) stdout: bool,
     /// Connect to servers.
     pub(crate) network: bool,
+    /// Accept connections on a socket that listens already, and remove files.
+    pub(crate) serve: bool,
 }
 
 /// What an extraction restores besides contents, permissions and times.
@@ -82,6 +84,12 @@ impl Calls {
     /// Also allows connecting to servers, if `yes`.
     pub(crate) fn and_network(self, yes: bool) -> Self {
         Self { network: self.network || yes, ..self }
+    }
+
+    /// Also allows accepting connections, and removing files.
+    #[cfg(feature = "nbd")]
+    pub(crate) fn and_serve(self) -> Self {
+        Self { serve: true, ..self }
     }
 
     /// Also allows writing to temporary files, which are created before.

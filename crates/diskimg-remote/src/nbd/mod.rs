@@ -1,3 +1,4 @@
 //! NBD, the protocol of network block devices.
 
+pub mod server;
 mod wire;

@@ -184,6 +184,11 @@ impl GuestWriter {
         self.format
     }
 
+    /// Returns the image as it is stored now. It must not be read after the next write.
+    pub fn image(&self) -> Image {
+        self.read_state().image.clone()
+    }
+
     /// Returns the length in bytes of the units in which the image stores guest bytes: what is
     /// written to a part of one rewrites all of it. It is 1 for a raw disk.
     pub fn unit(&self) -> u64 {
@@ -375,8 +380,13 @@ impl GuestWriter {
             return Ok(());
         }
         let stored = self.store_units(&state.pending).map_err(|e| e.in_file(&self.name));
-        // The tables have changed.
-        state.image = self.options.open_source(Reopened::of(&self.storage), &*self.name)?;
+        // The tables have changed. The backing files have not.
+        let options = self.options.clone().alone();
+        let image = options.open_source(Reopened::of(&self.storage), &*self.name)?;
+        state.image = match state.image.backing() {
+            Some(backing) => image.over(&backing),
+            None => image,
+        };
         stored?;
         state.pending = Pending::default();
         Ok(())
