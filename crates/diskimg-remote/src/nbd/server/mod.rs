@@ -14,6 +14,8 @@
 mod export;
 mod handshake;
 mod listener;
+#[cfg(test)]
+mod tests;
 mod transmission;
 
 pub use listener::Listener;
@@ -33,7 +35,8 @@ pub const MAX_REQUEST: u32 = super::wire::MAX_PAYLOAD;
 /// Bytes of requests that are processed at the same time for one connection: further requests wait.
 pub const MAX_IN_FLIGHT: usize = MAX_REQUEST as usize;
 
-/// How long a client may take until it has chosen the export.
+/// How long a client may take until it has chosen the export, unless it is
+/// [set](Server::handshake_timeout).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long requests may take to end after the server is to stop.
@@ -67,6 +70,7 @@ pub struct Server {
     description: String,
     connections: NonZeroUsize,
     once: bool,
+    handshake_timeout: Duration,
     on_error: Box<dyn Fn(&Error) + Send + Sync>,
 }
 
@@ -99,6 +103,7 @@ impl Server {
             description: String::new(),
             connections: NonZeroUsize::new(DEFAULT_CONNECTIONS).unwrap_or(NonZeroUsize::MIN),
             once: false,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
             on_error: Box::new(|_| {}),
         }
     }
@@ -132,6 +137,14 @@ impl Server {
     #[must_use]
     pub fn connections(mut self, max: NonZeroUsize) -> Self {
         self.connections = max;
+        self
+    }
+
+    /// Sets how long a client may take until it has chosen the export, so that one that sends nothing
+    /// does not keep others away. The default is 30 seconds. After that, clients may be idle.
+    #[must_use]
+    pub fn handshake_timeout(mut self, time: Duration) -> Self {
+        self.handshake_timeout = time;
         self
     }
 
@@ -235,7 +248,7 @@ impl Server {
     }
 
     fn serve_peer(&self, peer: &dyn Peer) -> io::Result<()> {
-        peer.set_deadline(Some(Instant::now() + HANDSHAKE_TIMEOUT))?;
+        peer.set_deadline(Some(Instant::now() + self.handshake_timeout))?;
         let Some(chosen) = handshake::negotiate(self, peer)? else { return Ok(()) };
         peer.set_deadline(None)?;
         Connection::new(self, peer, chosen).run()
