@@ -79,7 +79,7 @@ fn serve(job: &mut Job, console: &Console) -> Result<(), Failure> {
         .on_error(report);
     interrupt::watch();
     if !job.quiet {
-        console.print(&format!("{}\n", uri(job, &listener)))?;
+        console.print(&format!("{}\n", listener.uri(&job.export_name)))?;
     }
     Ok(server.serve(&listener, &interrupt::requested)?)
 }
@@ -119,42 +119,4 @@ fn cleanup_rules(job: &Job) -> Rules {
     };
     let created = socket.into_iter().chain(&job.pid_file);
     created.fold(Rules::new(), |rules, path| rules.allow_remove(path))
-}
-
-/// Returns the URI of the export, as the specification of NBD URIs has it.
-fn uri(job: &Job, listener: &Listener) -> String {
-    let name = escape(job.export_name.as_bytes(), b"/");
-    match (&job.address, listener.address()) {
-        (Address::Socket(path), _) => {
-            format!(
-                "nbd+unix:///{name}?socket={}",
-                escape(path.as_os_str().as_encoded_bytes(), b"/")
-            )
-        }
-        (_, Some(address)) => format!("nbd://{address}/{name}"),
-        (Address::Port(address, port), None) => {
-            format!("nbd://{}/{name}", SocketAddr::new(*address, *port))
-        }
-    }
-}
-
-/// Escapes what is not allowed in a URI, and all reserved characters but `kept`.
-fn escape(text: &[u8], kept: &[u8]) -> String {
-    let escaped = |&byte: &u8| match byte {
-        b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
-        _ if byte.is_ascii_alphanumeric() || kept.contains(&byte) => char::from(byte).to_string(),
-        _ => format!("%{byte:02X}"),
-    };
-    text.iter().map(escaped).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reserved_characters_are_escaped() {
-        assert_eq!(escape("a/b c?käse".as_bytes(), b"/"), "a/b%20c%3Fk%C3%A4se");
-        assert_eq!(escape(b"/tmp/x.sock", b"/"), "/tmp/x.sock");
-    }
 }

@@ -75,6 +75,30 @@ impl Listener {
         }
     }
 
+    /// Returns the URI of an export of this name, as the specification of NBD URIs has it. That of a
+    /// socket has its absolute path.
+    pub fn uri(&self, export: &str) -> String {
+        let export = escape(export.as_bytes());
+        match self {
+            Self::Tcp(listener) => match listener.local_addr() {
+                Ok(address) => format!("nbd://{address}/{export}"),
+                Err(_) => format!("nbd://localhost/{export}"),
+            },
+            #[cfg(unix)]
+            Self::Unix(listener) => {
+                let address = listener.local_addr().ok();
+                let path = address.as_ref().and_then(|address| address.as_pathname());
+                let path = path.unwrap_or(Path::new(""));
+                // So that clients can be started in another directory.
+                let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+                format!(
+                    "nbd+unix:///{export}?socket={}",
+                    escape(path.as_os_str().as_encoded_bytes())
+                )
+            }
+        }
+    }
+
     /// Makes accepting not wait for a client that has gone again.
     pub(super) fn prepare(&self) -> io::Result<()> {
         match self {
@@ -122,6 +146,16 @@ impl Listener {
         std::thread::sleep(Duration::from_millis(5));
         Ok(true)
     }
+}
+
+/// Escapes what is not allowed in the path or the query of a URI.
+fn escape(text: &[u8]) -> String {
+    let escaped = |&byte: &u8| match byte {
+        b'-' | b'.' | b'_' | b'~' | b'/' => char::from(byte).to_string(),
+        _ if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.iter().map(escaped).collect()
 }
 
 /// Removes a socket on which nobody listens.
@@ -323,5 +357,20 @@ impl<R: Read + Send, W: Write + Send> Peer for Pipe<R, W> {
 
     fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_characters_are_escaped() {
+        assert_eq!(escape("a/b c?käse".as_bytes()), "a/b%20c%3Fk%C3%A4se");
+        assert_eq!(escape(b"/tmp/x-1.sock"), "/tmp/x-1.sock");
+        let listener = Listener::tcp("[::1]:0").or_else(|_| Listener::tcp("127.0.0.1:0"));
+        let listener = listener.expect("listens");
+        let port = listener.address().expect("has one").port();
+        assert!(listener.uri("x y").ends_with(&format!(":{port}/x%20y")));
     }
 }

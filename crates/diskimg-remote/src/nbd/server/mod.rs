@@ -115,6 +115,11 @@ impl Server {
         self
     }
 
+    /// Returns the name of the export.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Sets a text about the export for people.
     #[must_use]
     pub fn description(mut self, text: impl Into<String>) -> Self {
