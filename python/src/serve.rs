@@ -68,7 +68,7 @@ impl Server {
         let options = how.options(py)?;
         let raised = input.raised();
         let started = py.detach(|| {
-            let server = open(&input, &options, writable)?;
+            let server = open(input, &options, writable)?;
             let server = server.export_name(name).description(description).connections(clients);
             let listener = match (&socket, port) {
                 (Some(path), _) => Listener::unix(path)?,
@@ -113,7 +113,7 @@ impl Server {
     }
 }
 
-fn open(input: &Input, options: &OpenOptions, writable: bool) -> diskimg::Result<NbdServer> {
+fn open(input: Input, options: &OpenOptions, writable: bool) -> diskimg::Result<NbdServer> {
     if !writable {
         return Ok(NbdServer::new(input.open(options)?));
     }

@@ -52,8 +52,8 @@ const EXAMPLES: &str = "\
 Examples:
   diskimg convert -O qcow2 -c disk.vmdk disk.qcow2
 
-Options and output are compatible with qemu-img. When run as qemu-img, diskimg uses that name in
-messages and in --version. See 'diskimg COMMAND --help' for the options of a command.";
+Options and output are those of qemu-img, as is the name in messages when run as
+qemu-img. 'diskimg COMMAND --help' shows the options of a command.";
 
 /// Convert and inspect disk images.
 #[derive(Debug, clap::Parser)]

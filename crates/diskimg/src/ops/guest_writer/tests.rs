@@ -98,7 +98,7 @@ fn a_write_beyond_the_end_of_the_disk_is_an_error() {
     for format in formats() {
         let storage = new_image(format);
         let options = OpenOptions::new().format(format);
-        let mut writer = GuestWriter::open_locked(&storage, &options, "image").expect("opens");
+        let writer = GuestWriter::open_locked(&storage, &options, "image").expect("opens");
         for at in [writer.size() - 1, writer.size(), u64::MAX] {
             let error = writer.write_at(&[1, 2], at).expect_err("is beyond the end");
             assert_eq!(error.kind(), ErrorKind::Invalid);

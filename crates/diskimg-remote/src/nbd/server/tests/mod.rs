@@ -313,7 +313,7 @@ fn a_client_that_does_not_choose_the_export_in_time_is_disconnected() {
         // One that sends a little all the time.
         let mut slow = Client::connect(address);
         let start = std::time::Instant::now();
-        while slow.stream.write_all(&[b'I']).is_ok() {
+        while slow.stream.write_all(b"I").is_ok() {
             std::thread::sleep(Duration::from_millis(50));
             assert!(start.elapsed() < Duration::from_secs(10));
         }
