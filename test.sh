@@ -65,6 +65,8 @@ need grub-mkrescue grub-common
 need sfdisk fdisk
 need unzip unzip
 need nginx nginx-light
+need nbdcopy libnbd-bin
+need qemu-nbd qemu-utils
 need openssl openssl
 # Attributes and access control lists of files.
 need setfattr attr

@@ -28,6 +28,7 @@ mod iso;
 mod operations;
 mod picture;
 mod remedy;
+mod serve;
 mod snapshots;
 mod words;
 mod work;
@@ -60,6 +61,8 @@ mod _native {
     };
     #[pymodule_export]
     use crate::picture::{map_html, map_summary};
+    #[pymodule_export]
+    use crate::serve::Server;
     #[pymodule_export]
     use crate::snapshots::{apply_snapshot, create_snapshot, delete_snapshot};
     #[pymodule_export]

@@ -140,8 +140,9 @@ fn execute(
     match args::parse(argv, console.program(), settings)? {
         Invocation::Show(text) => console.print(&text).map(|()| 0),
         Invocation::Help(text) => console.print_help(&text).map(|()| 0),
-        Invocation::Run(command, sandbox) => {
+        Invocation::Run(mut command, sandbox) => {
             interrupt::prepare();
+            commands::prepare(&mut command)?;
             match process {
                 Process::Own => confine::begin(sandbox, &commands::calls(&command))?,
                 Process::Shared if sandbox == Sandbox::Require => {

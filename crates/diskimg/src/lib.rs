@@ -122,9 +122,9 @@ pub use open::{OpenOptions, SnapshotSelector};
 pub use ops::Draw;
 pub use ops::{
     Amend, Bench, Callback, Check, Commit, Committed, Compare, CompareError, CompareStage,
-    Comparison, Convert, Create, Created, DigestAlgorithm, Digests, FileDigest, MapEntries,
-    MapEntry, NewSize, Plan, Progress, Rebase, Rebased, Reflink, Repair, Repaired, Report, Resize,
-    Resized, Salvaged, Sparse, map, measure, measure_size,
+    Comparison, Convert, Create, Created, DigestAlgorithm, Digests, FileDigest, GuestWriter,
+    MapEntries, MapEntry, NewSize, Plan, Progress, Rebase, Rebased, Reflink, Repair, Repaired,
+    Report, Resize, Resized, Salvaged, Sparse, map, measure, measure_size,
 };
 #[cfg(feature = "inspect")]
 pub use ops::{InspectOptions, inspect, inspect_source};

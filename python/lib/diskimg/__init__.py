@@ -83,6 +83,7 @@ from diskimg._results import (
     Snapshot,
 )
 from diskimg._sandbox import Sandbox, sandboxed
+from diskimg._server import Server
 from diskimg._snapshots import apply_snapshot, create_snapshot, delete_snapshot
 from diskimg._url import Url
 
@@ -124,6 +125,7 @@ __all__ = [
     "Resized",
     "Salvaged",
     "Sandbox",
+    "Server",
     "Snapshot",
     "TransientError",
     "UnsupportedError",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar, final
 
 from diskimg._errors import Error
+from diskimg._server import ServeArgs
 from diskimg._types import ConvertArgs, OpenArgs
 from diskimg.iso._create import Addition, CreateArgs
 from diskimg.iso._image import ExtractArgs
@@ -16,6 +17,7 @@ __all__ = [
     "Iso",
     "IsoContents",
     "IsoWalk",
+    "Server",
     "Stop",
     "amend",
     "apply_snapshot",
@@ -108,6 +110,16 @@ class Image:
     def partitions(self, sector_size: int | None) -> str | None: ...
     def file_system(self, partition: int) -> str | None: ...
     def listdir(self, partition: int, path: bytes) -> list[tuple[Any, ...]]: ...
+
+@final
+class Server:
+    @staticmethod
+    def start(file: object, how: OpenArgs, writable: bool, args: ServeArgs) -> Server: ...
+    @property
+    def uri(self) -> str: ...
+    @property
+    def closed(self) -> bool: ...
+    def close(self) -> None: ...
 
 @final
 class Iso:

@@ -24,6 +24,8 @@ mod objects;
 pub(crate) mod rebase;
 pub(crate) mod recipe;
 pub(crate) mod resize;
+#[cfg(feature = "nbd")]
+pub(crate) mod serve;
 pub(crate) mod snapshot;
 mod usage;
 
@@ -50,8 +52,8 @@ const EXAMPLES: &str = "\
 Examples:
   diskimg convert -O qcow2 -c disk.vmdk disk.qcow2
 
-Options and output are compatible with qemu-img. When run as qemu-img, diskimg uses that name in
-messages and in --version. See 'diskimg COMMAND --help' for the options of a command.";
+Options and output are those of qemu-img, as is the name in messages when run as
+qemu-img. 'diskimg COMMAND --help' shows the options of a command.";
 
 /// Convert and inspect disk images.
 #[derive(Debug, clap::Parser)]
@@ -94,6 +96,8 @@ enum CommandArgs {
     Measure(measure::Args),
     Resize(resize::Args),
     Dd(dd::Args),
+    #[cfg(feature = "nbd")]
+    Serve(serve::Args),
     Bench(bench::Args),
     Rebase(rebase::Args),
     Commit(commit::Args),
@@ -166,6 +170,9 @@ pub(crate) enum Command {
     Resize(resize::Job),
     /// `dd`.
     Dd(dd::Job),
+    /// `serve`.
+    #[cfg(feature = "nbd")]
+    Serve(serve::Job),
     /// `bench`.
     Bench(bench::Job),
     /// `rebase`.
@@ -251,7 +258,7 @@ pub(crate) fn grammar(program: Program) -> clap::Command {
             }),
         other => {
             let (operands, hidden) =
-                (operands(other), other == "ls" && program == Program::QemuImg);
+                (operands(other), is_own(other) && program == Program::QemuImg);
             with_usage(command, name, "", operands).hide(hidden)
         }
     })
@@ -268,6 +275,11 @@ fn with_usage(command: clap::Command, name: &str, parent: &str, operands: &str) 
         .help_template(HELP)
 }
 
+/// Returns true for commands that would be taken for qemu-img's, and are not.
+fn is_own(command: &str) -> bool {
+    matches!(command, "ls" | "serve")
+}
+
 /// Returns the operands of a command for its usage line.
 fn operands(command: &str) -> &'static str {
     match command {
@@ -281,6 +293,7 @@ fn operands(command: &str) -> &'static str {
         "mkisofs" => "[-o IMAGE] FILE...",
         "xorriso" => "COMMAND...",
         "completions" => "SHELL",
+        "serve" => "{-k SOCKET | -p PORT} FILE",
         "config" => "",
         "man" => "[DIR]",
         "info" => "FILE...",
@@ -341,8 +354,10 @@ pub(crate) fn parse(
         Some(subcommand) if name == "iso" => format!("iso {subcommand}"),
         _ => name,
     });
-    if program == Program::QemuImg && command_name.as_deref() == Some("ls") {
-        let message = "Command not found: ls (it is one of diskimg's own)".to_owned();
+    if program == Program::QemuImg
+        && let Some(name) = command_name.as_deref().filter(|name| is_own(name))
+    {
+        let message = format!("Command not found: {name} (it is one of diskimg's own)");
         return Err(Failure::Usage { command: None, message });
     }
     let brief = !argv.iter().any(|arg| arg == "--help");
@@ -365,6 +380,8 @@ pub(crate) fn parse(
         CommandArgs::Measure(args) => run(args.parse(program)?, Command::Measure),
         CommandArgs::Resize(args) => run(args.parse()?, Command::Resize),
         CommandArgs::Dd(args) => run(args.parse(program)?, Command::Dd),
+        #[cfg(feature = "nbd")]
+        CommandArgs::Serve(args) => run(args.parse()?, Command::Serve),
         CommandArgs::Bench(args) => run(args.parse()?, Command::Bench),
         CommandArgs::Rebase(args) => run(args.parse()?, Command::Rebase),
         CommandArgs::Commit(args) => run(args.parse()?, Command::Commit),

@@ -20,6 +20,8 @@ mod map;
 mod measure;
 mod rebase;
 mod resize;
+#[cfg(feature = "nbd")]
+mod serve;
 mod snapshot;
 mod xorriso;
 
@@ -38,6 +40,15 @@ use crate::remote::{Connections, Server};
 use diskimg::OpenOptions;
 use diskimg::storage::output::Destination;
 use std::path::{Path, PathBuf};
+
+/// Does what a command must do before the process is sandboxed.
+pub(crate) fn prepare(command: &mut Command) -> Result<(), Failure> {
+    match command {
+        #[cfg(feature = "nbd")]
+        Command::Serve(job) => serve::listen(job),
+        _ => Ok(()),
+    }
+}
 
 /// Returns the system calls of a command.
 pub(crate) fn calls(command: &Command) -> Calls {
@@ -66,6 +77,8 @@ fn connects(command: &Command, by: Connections) -> bool {
             _ => false,
         },
         Command::Dd(job) => is_url(&job.input),
+        #[cfg(feature = "nbd")]
+        Command::Serve(job) => is_url(&job.input),
         Command::IsoShow(job) => is_url(&job.input.input),
         Command::IsoLs(job) => is_url(&job.input.input),
         Command::IsoCat(job) => is_url(&job.input.input),
@@ -100,6 +113,8 @@ fn calls_for_files(command: &Command) -> Calls {
             Calls { attributes: true, ..Calls::create_files() }
         }
         Command::Resize(_) | Command::Rebase(_) | Command::Commit(_) => Calls::modify(),
+        #[cfg(feature = "nbd")]
+        Command::Serve(job) => serve::calls(job),
         Command::Bench(job) if job.pattern.is_some() => Calls::modify(),
         Command::Amend(job) if job.options.is_some() => Calls::modify(),
         Command::Bitmap(_) => Calls::modify().and_spool(),
@@ -172,6 +187,8 @@ pub(crate) fn run(command: Command, console: &Console) -> Result<u8, Failure> {
         Command::Measure(job) => measure::run(&job, console),
         Command::Resize(job) => resize::run(&job, console),
         Command::Dd(job) => dd::run(job, console),
+        #[cfg(feature = "nbd")]
+        Command::Serve(job) => serve::run(job, console),
         Command::Bench(job) => bench::run(&job, console),
         Command::Rebase(job) => rebase::run(&job, console),
         Command::Commit(job) => commit::run(&job, console),

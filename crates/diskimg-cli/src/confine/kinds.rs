@@ -29,6 +29,8 @@ pub(crate) struct Calls {
     pub(crate) unix_sockets: bool,
     /// Connect to servers by a library that waits for events of several connections.
     pub(crate) clusters: bool,
+    /// Accept connections on a socket that listens already, and remove files.
+    pub(crate) serve: bool,
 }
 
 /// What an extraction restores besides contents, permissions and times.
@@ -96,6 +98,12 @@ impl Calls {
     /// Also allows connecting to servers of this host by Unix sockets, if `yes`.
     pub(crate) fn and_unix_sockets(self, yes: bool) -> Self {
         Self { unix_sockets: self.unix_sockets || yes, ..self }
+    }
+
+    /// Also allows accepting connections, and removing files.
+    #[cfg(feature = "nbd")]
+    pub(crate) fn and_serve(self) -> Self {
+        Self { serve: true, ..self }
     }
 
     /// Also allows writing to temporary files, which are created before.

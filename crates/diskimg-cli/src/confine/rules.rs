@@ -19,6 +19,9 @@ pub(crate) enum FileAccess {
     Overwrite,
     /// List directories, and give names to and remove files.
     Name,
+    /// Remove files.
+    #[cfg_attr(not(feature = "nbd"), expect(dead_code, reason = "only servers do"))]
+    Remove,
     /// Also create, rename and remove regular files, and list directories.
     Replace,
     /// Also create directories and links.
@@ -145,6 +148,12 @@ impl Rules {
         };
         let rules = self.allow_overwrite(path).allow_references(path, policy);
         parts.into_iter().fold(rules, |rules, part| rules.allow(part, FileAccess::Overwrite))
+    }
+
+    /// Also allows removing the files in the directory of `path`.
+    #[cfg(feature = "nbd")]
+    pub(crate) fn allow_remove(self, path: &Path) -> Self {
+        self.allow(parent(path), FileAccess::Remove)
     }
 
     /// Also allows overwriting this file or device.

@@ -12,6 +12,7 @@
 
 mod client;
 mod node;
+pub mod server;
 mod source;
 mod storage;
 #[cfg(test)]

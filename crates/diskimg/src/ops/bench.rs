@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::open::OpenOptions;
-use crate::ops::guest_writer::{GuestWriter, require_within};
+use crate::ops::guest_writer::GuestWriter;
 use crate::ops::in_place::modify_file;
 use crate::remedy::Remedy;
 use crate::storage::edit::Storage;
@@ -166,29 +166,15 @@ impl Bench {
             return Err(Error::unsupported(message).with_remedy(Remedy::NameFormat));
         }
         storage.lock(Lock::WRITE).map_err(|e| Error::io("cannot lock it", e))?;
-        let writer = GuestWriter::open(storage, &self.options, name)?;
-        if writer.image().format() != Format::Raw {
-            return self.write_through(writer);
-        }
-        let size = storage.current_len();
-        let write = |buf: &mut [u8], at: u64| {
-            // As for reading: a request beyond the end would make the file longer.
-            require_within(size, buf.len(), at)?;
-            storage.write_all_at(buf, at).map_err(|e| Error::io("cannot write", e).at(at))
-        };
-        let flush = || storage.flush().map_err(|e| Error::io("cannot flush the file", e));
-        self.run(size, &write, &flush)
-    }
-
-    /// Writes to an image in which space is allocated. The last requests are stored, too.
-    fn write_through(&self, writer: GuestWriter) -> Result<Duration> {
-        let size = writer.size();
-        let writer = Mutex::new(writer);
-        let write = |buf: &mut [u8], at| lock(&writer).write_at(buf, at);
-        let flush = || lock(&writer).flush();
+        let writer = GuestWriter::open_locked(storage, &self.options, name)?;
+        let write = |buf: &mut [u8], at| writer.write_at(buf, at);
         let begin = Instant::now();
-        self.run(size, &write, &flush)?;
-        lock(&writer).flush()?;
+        let took = self.run(writer.size(), &write, &|| writer.flush())?;
+        if writer.format() == Format::Raw {
+            return Ok(took);
+        }
+        // The last requests are stored, too.
+        writer.flush()?;
         Ok(begin.elapsed())
     }
 

@@ -37,6 +37,7 @@ pub use convert::{
 pub use create::{Create, Created};
 #[cfg(feature = "picture")]
 pub use draw::Draw;
+pub use guest_writer::GuestWriter;
 #[cfg(feature = "inspect")]
 pub use inspect::{InspectOptions, inspect, inspect_source};
 pub use map::{MapEntries, MapEntry, map};

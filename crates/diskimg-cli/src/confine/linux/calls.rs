@@ -162,6 +162,18 @@ const EVENTS_HERE: &[c_long] = &[libc::SYS_epoll_create, libc::SYS_epoll_wait, l
 #[cfg(not(target_arch = "x86_64"))]
 const EVENTS_HERE: &[c_long] = &[];
 
+/// Calls that accept connections on a socket that listens already, and use them.
+const SERVE: &[c_long] = &[
+    libc::SYS_accept4,
+    libc::SYS_getsockname,
+    libc::SYS_getsockopt,
+    libc::SYS_recvfrom,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    libc::SYS_setsockopt,
+    libc::SYS_shutdown,
+];
+
 /// Calls that give names to new files and remove files. The capabilities of this process tell
 /// whether it may replace files of others.
 const CREATE: &[c_long] =
@@ -304,7 +316,12 @@ fn rules(calls: &Calls) -> Result<Rules, BackendError> {
         allow(&mut rules, &[ATTRIBUTES]);
     }
     let extract = calls.extract;
-    if calls.create || extract.is_some() {
+    if calls.serve {
+        allow(&mut rules, &[SERVE]);
+        #[cfg(target_arch = "x86_64")]
+        allow(&mut rules, &[&[libc::SYS_unlink]]);
+    }
+    if calls.create || calls.serve || extract.is_some() {
         // Without AT_REMOVEDIR.
         rules.insert(libc::SYS_unlinkat, vec![all([is(2, 0)])?]);
     }
@@ -334,6 +351,9 @@ fn rules(calls: &Calls) -> Result<Rules, BackendError> {
     #[cfg(target_arch = "x86_64")]
     rules.insert(libc::SYS_open, open(calls, 1)?);
     let mut requests = TERMINAL.to_vec();
+    if calls.serve {
+        requests.push(libc::FIONBIO as c_ulong);
+    }
     if calls.network {
         // Resolvers ask how much can be read; connections with a timeout do not block.
         requests.extend([libc::FIONREAD, libc::FIONBIO].map(|request| request as c_ulong));

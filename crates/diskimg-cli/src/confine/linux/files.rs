@@ -75,6 +75,7 @@ fn rights(access: FileAccess) -> BitFlags<AccessFs> {
         FileAccess::Read => list | AccessFs::ReadFile,
         FileAccess::Overwrite => overwrite,
         FileAccess::Name => name,
+        FileAccess::Remove => AccessFs::RemoveFile.into(),
         FileAccess::Replace => replace,
         FileAccess::Extract => extract,
         FileAccess::ExtractDevices => {

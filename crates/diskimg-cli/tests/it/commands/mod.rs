@@ -36,6 +36,8 @@ mod remote;
 mod replacing;
 mod resize;
 mod scale;
+#[cfg(target_os = "linux")]
+mod serve;
 mod snapshot;
 mod vdi;
 mod vmdk;

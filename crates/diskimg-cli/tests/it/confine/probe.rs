@@ -2,10 +2,12 @@
 //! the process, before the first byte of the image is parsed and when results are written.
 
 use crate::support::{Lab, Ran, diskimg, write_at};
+use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// What a command is allowed.
 struct Case {
@@ -50,6 +52,10 @@ const CASES: &[Case] = &[
     Case { line: "snapshot --external-files none -c s in/disk.qcow2", parsing: NONE, running: NONE },
     Case { line: "amend --external-files none -o compat=0.10 in/disk.qcow2", parsing: NONE, running: NONE },
     Case { line: "amend --external-files none -o size=9M in/disk.qcow2", parsing: NONE, running: NONE },
+    // Files of the socket's directory can be removed, but not the one that cannot be created.
+    Case { line: "serve --external-files none -k out/s in/disk.qcow2", parsing: NONE, running: NONE },
+    Case { line: "serve --external-files none -w -f qcow2 -k out/s in/disk.qcow2", parsing: NONE, running: NONE },
+    Case { line: "serve --external-files none -p 0 in/disk.qcow2", parsing: NONE, running: NONE },
     Case { line: "bitmap --external-files none --add in/disk.qcow2 b", parsing: NONE, running: NONE },
     Case { line: "iso ls --external-files none in/tree.iso", parsing: NONE, running: NONE },
     Case { line: "iso cat --external-files none in/tree.iso a", parsing: NONE, running: NONE },
@@ -100,7 +106,15 @@ fn succeeded(lab: &Lab, library: &Path, line: &str) -> BTreeMap<String, Vec<Stri
     let mut command = lab.command(diskimg());
     command.arg("--sandbox=require").args(line.split(' '));
     command.env("LD_PRELOAD", library).env("PROBE_LOG", &log).env("PROBE_DIR", lab.path(""));
-    let ran = command.env("TMPDIR", lab.path("tmp")).output().expect("runs");
+    command.env("TMPDIR", lab.path("tmp")).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("runs");
+    if line.starts_with("serve ") {
+        // It runs until it is stopped.
+        let mut uri = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut uri).expect("reads");
+        kill_process(Pid::from_child(&child), Signal::TERM).expect("signals");
+    }
+    let ran = child.wait_with_output().expect("ends");
     let error = String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success(), "{line}: {error}");
     let log = fs::read_to_string(&log).expect("a log");

@@ -7,12 +7,15 @@ use diskimg::ErrorKind;
 use std::io;
 use std::sync::{Arc, Mutex};
 
+/// A disk, and the requests so far.
+type Received = (Vec<u8>, Vec<Request>);
+
 /// Starts a server that keeps a disk of `size` bytes and the requests, until `hangs_up` says that a
 /// connection ends instead of an answer.
 fn keeping(
     offer: Offer,
     hangs_up: impl Fn(&Request, usize) -> bool + Send + Sync + 'static,
-) -> (Server, Arc<Mutex<(Vec<u8>, Vec<Request>)>>) {
+) -> (Server, Arc<Mutex<Received>>) {
     let state = Arc::new(Mutex::new((vec![0xaa; offer.size as usize], Vec::new())));
     let kept = Arc::clone(&state);
     let server = Server::start(move |peer: &mut Peer, connection| {

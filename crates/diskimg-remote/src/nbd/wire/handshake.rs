@@ -204,7 +204,7 @@ pub(crate) struct BlockSizes {
     /// Offsets and lengths are multiples of it.
     pub(crate) min: u32,
     pub(crate) preferred: u32,
-    /// Maximum length of READ and WRITE. Requests without data may be longer.
+    /// Maximum length of READ and WRITE; of other requests, too, unless it is `u32::MAX`.
     pub(crate) max: u32,
 }
 

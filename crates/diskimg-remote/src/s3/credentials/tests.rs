@@ -299,5 +299,5 @@ fn replies_that_are_malformed_are_refused() {
         let uri = format!("{}/x", lab.url());
         lab.keys(None, &[("AWS_CONTAINER_CREDENTIALS_FULL_URI", &uri)]).expect_err(reply);
     }
-    assert!(sts::keys_of_xml("<a/>").is_none());
+    assert!(keys_of_xml("<a/>").is_none());
 }

@@ -91,10 +91,10 @@ impl Inner {
             let mut items = query.split('&').filter_map(|item| item.split_once('='));
             items.find(|(found, _)| *found == name).map(|(_, value)| value.to_owned())
         };
-        if let Some(md5) = received.header("content-md5") {
-            if BASE64_STANDARD.encode(Md5::digest(&received.body)) != md5 {
-                return error("400 Bad Request", "BadDigest");
-            }
+        if let Some(md5) = received.header("content-md5")
+            && BASE64_STANDARD.encode(Md5::digest(&received.body)) != md5
+        {
+            return error("400 Bad Request", "BadDigest");
         }
         let no_upload = || error("404 Not Found", "NoSuchUpload");
         match (&*received.method, field("uploadId"), field("partNumber")) {

@@ -73,7 +73,7 @@ fn write(
     name: &str,
     pieces: &[Piece],
 ) -> Result<()> {
-    let mut writer = GuestWriter::open(storage, options, name)?;
+    let writer = GuestWriter::open_locked(storage, options, name)?;
     for (at, bytes) in pieces {
         writer.write_at(bytes, *at)?;
     }
