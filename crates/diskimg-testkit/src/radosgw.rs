@@ -72,7 +72,8 @@ impl Radosgw {
              osd pool default min size = 1\nosd pool default pg num = 8\n\
              osd pool default pg autoscale mode = off\n\
              osd crush chooseleaf type = 0\nmon allow pool size one = true\n\
-             mon max pg per osd = 1000\nrgw rados pool pg num min = 8\n\
+             mon max pg per osd = 1000\n\
+             mon data avail crit = 0\nmon data avail warn = 0\nrgw rados pool pg num min = 8\n\
              auth allow insecure global id reclaim = false\n\
              [mon.a]\nmon data = {root}/mon\n\
              [osd]\nosd data = {root}/osd\nosd objectstore = memstore\n\
@@ -182,6 +183,31 @@ impl Radosgw {
         let script = script.display().to_string();
         let own = [&*script, &self.endpoint(), Self::ACCESS_KEY, Self::SECRET_KEY];
         run(&python.join("bin/python").display().to_string(), [&own, args].concat())
+    }
+
+    /// Returns the configuration of the cluster, which names a keyring of its administrator.
+    pub fn config(&self) -> String {
+        self.path("conf")
+    }
+
+    /// Starts a cluster with the pool `rbd` for block devices.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    pub fn with_block_devices() -> Self {
+        let store = Self::start();
+        store.ceph(&["osd", "pool", "create", "rbd", "8"]);
+        run("rbd", ["-c", &store.config(), "pool", "init", "rbd"]);
+        store
+    }
+
+    /// Stops the daemon that stores data, or lets it go on.
+    ///
+    /// # Panics
+    /// Panics if the signal cannot be sent.
+    pub fn hold_storage(&self, yes: bool) {
+        let storage = self.daemons[1].id().to_string();
+        run("kill", [if yes { "-STOP" } else { "-CONT" }, &storage]);
     }
 
     /// Returns the URL of the store.

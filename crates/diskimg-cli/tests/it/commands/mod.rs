@@ -32,6 +32,7 @@ mod ova;
 mod own_files;
 mod parallels;
 mod probing;
+mod rbd;
 mod remote;
 mod replacing;
 mod resize;
