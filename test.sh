@@ -78,6 +78,7 @@ if [ "$(id -u)" = 0 ]; then
     need mkfs.xfs xfsprogs
     need mkfs.btrfs btrfs-progs
     need fincore util-linux-extra
+    [ -x /usr/sbin/sshd ] || lacks openssh-server
 fi
 # qemu-img, and a virtual machine in which images boot.
 need_qemu() {

@@ -40,5 +40,6 @@ mod scale;
 #[cfg(target_os = "linux")]
 mod serve;
 mod snapshot;
+mod ssh;
 mod vdi;
 mod vmdk;
