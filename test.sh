@@ -66,6 +66,7 @@ need sfdisk fdisk
 need unzip unzip
 need nginx nginx-light
 need nbdcopy libnbd-bin
+need nbdkit nbdkit
 need qemu-nbd qemu-utils
 need openssl openssl
 # Attributes and access control lists of files.

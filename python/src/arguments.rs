@@ -12,6 +12,7 @@ use diskimg::{
     SnapshotSelector,
 };
 use diskimg_remote::http::{Http, HttpOptions};
+use diskimg_remote::nbd::{Nbd, NbdOptions};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::path::{Path, PathBuf};
@@ -93,6 +94,17 @@ impl UrlArgs {
     /// Returns the URL and the protocol that opens it.
     fn server(self, py: Python<'_>) -> PyResult<Server> {
         let Self(url, headers, ca_bundle, insecure, netrc, private_addresses) = self;
+        let url = Url::new(url).ok_or_else(bad_scheme)?;
+        if Nbd::SCHEMES.contains(&url.scheme()) {
+            if !headers.is_empty() {
+                return Err(bad_value("headers are for http: and https:"));
+            }
+            let mut options = NbdOptions::default();
+            options.ca_bundle = ca_bundle;
+            options.insecure = insecure;
+            options.forbid_private_addresses = !private_addresses;
+            return Ok(Server { url, protocol: Arc::new(Nbd::with_options(options)) });
+        }
         let mut options = HttpOptions::default();
         options.headers = headers;
         options.ca_bundle = ca_bundle;
@@ -100,10 +112,15 @@ impl UrlArgs {
         options.netrc = options.netrc.filter(|_| netrc);
         options.forbid_private_addresses = !private_addresses;
         let http = Http::with_options(options).or_raise(py)?;
-        let url = Url::new(url).filter(|url| http.schemes().contains(&url.scheme()));
-        let url = url.ok_or_else(|| bad_value("a URL must begin with http: or https:"))?;
-        Ok(Server { url, protocol: Arc::new(http) })
+        match http.schemes().contains(&url.scheme()) {
+            true => Ok(Server { url, protocol: Arc::new(http) }),
+            false => Err(bad_scheme()),
+        }
     }
+}
+
+fn bad_scheme() -> PyErr {
+    bad_value("a URL must begin with http:, https:, nbd: or nbds:")
 }
 
 /// An image on a server.

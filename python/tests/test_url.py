@@ -122,3 +122,30 @@ def test_other_urls_are_refused(tmp_path: Path) -> None:
 def test_a_confined_operation_takes_no_url(server: Server) -> None:
     with diskimg.sandboxed() as sandbox, pytest.raises(diskimg.InvalidError, match="file name"):
         sandbox.info(diskimg.Url(server.url()))
+
+
+def test_exports_of_nbd_servers_are_read_and_written(tmp_path: Path, disk: bytes) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(disk)
+    target.write_bytes(b"x" * len(disk))
+    with diskimg.Server(source, "raw", socket=tmp_path / "s") as server:
+        url = diskimg.Url(server.uri)
+        assert str(url) == server.uri
+        assert diskimg.info(url, format="raw").virtual_size == len(disk)
+        with diskimg.open(url, "raw") as image:
+            assert image.read_at(1000, 5000) == disk[1000:6000]
+        diskimg.convert(url, tmp_path / "copy.qcow2", src_format="raw")
+        with pytest.raises(diskimg.IoError, match="only reading"):
+            diskimg.convert(source, url, format="raw", src_format="raw", in_place=True)
+        with pytest.raises(diskimg.IoError, match="no export 'other'"):
+            diskimg.info(diskimg.Url(server.uri.replace("///", "///other")))
+        with pytest.raises(diskimg.IoError, match="is private"):
+            diskimg.info(diskimg.Url(server.uri, private_addresses=False))
+        with pytest.raises(ValueError, match="headers"):
+            diskimg.info(diskimg.Url(server.uri, headers={"a": "b"}))
+    with diskimg.Server(target, "raw", socket=tmp_path / "t", writable=True) as server:
+        url = diskimg.Url(server.uri)
+        diskimg.convert(source, url, format="raw", src_format="raw", in_place=True)
+        with pytest.raises(diskimg.UnsupportedError, match="existing exports"):
+            diskimg.convert(source, url, format="raw", src_format="raw")
+    assert target.read_bytes() == disk

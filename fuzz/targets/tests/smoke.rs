@@ -135,6 +135,7 @@ smoke! {
     inspect_descriptor
     inspect_archive
     inspect_probes
+    nbd_replies
     s3_replies
     round_trip
 }

@@ -15,10 +15,11 @@ UrlArgs = tuple[str, list[tuple[str, str]], str | None, bool, bool, bool]
 
 @dataclass(frozen=True, slots=True)
 class Url:
-    """An image that is read from a server, by ranges: an argument instead of a file name.
+    """An image on a server: an argument instead of a file name.
 
-    Every request is for the version of the file that was opened: a file that changes on the server
-    while it is read is an error. A text is never a URL, so that a name which a stranger has chosen
+    Of a web server, every request is for the version of the file that was opened: a file that
+    changes on the server while it is read is an error. An export of an NBD server can also be
+    written, as ``convert(…, in_place=True)`` does. A text is never a URL, so that a name which a stranger has chosen
     connects to nothing.
 
     >>> image = diskimg.Url("https://user:password@name.invalid/disk.qcow2")
@@ -27,12 +28,12 @@ class Url:
     """
 
     url: str
-    """A URL that begins with ``http:`` or ``https:``. A user and a password may be before the host,
-    percent-encoded.
+    """A URL that begins with ``http:``, ``https:``, ``nbd:``, ``nbds:``, ``nbd+unix:`` or
+    ``nbds+unix:``. A user and a password of a web server may be before the host, percent-encoded.
     """
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Headers of each request to that host, such as ``Authorization``. They are not sent to another
-    host to which it redirects.
+    """Headers of each request to a web server, such as ``Authorization``. They are not sent to
+    another host to which it redirects.
     """
     ca_bundle: Path | None = None
     """A file with certificates of authorities (PEM) that are trusted instead of the system's."""

@@ -238,3 +238,20 @@ impl Protocol for Nbd {
         node::url(node)
     }
 }
+
+/// Runs the client against what a server may send, for fuzzing.
+///
+/// # Panics
+/// If what is right is not read as it is.
+#[cfg(unix)]
+#[doc(hidden)]
+pub fn receive_for_fuzzing(bytes: &[u8]) {
+    client::fuzz::run(bytes);
+}
+
+/// Returns inputs for [`receive_for_fuzzing`].
+#[cfg(unix)]
+#[doc(hidden)]
+pub fn seeds_for_fuzzing() -> Vec<Vec<u8>> {
+    client::fuzz::seeds()
+}

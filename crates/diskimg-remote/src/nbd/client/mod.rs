@@ -13,6 +13,8 @@ mod block_status;
 mod call;
 mod connection;
 mod export;
+#[cfg(unix)]
+pub(super) mod fuzz;
 mod handshake;
 mod pool;
 mod replies;
