@@ -24,6 +24,7 @@ mod files;
 mod iso;
 mod judges;
 mod memory;
+mod nbd;
 mod ova;
 mod parallels;
 mod qcow;
@@ -108,6 +109,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "inspect_archive", function: judges::archive, seeds: ova::archive_seeds },
     Target { name: "inspect_probes", function: judges::probes, seeds: judges::probes_seeds },
     Target { name: "s3_replies", function: s3::replies, seeds: s3::replies_seeds },
+    Target { name: "nbd_server", function: nbd::server, seeds: nbd::server_seeds },
     Target { name: "round_trip", function: round_trip::round_trip, seeds: round_trip::seeds },
 ];
 
