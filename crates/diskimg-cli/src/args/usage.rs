@@ -131,6 +131,10 @@ pub(super) fn explain(
     Err(Failure::Usage { command, message })
 }
 
+/// Help template of the program, without an empty line before the usage: its commands fill a screen.
+const PROGRAM: &str = "{about}\n{usage-heading} {usage}\n\n\x1b[1m\x1b[4mCommands:\x1b[0m\n\
+                       {subcommands}{after-help}";
+
 /// Returns the help of a command, or of the program if `name` is empty, without the options that are
 /// rarely used and the explanations.
 pub(super) fn brief_help(grammar: &clap::Command, name: &str) -> StyledStr {
@@ -149,7 +153,11 @@ pub(super) fn brief_help(grammar: &clap::Command, name: &str) -> StyledStr {
         after = format!("{after}{gap}--help shows all options.");
     }
     let hide = |arg: clap::Arg| if is_rare(&arg) { arg.hide(true) } else { arg };
-    command.clone().mut_args(hide).after_help(super::styled(&after)).render_help()
+    let mut shown = command.clone().mut_args(hide).after_help(super::styled(&after));
+    match name.is_empty() {
+        true => shown.help_template(PROGRAM).render_help(),
+        false => shown.render_help(),
+    }
 }
 
 /// Returns the help of a command, or of the program if `name` is empty, with all options and their
