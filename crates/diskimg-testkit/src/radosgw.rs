@@ -72,7 +72,7 @@ impl Radosgw {
              osd pool default min size = 1\nosd pool default pg num = 8\n\
              osd pool default pg autoscale mode = off\n\
              osd crush chooseleaf type = 0\nmon allow pool size one = true\n\
-             mon max pg per osd = 1000\nrgw rados pool pg num min = 8\n\
+             mon max pg per osd = 1000\nmon data avail crit = 0\nmon data avail warn = 0\nrgw rados pool pg num min = 8\n\
              auth allow insecure global id reclaim = false\n\
              [mon.a]\nmon data = {root}/mon\n\
              [osd]\nosd data = {root}/osd\nosd objectstore = memstore\n\

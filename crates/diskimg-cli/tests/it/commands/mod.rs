@@ -35,6 +35,8 @@ mod probing;
 mod remote;
 mod replacing;
 mod resize;
+#[cfg(target_os = "linux")]
+mod s3;
 mod scale;
 #[cfg(target_os = "linux")]
 mod serve;
