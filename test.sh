@@ -69,6 +69,11 @@ need nbdcopy libnbd-bin
 need nbdkit nbdkit
 need qemu-nbd qemu-utils
 need openssl openssl
+# A store that is compatible with S3.
+need ceph ceph-common
+need ceph-mon ceph-mon
+need ceph-osd ceph-osd
+need radosgw radosgw
 # Attributes and access control lists of files.
 need setfattr attr
 need setfacl acl

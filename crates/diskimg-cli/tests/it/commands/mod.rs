@@ -36,6 +36,8 @@ mod rbd;
 mod remote;
 mod replacing;
 mod resize;
+#[cfg(target_os = "linux")]
+mod s3;
 mod scale;
 #[cfg(target_os = "linux")]
 mod serve;
