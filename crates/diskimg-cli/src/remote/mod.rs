@@ -81,6 +81,10 @@ struct Known {
 
 impl Known {
     /// Returns a protocol that reads only `files`, and loads nothing.
+    #[cfg_attr(
+        not(any(feature = "http", feature = "nbd", feature = "rbd", feature = "s3")),
+        expect(dead_code, reason = "there is no protocol")
+    )]
     const fn new(
         schemes: &'static [&'static str],
         protocol: fn(&NetworkArgs) -> Arc<dyn Protocol>,
