@@ -41,6 +41,7 @@ pub(crate) fn argument(remedy: Remedy) -> Option<String> {
         Remedy::LeaveOutOffload => "leave out offload=True",
         Remedy::UsePageCache => "leave out direct=True",
         Remedy::WriteNewImage => "leave out in_place=True to create a new file",
+        Remedy::OverwriteExisting => "in_place=True overwrites an existing one",
         Remedy::ChooseDisk => "disk= chooses one",
         Remedy::TolerateDamage => "strict=False tolerates it",
         Remedy::ChooseNamespace => "namespace= selects another tree",

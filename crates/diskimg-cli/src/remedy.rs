@@ -46,6 +46,7 @@ fn option(remedy: Remedy) -> String {
         Remedy::LeaveOutOffload => "leave out -C",
         Remedy::UsePageCache => "write through the page cache with -t writeback",
         Remedy::WriteNewImage => "leave out -n to write a new image",
+        Remedy::OverwriteExisting => "-n overwrites an existing one",
         Remedy::ChooseDisk => "choose one, as in appliance.ova:1",
         Remedy::TolerateDamage => "leave out --strict to tolerate it",
         Remedy::ChooseNamespace => "--namespace selects another tree",

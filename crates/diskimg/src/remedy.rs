@@ -79,6 +79,9 @@ pub enum Remedy {
     /// Write a new image instead of one that exists: leave out
     /// [`Convert::run_existing`](crate::Convert::run_existing).
     WriteNewImage,
+    /// Write into the existing image:
+    /// [`Convert::run_existing`](crate::Convert::run_existing).
+    OverwriteExisting,
     /// Choose one disk of the appliance: [`OpenOptions::disk`](crate::OpenOptions::disk).
     ChooseDisk,
     /// Read the ISO image in spite of its damage:
@@ -148,6 +151,7 @@ impl fmt::Display for Remedy {
             Self::LeaveOutOffload => "leave out Convert::offload",
             Self::UsePageCache => "write through the page cache: Caching::Buffered",
             Self::WriteNewImage => "convert into a new file",
+            Self::OverwriteExisting => "convert into the existing one",
             Self::ChooseDisk => "OpenOptions::disk chooses one",
             Self::TolerateDamage => "with IsoOptions::strict unset, it is tolerated",
             Self::ChooseNamespace => "IsoOptions::namespace selects another tree",

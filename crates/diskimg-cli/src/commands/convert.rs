@@ -9,7 +9,10 @@ use crate::output::plan;
 use crate::output::progress::{Meter, ProgressMode};
 use crate::output::report::{self, ReportFormat};
 use crate::output::{self, Console, Program};
-use diskimg::{Convert, DigestAlgorithm, Error, Format, Plan, Report, printable};
+use crate::remote::Server;
+use diskimg::{
+    Convert, DigestAlgorithm, Error, ErrorKind, Format, Output, Plan, Report, printable,
+};
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -115,7 +118,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         Destination::New(path) => convert.run(path),
         Destination::Existing(path) => convert.run_existing(path),
         Destination::NewOn(server) => {
-            let output = server.protocols().create(&server.location());
+            let output = create_on(server, console.program());
             output.and_then(|output| convert.run_to(output))
         }
         Destination::ExistingOn(server) => {
@@ -143,6 +146,18 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     };
     conclude(&done, console)?;
     Ok(0)
+}
+
+/// Creates an image on a server. As qemu-img, where images cannot be created, an existing one is
+/// overwritten.
+fn create_on(server: &Server, program: Program) -> diskimg::Result<Output> {
+    let (protocols, at) = (server.protocols(), server.location());
+    match protocols.create(&at) {
+        Err(e) if e.kind() == ErrorKind::Unsupported && program == Program::QemuImg => {
+            Ok(Output::to_sink(protocols.modify(&at)?).named(server.name()))
+        }
+        created => created,
+    }
 }
 
 /// Makes a raw file consist of whole sectors, as it does for QEMU.

@@ -25,7 +25,7 @@ use diskimg::open::{Location, NodeUrl, OpenMode, Protocol, Url};
 use diskimg::storage::edit::Storage;
 use diskimg::storage::output::Publish;
 use diskimg::storage::source::{Cached, RetryPolicy, Source, SourceError};
-use diskimg::{Error, Result};
+use diskimg::{Error, Remedy, Result};
 use source::{ContextSource, NbdSource};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -211,9 +211,8 @@ impl Protocol for Nbd {
     }
 
     fn create(&self, _: &Location) -> Result<Box<dyn Publish>> {
-        Err(Error::unsupported(
-            "an NBD server has only existing exports, which can be written in place",
-        ))
+        let error = Error::unsupported("an NBD server creates no exports");
+        Err(error.with_remedy(Remedy::OverwriteExisting))
     }
 
     /// Fails for an export that the server only allows to read.

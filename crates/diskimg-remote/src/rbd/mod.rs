@@ -19,7 +19,7 @@ use diskimg::open::{Location, NodeUrl, OpenMode, Protocol, Url};
 use diskimg::storage::edit::Storage;
 use diskimg::storage::output::Publish;
 use diskimg::storage::source::Source;
-use diskimg::{Error, Result};
+use diskimg::{Error, Remedy, Result};
 use library::{Cluster, Libraries, Pool};
 use name::Name;
 use source::RbdSource;
@@ -214,8 +214,12 @@ impl Protocol for Rbd {
         let name = name_of(at)?;
         let pool = self.pool(&name)?;
         let image = NewImage::create(&pool, &name.image, name.snapshot.as_deref());
-        let shown = name.shown();
-        Ok(Box::new(image.map_err(|e| Error::io(format!("cannot create the image '{shown}'"), e))?))
+        let image = image.map_err(|e| {
+            let exists = e.kind() == io::ErrorKind::AlreadyExists;
+            let error = Error::io(format!("cannot create the image '{}'", name.shown()), e);
+            if exists { error.with_remedy(Remedy::OverwriteExisting) } else { error }
+        })?;
+        Ok(Box::new(image))
     }
 
     fn modify(&self, at: &Location) -> Result<Arc<dyn Storage>> {

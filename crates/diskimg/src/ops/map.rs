@@ -38,7 +38,8 @@ impl MapEntry {
             Kind::Data(host) => (*hole, true, false, Some(*host)),
             Kind::Zero(host) => (true, false, false, *host),
             Kind::Encoded(_) => (false, true, true, None),
-            Kind::Unallocated => (true, false, false, None),
+            // What only says where something is stored has no zeros either.
+            Kind::Unallocated => (has_data(image, extent.depth), false, false, None),
         };
         let filename = |host: HostOffset| {
             let path = image.file(extent.depth, host.file).path();
@@ -67,6 +68,11 @@ impl MapEntry {
         let flags = |e: &Self| (e.depth, e.present, e.zero, e.data, e.compressed);
         host && flags(self) == flags(next)
     }
+}
+
+/// Returns true if the files of a layer have data.
+fn has_data(image: &Image, depth: usize) -> bool {
+    image.layer(depth).files().iter().all(|file| file.has_data())
 }
 
 /// Returns an iterator over the entries of `range`, in guest order, contiguous ones merged. The

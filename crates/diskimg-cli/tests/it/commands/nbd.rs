@@ -173,7 +173,7 @@ fn existing_exports_are_written() {
     // Without -n, and too small.
     let server = NbdServer::qemu(&["-f", "raw", &path(&lab, "t.raw")]);
     let error = lab.line(&format!("convert -f raw -O raw a.raw {}", server.url("disk"))).fails(1);
-    assert!(error.contains("only existing exports"), "{error}");
+    assert!(error.contains("creates no exports"), "{error}");
     lab.qemu("create -q -f raw big.raw 80M").ok();
     let error = lab.line(&format!("convert -n -f raw big.raw {}", server.url("disk"))).fails(1);
     assert!(error.contains("the source needs"), "{error}");
@@ -332,4 +332,17 @@ fn a_target_whose_server_was_started_again_is_not_taken_for_written() {
     let error = String::from_utf8_lossy(&out.stderr);
     assert!(!out.status.success());
     assert!(error.contains("writes that were not flushed"), "{error}");
+}
+
+#[test]
+fn qemu_img_overwrites_an_export_without_n() {
+    let lab = lab();
+    fs::write(lab.path("out"), vec![0xaa; 66 << 20]).expect("writes");
+    let server = NbdServer::qemu(&["-f", "raw", &path(&lab, "out")]);
+    let url = server.url("disk");
+    let error = lab.line(&format!("convert -O qcow2 a.qcow2 {url}")).fails(1);
+    assert!(error.contains("-n"), "{error}");
+    lab.as_qemu_img(&format!("convert -O qcow2 a.qcow2 {url}")).ok();
+    drop(server);
+    lab.qemu("compare -f qcow2 -F raw out a.raw").ok();
 }
