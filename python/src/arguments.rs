@@ -4,15 +4,12 @@
 
 use crate::errors::{Raise, bad_value};
 use crate::file::{self, InputFile, Raised};
-use diskimg::open::{Location, Node, OpenMode, Protocol, Protocols, Url, local_path};
-use diskimg::storage::edit::Storage;
+use crate::url::RemoteImage;
+use diskimg::open::{Node, local_path};
 use diskimg::storage::source::{FileSource, MemorySource, Source};
 use diskimg::{
-    Backing, Caching, Error, Format, Image, Limits, OpenOptions, Options, Output, Secrets,
-    SnapshotSelector,
+    Backing, Caching, Error, Format, Image, Limits, OpenOptions, Options, Secrets, SnapshotSelector,
 };
-use diskimg_remote::http::{Http, HttpOptions};
-use diskimg_remote::nbd::{Nbd, NbdOptions};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::path::{Path, PathBuf};
@@ -86,89 +83,6 @@ fn mapped(options: OpenOptions) -> OpenOptions {
     unsafe { options.memory_map() }
 }
 
-/// A URL and how its server is accessed. Corresponds to `UrlArgs` in `_url.py`.
-#[derive(FromPyObject)]
-struct UrlArgs(String, Vec<(String, String)>, Option<PathBuf>, bool, bool, bool);
-
-impl UrlArgs {
-    /// Returns the URL and the protocol that opens it.
-    fn server(self, py: Python<'_>) -> PyResult<Server> {
-        let Self(url, headers, ca_bundle, insecure, netrc, private_addresses) = self;
-        let url = Url::new(url).ok_or_else(bad_scheme)?;
-        if Nbd::SCHEMES.contains(&url.scheme()) {
-            if !headers.is_empty() {
-                return Err(bad_value("headers are for http: and https:"));
-            }
-            let mut options = NbdOptions::default();
-            options.ca_bundle = ca_bundle;
-            options.insecure = insecure;
-            options.forbid_private_addresses = !private_addresses;
-            return Ok(Server { url, protocol: Arc::new(Nbd::with_options(options)) });
-        }
-        let mut options = HttpOptions::default();
-        options.headers = headers;
-        options.ca_bundle = ca_bundle;
-        options.insecure = insecure;
-        options.netrc = options.netrc.filter(|_| netrc);
-        options.forbid_private_addresses = !private_addresses;
-        let http = Http::with_options(options).or_raise(py)?;
-        match http.schemes().contains(&url.scheme()) {
-            true => Ok(Server { url, protocol: Arc::new(http) }),
-            false => Err(bad_scheme()),
-        }
-    }
-}
-
-fn bad_scheme() -> PyErr {
-    bad_value("a URL must begin with http:, https:, nbd: or nbds:")
-}
-
-/// An image on a server.
-pub(crate) struct Server {
-    url: Url,
-    protocol: Arc<dyn Protocol>,
-}
-
-impl Server {
-    /// Creates a server from the arguments of a URL; `None` for any other object.
-    pub(crate) fn new(object: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
-        let url = object.extract::<UrlArgs>().ok();
-        url.map(|url| url.server(object.py())).transpose()
-    }
-
-    /// Returns the name used in messages.
-    pub(crate) fn name(&self) -> String {
-        self.url.to_string()
-    }
-
-    /// Creates a new image on the server.
-    pub(crate) fn create(&self) -> diskimg::Result<Output> {
-        self.protocols().create(&self.location())
-    }
-
-    /// Opens the existing image on the server for writing.
-    pub(crate) fn modify(&self) -> diskimg::Result<Arc<dyn Storage>> {
-        self.protocols().modify(&self.location())
-    }
-
-    fn location(&self) -> Location {
-        self.url.clone().into()
-    }
-
-    fn protocols(&self) -> Protocols {
-        let mut protocols = Protocols::new();
-        protocols.insert(Arc::clone(&self.protocol));
-        protocols
-    }
-}
-
-/// Returns a URL without user, password and the values of its query.
-#[pyfunction]
-pub(crate) fn shown_url(url: String) -> String {
-    // Without a scheme, it is no URL, but may contain a password.
-    Url::new(url).map_or_else(|| "***".to_owned(), |url| url.to_string())
-}
-
 /// An image that is going to be opened without the GIL.
 pub(crate) enum Input {
     /// A file, by name.
@@ -176,7 +90,7 @@ pub(crate) enum Input {
     /// An image that is described by options, and their JSON, which is its name in messages.
     Node(Node, String),
     /// A file on a server.
-    Url(Server),
+    Url(RemoteImage),
     /// The contents of a file object or `bytes`, with the name used in messages.
     File(InputFile, String, Raised),
 }
@@ -190,8 +104,8 @@ impl Input {
             let node = Node::from_json(&json).map_err(|e| e.in_file(&name));
             return Ok(Self::Node(node.or_raise(object.py())?, name));
         }
-        if let Some(server) = Server::new(object)? {
-            return Ok(Self::Url(server));
+        if let Some(remote) = RemoteImage::new(object)? {
+            return Ok(Self::Url(remote));
         }
         if let Ok(name) = object.extract::<PathBuf>() {
             return Ok(Self::Path(plain(name)));
@@ -216,7 +130,7 @@ impl Input {
     pub(crate) fn name(&self) -> String {
         match self {
             Self::Path(path) => path.display().to_string(),
-            Self::Url(server) => server.name(),
+            Self::Url(remote) => remote.name(),
             Self::Node(_, name) | Self::File(_, name, _) => name.clone(),
         }
     }
@@ -225,9 +139,7 @@ impl Input {
     pub(crate) fn open(self, options: &OpenOptions) -> diskimg::Result<Image> {
         match self {
             Self::Path(path) => options.open(path),
-            Self::Url(Server { url, protocol }) => {
-                options.clone().protocol(protocol).open_location(&url.into())
-            }
+            Self::Url(remote) => remote.open(options),
             Self::Node(node, name) => options.open_node(&node, &name),
             Self::File(file, name, _) => {
                 let source = file.source().map_err(|e| cannot_read(e, &name))?;
@@ -244,10 +156,7 @@ impl Input {
                 let source = FileSource::open(local);
                 Ok(Arc::new(source.map_err(|e| Error::io("cannot open it", e).in_file(&path))?))
             }
-            Self::Url(Server { url, protocol }) => {
-                let name = url.to_string();
-                protocol.open(&url.into(), &OpenMode::default()).map_err(|e| e.in_file(name))
-            }
+            Self::Url(remote) => remote.source(),
             Self::Node(_, name) => {
                 let message = "the bytes of an image that is described by options cannot be read";
                 Err(Error::unsupported(message).hint("open it first").in_file(name))

@@ -1,7 +1,8 @@
 //! The function `convert`.
 
-use crate::arguments::{self, Input, OpenArgs, Server, word};
+use crate::arguments::{self, Input, OpenArgs, word};
 use crate::file::{self, Raised};
+use crate::url::RemoteImage;
 use crate::work;
 use diskimg::{
     Caching, Convert, DigestAlgorithm, Durability, Error, Image, OpenOptions, Report, Sparse,
@@ -52,8 +53,8 @@ pub(crate) struct ConvertArgs {
 enum Destination {
     New(PathBuf),
     Existing(PathBuf),
-    NewOn(Server),
-    ExistingOn(Server),
+    NewOn(RemoteImage),
+    ExistingOn(RemoteImage),
     Object(Py<PyAny>),
 }
 
@@ -88,11 +89,11 @@ pub(crate) fn convert(
         .collect::<PyResult<Vec<_>>>()?;
     let (salvage, in_place, part) = (how.salvage, how.in_place, how.part);
     let configure = how.configure(py)?;
-    let destination = match (destination.extract::<PathBuf>(), Server::new(destination)?) {
+    let destination = match (destination.extract::<PathBuf>(), RemoteImage::new(destination)?) {
         (Ok(path), _) if in_place => Destination::Existing(arguments::plain(path)),
         (Ok(path), _) => Destination::New(arguments::plain(path)),
-        (_, Some(server)) if in_place => Destination::ExistingOn(server),
-        (_, Some(server)) => Destination::NewOn(server),
+        (_, Some(remote)) if in_place => Destination::ExistingOn(remote),
+        (_, Some(remote)) => Destination::NewOn(remote),
         _ => {
             file::require_output(destination)?;
             Destination::Object(destination.clone().unbind())
@@ -110,10 +111,10 @@ pub(crate) fn convert(
         match &destination {
             Destination::New(path) => Ok((converted(images)?.run(path)?, false)),
             Destination::Existing(path) => Ok((converted(images)?.run_existing(path)?, false)),
-            Destination::NewOn(server) => Ok((converted(images)?.run_to(server.create()?)?, false)),
-            Destination::ExistingOn(server) => {
+            Destination::NewOn(remote) => Ok((converted(images)?.run_to(remote.create()?)?, false)),
+            Destination::ExistingOn(remote) => {
                 let convert = converted(images)?;
-                Ok((convert.run_existing_on(server.modify()?, server.name())?, false))
+                Ok((convert.run_existing_on(remote.modify()?, remote.name())?, false))
             }
             Destination::Object(object) => {
                 let read: Vec<_> = images.iter().flat_map(file::files_of).collect();

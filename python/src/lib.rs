@@ -30,14 +30,13 @@ mod picture;
 mod remedy;
 mod serve;
 mod snapshots;
+mod url;
 mod words;
 mod work;
 
 /// The module `diskimg._native`.
 #[pyo3::pymodule(gil_used = false)]
 mod _native {
-    #[pymodule_export]
-    use crate::arguments::shown_url;
     #[pymodule_export]
     use crate::bitmaps::change_bitmap;
     #[pymodule_export]
@@ -65,6 +64,8 @@ mod _native {
     use crate::serve::Server;
     #[pymodule_export]
     use crate::snapshots::{apply_snapshot, create_snapshot, delete_snapshot};
+    #[pymodule_export]
+    use crate::url::shown_url;
     #[pymodule_export]
     use crate::words::{format_of_name, word, words};
     #[pymodule_export]

@@ -119,6 +119,13 @@ def test_other_urls_are_refused(tmp_path: Path) -> None:
         diskimg.open(diskimg.Url("https://name.invalid/x", ca_bundle=tmp_path / "none"))
 
 
+def test_names_of_a_cluster_are_checked() -> None:
+    with pytest.raises(diskimg.InvalidError, match="expected rbd:POOL"):
+        diskimg.open(diskimg.Url("rbd:pool"))
+    with pytest.raises(ValueError, match="cannot be restricted"):
+        diskimg.open(diskimg.Url("rbd:pool/image", private_addresses=False))
+
+
 def test_a_confined_operation_takes_no_url(server: Server) -> None:
     with diskimg.sandboxed() as sandbox, pytest.raises(diskimg.InvalidError, match="file name"):
         sandbox.info(diskimg.Url(server.url()))
