@@ -83,7 +83,7 @@ from diskimg._results import (
     Snapshot,
 )
 from diskimg._sandbox import Sandbox, sandboxed
-from diskimg._server import Server
+from diskimg._server import Server, serve
 from diskimg._snapshots import apply_snapshot, create_snapshot, delete_snapshot
 from diskimg._url import Url
 
@@ -157,4 +157,5 @@ __all__ = [
     "remove_bitmap",
     "resize",
     "sandboxed",
+    "serve",
 ]
