@@ -83,7 +83,7 @@ from diskimg._results import (
     Snapshot,
 )
 from diskimg._sandbox import Sandbox, sandboxed
-from diskimg._server import Server
+from diskimg._server import Server, serve
 from diskimg._snapshots import apply_snapshot, create_snapshot, delete_snapshot
 from diskimg._url import S3, Url
 
@@ -158,4 +158,5 @@ __all__ = [
     "remove_bitmap",
     "resize",
     "sandboxed",
+    "serve",
 ]

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::model::mutable::WriteRequest;
-use crate::model::target::{Allocate, Target, TargetSpec};
+use crate::model::target::{Allocate, Slot, Target, TargetSpec};
 use crate::open::{OpenOptions, local_path};
 use crate::ops::in_place::{LockedImage, refuse_compressed};
 use crate::ops::map::{MapEntry, map};
@@ -223,11 +223,13 @@ impl GuestWriter {
             let len = (unit_len - inside).min(bytes.len() - done);
             let part = &bytes[done..done + len];
             let State { image, pending } = state;
-            let whole = pending.unit_mut(start, unit_len, |whole| match len < unit_len {
-                true => image.read_at(whole, start),
-                false => Ok(()),
-            })?;
-            whole[inside..inside + len].copy_from_slice(part);
+            if len == unit_len {
+                pending.put_unit(start, part.to_vec());
+            } else {
+                let read = |whole: &mut [u8]| image.read_at(whole, start);
+                let whole = pending.unit_mut(start, unit_len, read)?;
+                whole[inside..inside + len].copy_from_slice(part);
+            }
             done += len;
             if state.pending.bytes() >= MAX_PENDING {
                 self.store(state)?;
@@ -395,12 +397,23 @@ impl GuestWriter {
     fn store_units(&self, pending: &Pending) -> Result<()> {
         let sink: Arc<dyn Sink> = Reopened::of(&self.storage);
         let mut target = self.spec()?.start(&mut Output::to_sink(sink))?;
+        let mut run = Run::default();
         for (start, unit) in pending.iter() {
             match unit {
-                Unit::Data(bytes) => place(&mut *target, start, bytes)?,
-                Unit::Zeros { end } => place_zeros(&mut *target, start..*end)?,
+                Unit::Data(bytes) if run.end() == start || run.units.is_empty() => {
+                    run.push(start, bytes);
+                }
+                Unit::Data(bytes) => {
+                    run.place(&mut *target)?;
+                    run.push(start, bytes);
+                }
+                Unit::Zeros { end } => {
+                    run.place(&mut *target)?;
+                    place_zeros(&mut *target, start..*end)?;
+                }
             }
         }
+        run.place(&mut *target)?;
         target.finish()
     }
 }
@@ -419,22 +432,53 @@ fn require_within(size: u64, len: u64, at: u64) -> Result<()> {
     }
 }
 
-/// Writes a unit to where the target places it.
-fn place(target: &mut dyn Target, start: u64, unit: &[u8]) -> Result<()> {
-    let mut done = 0;
-    while done < unit.len() {
-        let len = (unit.len() - done) as u64;
-        let at = start + done as u64;
-        let slot = target
-            .place(at, Allocate::Data { len })?
-            .ok_or_else(|| Error::unsupported("the image has no place for guest data"))?;
-        let end = done + slot.len.min(len) as usize;
-        let file = Arc::clone(&target.files()[slot.file]);
-        let written = file.write_all_at(&unit[done..end], slot.offset);
-        written.map_err(|e| Error::io("cannot write", e).at(slot.offset))?;
-        done = end;
+/// Units of data that follow each other.
+#[derive(Default)]
+struct Run<'a> {
+    start: u64,
+    units: Vec<&'a [u8]>,
+    len: u64,
+}
+
+impl<'a> Run<'a> {
+    fn end(&self) -> u64 {
+        self.start + self.len
     }
-    Ok(())
+
+    fn push(&mut self, start: u64, unit: &'a [u8]) {
+        if self.units.is_empty() {
+            self.start = start;
+        }
+        self.units.push(unit);
+        self.len += unit.len() as u64;
+    }
+
+    /// Writes the units to where the target places them. None are left.
+    fn place(&mut self, target: &mut dyn Target) -> Result<()> {
+        let mut at = self.start;
+        let mut slot: Option<Slot> = None;
+        for mut unit in std::mem::take(&mut self.units) {
+            while !unit.is_empty() {
+                let to = match slot.take().filter(|slot| slot.len > 0) {
+                    Some(slot) => slot,
+                    None => target
+                        .place(at, Allocate::Data { len: self.start + self.len - at })?
+                        .ok_or_else(|| {
+                        Error::unsupported("the image has no place for guest data")
+                    })?,
+                };
+                let (part, rest) = unit.split_at(unit.len().min(to.len as usize));
+                let written = target.files()[to.file].write_all_at(part, to.offset);
+                written.map_err(|e| Error::io("cannot write", e).at(to.offset))?;
+                let len = part.len() as u64;
+                slot = Some(Slot { offset: to.offset + len, len: to.len - len, ..to });
+                at += len;
+                unit = rest;
+            }
+        }
+        self.len = 0;
+        Ok(())
+    }
 }
 
 /// Makes units read as zeros.

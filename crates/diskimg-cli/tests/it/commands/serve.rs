@@ -476,11 +476,17 @@ fn a_hostile_client_does_not_disturb_others() {
     assert_eq!(serving.stop(), "");
 }
 
+/// Offsets of ranges of 20 KiB that are written again and again.
+fn ranges() -> impl Iterator<Item = usize> {
+    (0..6).map(|number| (number << 20) + number * 0x3_4000)
+}
+
 /// A client writes generations of bytes, and the server is killed meanwhile.
 #[test]
 fn a_server_killed_while_it_writes_leaves_a_consistent_image() {
     let lab = Lab::new();
     let mut random = Random(u64::from(std::process::id()) | 1);
+    let mut completed = Vec::new();
     for round in 0..if full() { 60 } else { 8 } {
         let _ = fs::remove_file(lab.path("image"));
         lab.qemu("create -q -f qcow2 -o cluster_size=4k image 8M").ok();
@@ -488,20 +494,22 @@ fn a_server_killed_while_it_writes_leaves_a_consistent_image() {
         let mut command = lab.command("qemu-io");
         command.args(["-f", "raw"]);
         // Each generation is flushed before the next one begins.
-        for generation in 1..=40 {
-            for at in (0..8).map(|at| at << 20) {
-                let at = at + 4096 * random.below(200);
+        for generation in 1..=60 {
+            for at in ranges() {
                 command.args(["-c", &format!("write -P {generation} {at} 20k")]);
             }
             command.args(["-c", "write -z 7M 64k", "-c", "discard 6M 64k", "-c", "flush"]);
+            command.args(["-c", &format!("read -P {generation} 0 20k")]);
         }
-        command.arg(&serving.uri).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut writer = command.spawn().expect("qemu-io is installed");
-        std::thread::sleep(Duration::from_millis(5 + random.below(250)));
+        command.arg(&serving.uri).stdout(Stdio::piped()).stderr(Stdio::null());
+        let writer = command.spawn().expect("qemu-io is installed");
+        std::thread::sleep(Duration::from_millis(20 + random.below(300)));
         serving.signal(Signal::KILL);
         serving.child.wait().expect("ends");
-        let _ = writer.kill();
-        writer.wait().expect("ends");
+        let output = writer.wait_with_output().expect("ends");
+        let output = String::from_utf8_lossy(&output.stdout);
+        let flushed = output.lines().filter(|line| line.starts_with("read 20480/20480")).count();
+        completed.push(flushed);
         let checked = check(&lab);
         let count = |name: &str| checked[name].as_u64().unwrap_or(0);
         assert_eq!(count("corruptions") + count("check-errors"), 0, "{round}: {checked}");
@@ -510,8 +518,34 @@ fn a_server_killed_while_it_writes_leaves_a_consistent_image() {
         client(&lab, "nbdcopy", &[&again.uri, "b.raw"]);
         assert_eq!(again.stop(), "");
         let bytes = lab.read("b.raw");
-        assert!(bytes.chunks(4096).all(|part| part.iter().all(|&byte| byte == part[0])));
+        for at in ranges() {
+            let found = &bytes[at..at + (20 << 10)];
+            let is_right = |&byte: &u8| [flushed, flushed + 1].contains(&usize::from(byte));
+            assert!(found.iter().all(is_right), "{round}: {flushed} generations, {at}");
+        }
     }
+    assert!(completed.iter().any(|&flushed| (1..60).contains(&flushed)), "{completed:?}");
+}
+
+#[test]
+fn the_commands_read_and_write_what_is_served() {
+    let lab = Lab::new();
+    let bytes = make_raw(&lab);
+    lab.line("convert -O vmdk a.raw a.vmdk").ok();
+    lab.line("create -q -f qcow2 image 8M").ok();
+    let reading = Serving::start(&lab, "-k s a.vmdk");
+    let writing = Serving::start(&lab, "-w -f qcow2 -k t image");
+    lab.line(&format!("convert -f raw -n -O raw {} {}", reading.uri, writing.uri)).ok();
+    assert!(lab.line(&format!("compare -f raw -F raw a.raw {}", writing.uri)).ok().contains("ident"));
+    assert_eq!(writing.stop(), "");
+    // An image on a server is served again.
+    let again = Serving::start(&lab, &format!("-f raw -p 0 {}", reading.uri));
+    client(&lab, "nbdcopy", &[&again.uri, "b.raw"]);
+    assert!(lab.read("b.raw") == bytes);
+    assert_eq!(nbd_map(&lab, &again.uri), nbd_map(&lab, &reading.uri));
+    assert_eq!(again.stop(), "");
+    assert_eq!(reading.stop(), "");
+    assert!(lab.line("compare a.raw image").ok().contains("identical"));
 }
 
 /// Returns the result of `qemu-img check`.

@@ -89,6 +89,11 @@ impl Pending {
         }
     }
 
+    /// Sets the bytes of the unit at `start`.
+    pub(super) fn put_unit(&mut self, start: u64, bytes: Vec<u8>) {
+        self.insert(start, Unit::Data(bytes));
+    }
+
     /// Makes units zeros.
     pub(super) fn zero(&mut self, units: Range<u64>) {
         if !units.is_empty() {
