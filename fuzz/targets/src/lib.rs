@@ -21,6 +21,7 @@ mod dmg;
 mod ewf;
 mod exercise;
 mod files;
+mod http;
 mod iso;
 mod judges;
 mod memory;
@@ -110,6 +111,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "inspect_archive", function: judges::archive, seeds: ova::archive_seeds },
     Target { name: "inspect_probes", function: judges::probes, seeds: judges::probes_seeds },
     Target { name: "nbd_replies", function: nbd::replies, seeds: nbd::replies_seeds },
+    Target { name: "http_answers", function: http::answers, seeds: http::answers_seeds },
     Target { name: "s3_replies", function: s3::replies, seeds: s3::replies_seeds },
     Target { name: "nbd_server", function: nbd_server::server, seeds: nbd_server::server_seeds },
     Target { name: "round_trip", function: round_trip::round_trip, seeds: round_trip::seeds },

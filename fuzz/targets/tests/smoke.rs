@@ -136,6 +136,7 @@ smoke! {
     inspect_archive
     inspect_probes
     nbd_replies
+    http_answers
     s3_replies
     nbd_server
     round_trip

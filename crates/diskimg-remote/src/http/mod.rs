@@ -14,6 +14,7 @@ pub(crate) mod answer;
 pub(crate) mod body;
 mod certificates;
 pub(crate) mod client;
+mod fuzz;
 mod netrc;
 mod proxies;
 pub(crate) mod request;
@@ -179,4 +180,19 @@ impl Protocol for Http {
         let joined = joined.and_then(Url::new);
         Ok(joined.ok_or_else(|| Error::invalid("the name is outside of the server"))?.into())
     }
+}
+
+/// Parses what a server can send, for fuzzing.
+///
+/// # Panics
+/// If what was found could harm the user who reads it.
+#[doc(hidden)]
+pub fn parse_for_fuzzing(bytes: &[u8]) {
+    fuzz::run(&String::from_utf8_lossy(bytes));
+}
+
+/// Returns inputs for [`parse_for_fuzzing`].
+#[doc(hidden)]
+pub fn seeds_for_fuzzing() -> Vec<Vec<u8>> {
+    fuzz::seeds()
 }
