@@ -536,7 +536,9 @@ fn the_commands_read_and_write_what_is_served() {
     let reading = Serving::start(&lab, "-k s a.vmdk");
     let writing = Serving::start(&lab, "-w -f qcow2 -k t image");
     lab.line(&format!("convert -f raw -n -O raw {} {}", reading.uri, writing.uri)).ok();
-    assert!(lab.line(&format!("compare -f raw -F raw a.raw {}", writing.uri)).ok().contains("ident"));
+    assert!(
+        lab.line(&format!("compare -f raw -F raw a.raw {}", writing.uri)).ok().contains("ident")
+    );
     assert_eq!(writing.stop(), "");
     // An image on a server is served again.
     let again = Serving::start(&lab, &format!("-f raw -p 0 {}", reading.uri));
