@@ -295,3 +295,41 @@ fn dirty_bitmaps_are_shown() {
     let error = lab.line(&format!("map -f raw {other}")).fails(1);
     assert!(error.contains("the server has no context 'qemu:dirty-bitmap:b1'"), "{error}");
 }
+
+#[test]
+fn a_server_that_is_started_again_is_read_on() {
+    let lab = lab();
+    let image = path(&lab, "a.raw");
+    let args = ["--filter=noextents", "--filter=delay", "file", &image, "rdelay=100ms"];
+    let mut server = NbdServer::nbdkit(&args);
+    let mut command = lab.command(crate::support::diskimg());
+    command.args(["convert", "-f", "raw", "-O", "raw", &server.url(""), "b.raw"]);
+    let mut child = command.spawn().expect("runs");
+    std::thread::sleep(std::time::Duration::from_millis(400));
+    server.kill();
+    assert!(child.try_wait().expect("is a child").is_none(), "too fast");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    server.restart();
+    assert!(child.wait().expect("is a child").success());
+    assert!(lab.read("b.raw") == lab.read("a.raw"));
+}
+
+#[test]
+fn a_target_whose_server_was_started_again_is_not_taken_for_written() {
+    let lab = lab();
+    lab.qemu("create -q -f raw t.raw 64M").ok();
+    let image = path(&lab, "t.raw");
+    let args = ["--filter=delay", "file", &image, "wdelay=100ms", "delay-zero=100ms"];
+    let mut server = NbdServer::nbdkit(&args);
+    fs::write(lab.path("full.raw"), vec![3; 64 << 20]).expect("writes");
+    let mut command = lab.command(crate::support::diskimg());
+    command.args(["convert", "-n", "-f", "raw", "-O", "raw", "full.raw", &server.url("")]);
+    let child = command.stderr(std::process::Stdio::piped()).spawn().expect("runs");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    server.kill();
+    server.restart();
+    let out = child.wait_with_output().expect("is a child");
+    let error = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success());
+    assert!(error.contains("writes that were not flushed"), "{error}");
+}

@@ -45,7 +45,7 @@ struct Inbox {
     header: Option<Reply>,
     /// By cookie.
     waiting: HashMap<u64, Waiting>,
-    /// When a reply or much of one arrived last.
+    /// When a reply or much of one arrived last, or a request was sent.
     progress: Instant,
     /// Why the connection cannot be used any more.
     failure: Option<Failure>,
@@ -55,7 +55,8 @@ struct Inbox {
 #[derive(Debug)]
 struct Waiting {
     thread: Arc<Thread>,
-    since: Instant,
+    /// When the request was sent.
+    since: Option<Instant>,
     patience: Duration,
     /// Length of the data after a simple reply without an error.
     data: usize,
@@ -172,6 +173,7 @@ impl Connection {
         if let Err(error) = self.send(first, calls) {
             return Err(self.fail(lost(error)));
         }
+        waits.note_sent();
         let outcome = waits.receive(calls);
         outcome.map_err(|error| self.fail(error))
     }
@@ -185,6 +187,8 @@ impl Connection {
             if !data.is_empty() {
                 sender.write_both(&headers, data)?;
                 headers.clear();
+                // Over a slow network, replies to others are not late as long as data are accepted.
+                self.inbox().progress = Instant::now();
             }
         }
         sender.write_all(&headers)
@@ -239,12 +243,12 @@ impl Waits<'_> {
             return Err(failure.error());
         }
         let Timeouts { stall, flush, .. } = self.connection.timeouts;
-        let (thread, since) = (Arc::new(Thread::default()), Instant::now());
+        let thread = Arc::new(Thread::default());
         for (call, cookie) in calls.iter().zip(self.cookies.clone()).filter(|(c, _)| !c.done) {
             let data = call.expected_len();
             let waiting = Waiting {
                 thread: Arc::clone(&thread),
-                since,
+                since: None,
                 patience: if call.is_slow() { flush.max(stall) } else { stall },
                 data,
                 // Each chunk has an offset.
@@ -255,6 +259,16 @@ impl Waits<'_> {
         }
         self.thread = thread;
         Ok(())
+    }
+
+    /// Notes that all requests are sent.
+    fn note_sent(&self) {
+        let mut inbox = self.connection.inbox();
+        for cookie in self.cookies.clone() {
+            if let Some(waiting) = inbox.waiting.get_mut(&cookie) {
+                waiting.since = Some(Instant::now());
+            }
+        }
     }
 
     /// Waits for all replies.
@@ -423,8 +437,11 @@ impl Inbox {
     /// # Errors
     /// Returns an error if a reply has been waited for too long.
     fn check_patience(&self) -> io::Result<()> {
-        let waited = |waiting: &Waiting| waiting.since.max(self.progress).elapsed();
-        match self.waiting.values().any(|waiting| waited(waiting) > waiting.patience) {
+        let is_late = |waiting: &Waiting| {
+            let since = waiting.since.map(|since| since.max(self.progress));
+            since.is_some_and(|since| since.elapsed() > waiting.patience)
+        };
+        match self.waiting.values().any(is_late) {
             true => Err(timed_out()),
             false => Ok(()),
         }

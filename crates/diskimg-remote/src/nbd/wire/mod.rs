@@ -9,7 +9,6 @@
 //!
 //! See `doc/proto.md` of the NBD project. Everything that is decoded here is bounded, and what
 //! violates the protocol is an error of the kind [`InvalidData`](io::ErrorKind::InvalidData).
-// The client and the server use different halves.
 #![allow(dead_code, unused_imports)]
 
 mod handshake;
