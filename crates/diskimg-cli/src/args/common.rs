@@ -3,7 +3,7 @@
 use crate::args::{advice, objects};
 use crate::failure::Failure;
 use crate::output::Program;
-use crate::remote::{self, Connections, NetworkArgs};
+use crate::remote::{self, Connections, NetworkArgs, TlsCredentials};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use diskimg::open::{Node, SingleFile, appliance_and_disk, local_path};
 use diskimg::{
@@ -86,6 +86,8 @@ pub(crate) struct Policy {
     image_opts: bool,
     /// `--object secret`.
     secrets: Secrets,
+    /// `--object tls-creds-x509`.
+    credentials: Vec<TlsCredentials>,
     /// How servers are accessed, if images may be behind them.
     network: Option<NetworkArgs>,
 }
@@ -105,6 +107,7 @@ impl Policy {
 
     /// Returns the same policy, with images behind servers.
     pub(crate) fn with_network(self, network: NetworkArgs) -> Self {
+        let network = network.with_credentials(self.credentials.clone());
         Self { network: Some(network), ..self }
     }
 
@@ -171,6 +174,7 @@ impl ImageArgs {
             force_share: self.force_share,
             image_opts: self.image_opts,
             secrets: objects::secrets(&self.object)?,
+            credentials: objects::credentials(&self.object)?,
             network: None,
         })
     }

@@ -1,9 +1,10 @@
-//! `--object`: objects of QEMU. Secrets are used; other objects make no difference for files.
+//! `--object`: objects of QEMU. Secrets and certificates are used; other objects make no difference.
 //!
 //! Files of secrets are read here, before the command is confined.
 
 use crate::args::advice;
 use crate::failure::Failure;
+use crate::remote::TlsCredentials;
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -69,6 +70,29 @@ pub(super) fn secrets(objects: &[String]) -> Result<Secrets, Failure> {
         }
     }
     Ok(secrets)
+}
+
+/// Returns the certificates of clients. The objects were checked by [`secrets`].
+pub(super) fn credentials(objects: &[String]) -> Result<Vec<TlsCredentials>, Failure> {
+    let mut found = Vec::new();
+    for text in objects {
+        let (kind, mut properties) = parse(text)?;
+        let id = properties.take("id").unwrap_or_default();
+        let endpoint = properties.take("endpoint");
+        // Those of servers, the default, are of no use.
+        if kind != "tls-creds-x509" || endpoint.as_deref() != Some("client") {
+            continue;
+        }
+        let directory = properties.take("dir");
+        let directory = directory.ok_or_else(|| Failure::error("Parameter 'dir' is missing"))?;
+        let verify_peer = match properties.take("verify-peer").as_deref() {
+            None | Some("on" | "yes" | "true" | "y") => true,
+            Some("off" | "no" | "false" | "n") => false,
+            Some(_) => return Err(Failure::error("Parameter 'verify-peer' expects 'on' or 'off'")),
+        };
+        found.push(TlsCredentials { id, directory: directory.into(), verify_peer });
+    }
+    Ok(found)
 }
 
 /// Returns the type of an object and its properties.

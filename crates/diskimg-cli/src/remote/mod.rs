@@ -36,6 +36,9 @@ pub(crate) struct NetworkArgs {
     #[arg(long_help = "Refuse servers whose addresses are private, local or link-local")]
     #[arg(long)]
     no_private_addresses: bool,
+    /// `--object tls-creds-x509`.
+    #[arg(skip)]
+    credentials: Vec<TlsCredentials>,
     #[cfg(feature = "s3")]
     #[command(flatten)]
     s3: S3Args,
@@ -61,6 +64,14 @@ struct S3Args {
     /// Pay for requests to the S3 buckets of others
     #[arg(long)]
     request_payer: bool,
+}
+
+/// Certificates of a client.
+#[derive(Debug, Clone)]
+pub(crate) struct TlsCredentials {
+    pub(crate) id: String,
+    pub(crate) directory: PathBuf,
+    pub(crate) verify_peer: bool,
 }
 
 /// A protocol that this program has.
@@ -114,6 +125,11 @@ const KNOWN: &[Known] = &[
 ];
 
 impl NetworkArgs {
+    /// Adds the certificates of this client that descriptions may name.
+    pub(crate) fn with_credentials(self, credentials: Vec<TlsCredentials>) -> Self {
+        Self { credentials, ..self }
+    }
+
     /// Returns the protocols. Nothing is read before a URL is opened.
     pub(crate) fn protocols(&self) -> impl Iterator<Item = Arc<dyn Protocol>> {
         KNOWN.iter().map(|known| (known.protocol)(self))

@@ -27,6 +27,7 @@ use diskimg::storage::output::Publish;
 use diskimg::storage::source::{Cached, RetryPolicy, Source, SourceError};
 use diskimg::{Error, Result};
 use source::{ContextSource, NbdSource};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +44,8 @@ pub struct NbdOptions {
     /// `client-key.pem` of this client. Each may be missing. A URI's `tls-certificates` has
     /// precedence.
     pub tls_certificates: Option<PathBuf>,
+    /// Credentials that QEMU's option `tls-creds` of a node names.
+    pub credentials: BTreeMap<String, TlsCredentials>,
     /// A file with certificates (PEM) of authorities that are trusted instead of the system's, if the
     /// directory has none.
     pub ca_bundle: Option<PathBuf>,
@@ -75,6 +78,7 @@ impl Default for NbdOptions {
     fn default() -> Self {
         Self {
             tls_certificates: None,
+            credentials: BTreeMap::new(),
             ca_bundle: None,
             tls_hostname: None,
             insecure: false,
@@ -87,6 +91,15 @@ impl Default for NbdOptions {
             retry: RetryPolicy::default(),
         }
     }
+}
+
+/// What QEMU's object `tls-creds-x509` is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsCredentials {
+    /// As [`NbdOptions::tls_certificates`].
+    pub directory: PathBuf,
+    /// Whether certificates of servers are verified.
+    pub verify_peer: bool,
 }
 
 /// The protocol of `nbd:` and `nbds:` URIs.
@@ -148,14 +161,26 @@ impl Nbd {
     fn access(&self, target: Target) -> Result<Access> {
         let options = &self.options;
         let Target { address, export, tls, extra } = target;
+        let credentials = match &extra.credentials {
+            None => None,
+            Some(id) => Some(
+                options
+                    .credentials
+                    .get(id)
+                    .ok_or_else(|| Error::invalid(format!("No TLS credentials with id '{id}'")))?,
+            ),
+        };
         let tls = tls.map(|tls| {
-            let directory = tls.certificates.as_ref().or(options.tls_certificates.as_ref());
+            let named = credentials.map(|credentials| &credentials.directory);
+            let directory = tls.certificates.as_ref().or(named);
+            let directory = directory.or(options.tls_certificates.as_ref());
             let host = tls.hostname.as_ref().or(options.tls_hostname.as_ref());
             let host = match (host, &address) {
                 (Some(host), _) | (None, Address::Tcp { host, .. }) => host,
                 (None, Address::Unix(_)) => "localhost",
             };
-            let verify = tls.verify_peer.unwrap_or(!options.insecure);
+            let verify = tls.verify_peer.or(credentials.map(|credentials| credentials.verify_peer));
+            let verify = verify.unwrap_or(true) && !(options.insecure && tls.verify_peer.is_none());
             let bundle = options.ca_bundle.as_deref();
             TlsSettings::new(directory.map(|directory| &**directory), bundle, host, verify)
         });
@@ -233,7 +258,8 @@ impl Protocol for Nbd {
     }
 
     /// Also accepts QEMU's options: `server.type` (`inet` or `unix`), `server.host`, `server.port`,
-    /// `server.path`, `export`, `x-dirty-bitmap`, `open-timeout` and `reconnect-delay`.
+    /// `server.path`, `export`, `tls-creds`, `tls-hostname`, `x-dirty-bitmap`, `open-timeout` and
+    /// `reconnect-delay`.
     fn node_url(&self, node: &mut NodeUrl<'_>) -> Result<Url> {
         node::url(node)
     }

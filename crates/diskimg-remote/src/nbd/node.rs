@@ -17,15 +17,15 @@ const IGNORED: &[&str] = &[
 /// Returns the URI that a node describes.
 ///
 /// # Errors
-/// Returns [`Invalid`](diskimg::ErrorKind::Invalid) if an option is missing or wrong, and
-/// [`Unsupported`](diskimg::ErrorKind::Unsupported) for objects with keys.
+/// Returns [`Invalid`](diskimg::ErrorKind::Invalid) if an option is missing or wrong.
 pub(super) fn url(node: &mut NodeUrl<'_>) -> Result<Url> {
     if let Some(url) = node.take("url")? {
         return Url::new(url).ok_or_else(|| Error::invalid("the option 'url' is not a URL"));
     }
-    if node.take("tls-creds")?.is_some() {
-        return Err(Error::unsupported("the option 'tls-creds' is not supported")
-            .hint("a URI names the certificates: nbds://HOST/EXPORT?tls-certificates=DIRECTORY"));
+    let credentials = node.take("tls-creds")?;
+    let hostname = node.take("tls-hostname")?;
+    if hostname.is_some() && credentials.is_none() {
+        return Err(Error::invalid("tls-hostname requires tls-creds"));
     }
     node.ignore(IGNORED);
     // Until QEMU 2.9, these had no prefix.
@@ -65,6 +65,11 @@ pub(super) fn url(node: &mut NodeUrl<'_>) -> Result<Url> {
     };
     url += &encode(&node.take("export")?.unwrap_or_default());
     let mut parameters: Vec<String> = socket.into_iter().collect();
+    if let Some(id) = credentials {
+        url = url.replacen("nbd", "nbds", 1);
+        parameters.push(format!("x-tls-creds={}", encode(&id)));
+        parameters.extend(hostname.map(|name| format!("tls-hostname={}", encode(&name))));
+    }
     for key in ["x-dirty-bitmap", "open-timeout", "reconnect-delay"] {
         if let Some(value) = node.take(key)? {
             let prefix = if key.starts_with("x-") { "" } else { "x-" };

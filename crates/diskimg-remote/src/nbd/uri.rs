@@ -33,6 +33,8 @@ pub(super) struct Target {
 pub(super) struct Extra {
     /// `x-dirty-bitmap`: a context of metadata that is shown instead of the data.
     pub(super) context: Option<String>,
+    /// `x-tls-creds`: a name that is known to the caller.
+    pub(super) credentials: Option<String>,
     /// `x-open-timeout`, in seconds.
     pub(super) open_timeout: Option<u32>,
     /// `x-reconnect-delay`, in seconds.
@@ -106,6 +108,7 @@ impl Target {
                 ("x-dirty-bitmap", _) => extra.context = Some(context(value)?),
                 ("x-open-timeout", _) => extra.open_timeout = Some(seconds(key, &value)?),
                 ("x-reconnect-delay", _) => extra.reconnect_delay = Some(seconds(key, &value)?),
+                ("x-tls-creds", Some(_)) => extra.credentials = Some(value),
                 ("tls-psk-file", _) => return Err(no_shared_keys()),
                 ("tls-type", Some(_)) => require_x509(&value)?,
                 ("tls-certificates", Some(tls)) => tls.certificates = Some(value.into()),

@@ -146,6 +146,14 @@ fn certificates_are_verified_and_sent() {
     lab.line(&format!("info --insecure {url}")).ok();
     lab.line(&format!("info {url}?tls-verify-peer=false")).ok();
     lab.line(&format!("info {own}&tls-hostname=other")).fails(1);
+    let port = url.trim_start_matches("nbds://localhost:").trim_end_matches('/');
+    let object = format!("--object tls-creds-x509,id=t,endpoint=client,dir={directory}");
+    let node = format!("driver=nbd,server.type=inet,server.host=localhost,server.port={port}");
+    let node = format!("--image-opts {node},tls-creds=t");
+    let map = format!("map --sandbox=require {object} {node}");
+    lab.line(&map).ok();
+    lab.line(&format!("{map},tls-hostname=other")).fails(1);
+    lab.line(&format!("{},tls-hostname=other", map.replace(",dir", ",verify-peer=off,dir"))).ok();
     let plain = url.replace("nbds:", "nbd:");
     let error = lab.line(&format!("info {plain}")).fails(1);
     assert!(error.contains("the server requires TLS"), "{error}");
@@ -243,7 +251,8 @@ fn nodes_describe_exports() {
         ("driver=nbd,server.type=unix", "Parameter 'path' is missing"),
         ("driver=nbd,server.type=fd,server.str=1", "does not accept value 'fd'"),
         ("driver=nbd,server.type=unix,server.path=x,foo=1", "doesn't support the option 'foo'"),
-        ("driver=nbd,path=x,tls-creds=t", "'tls-creds' is not supported"),
+        ("driver=nbd,path=x,tls-creds=t", "No TLS credentials with id 't'"),
+        ("driver=nbd,path=x,tls-hostname=t", "tls-hostname requires tls-creds"),
     ] {
         let error = lab.line(&format!("info --image-opts {opts}")).fails(1);
         assert!(error.contains(expected), "{error}");
