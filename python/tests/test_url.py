@@ -135,7 +135,7 @@ def test_exports_of_nbd_servers_are_read_and_written(tmp_path: Path, disk: bytes
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(disk)
     target.write_bytes(b"x" * len(disk))
-    with diskimg.Server(source, "raw", socket=tmp_path / "s") as server:
+    with diskimg.serve(source, "raw", socket=tmp_path / "s") as server:
         url = diskimg.Url(server.uri)
         assert str(url) == server.uri
         assert diskimg.info(url, format="raw").virtual_size == len(disk)
@@ -150,9 +150,9 @@ def test_exports_of_nbd_servers_are_read_and_written(tmp_path: Path, disk: bytes
             diskimg.info(diskimg.Url(server.uri, private_addresses=False))
         with pytest.raises(ValueError, match="headers"):
             diskimg.info(diskimg.Url(server.uri, headers={"a": "b"}))
-    with diskimg.Server(target, "raw", socket=tmp_path / "t", writable=True) as server:
+    with diskimg.serve(target, "raw", socket=tmp_path / "t", writable=True) as server:
         url = diskimg.Url(server.uri)
         diskimg.convert(source, url, format="raw", src_format="raw", in_place=True)
-        with pytest.raises(diskimg.UnsupportedError, match="existing exports"):
+        with pytest.raises(diskimg.UnsupportedError, match="creates no exports"):
             diskimg.convert(source, url, format="raw", src_format="raw")
     assert target.read_bytes() == disk

@@ -38,6 +38,7 @@ pub(crate) struct NetworkArgs {
     no_private_addresses: bool,
     /// `--object tls-creds-x509`.
     #[arg(skip)]
+    #[cfg_attr(not(feature = "nbd"), expect(dead_code, reason = "only NBD uses it"))]
     credentials: Vec<TlsCredentials>,
     #[cfg(feature = "s3")]
     #[command(flatten)]
@@ -68,6 +69,7 @@ struct S3Args {
 
 /// Certificates of a client.
 #[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "nbd"), expect(dead_code, reason = "only NBD uses them"))]
 pub(crate) struct TlsCredentials {
     pub(crate) id: String,
     pub(crate) directory: PathBuf,
