@@ -98,6 +98,13 @@ def serve(
 class Server:
     """A server that exports a disk until it is closed.
 
+    >>> diskimg.create("disk.qcow2", "8M").size
+    8388608
+    >>> server = diskimg.serve("disk.qcow2", port=0)
+    >>> server.close()
+    >>> server.closed
+    True
+
     Returned by `serve`. Use it in a ``with`` statement or call `close`.
     """
 

@@ -478,7 +478,7 @@ fn a_hostile_client_does_not_disturb_others() {
 
 /// Offsets of ranges of 20 KiB that are written again and again.
 fn ranges() -> impl Iterator<Item = usize> {
-    (0..6).map(|number| (number << 20) + number * 0x3_4000)
+    (0..6).map(|number| (number << 20) + number * 0x1_4000)
 }
 
 /// A client writes generations of bytes, and the server is killed meanwhile.
