@@ -13,6 +13,7 @@ use diskimg::{
 };
 use diskimg_remote::http::{Http, HttpOptions};
 use diskimg_remote::nbd::{Nbd, NbdOptions};
+use diskimg_remote::s3::{Keys, S3, S3Options};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::path::{Path, PathBuf};
@@ -88,17 +89,44 @@ fn mapped(options: OpenOptions) -> OpenOptions {
 
 /// A URL and how its server is accessed. Corresponds to `UrlArgs` in `_url.py`.
 #[derive(FromPyObject)]
-struct UrlArgs(String, Vec<(String, String)>, Option<PathBuf>, bool, bool, bool);
+struct UrlArgs(String, Vec<(String, String)>, Option<PathBuf>, bool, bool, bool, S3Args);
+
+/// How an S3 store is accessed. Corresponds to `S3Args` in `_url.py`.
+#[derive(FromPyObject)]
+struct S3Args(
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<(String, String, Option<String>)>,
+    bool,
+    bool,
+    bool,
+);
+
+impl S3Args {
+    fn options(self, http: HttpOptions) -> S3Options {
+        let Self(endpoint, region, profile, keys, anonymous, requester_pays, create_only) = self;
+        let mut options = S3Options::default();
+        options.http = http;
+        (options.endpoint, options.region, options.profile) = (endpoint, region, profile);
+        options.keys = keys.map(|(access, secret, token)| Keys::new(access, secret, token));
+        options.anonymous = anonymous;
+        options.requester_pays = requester_pays;
+        options.create_only = create_only;
+        options
+    }
+}
 
 impl UrlArgs {
     /// Returns the URL and the protocol that opens it.
     fn server(self, py: Python<'_>) -> PyResult<Server> {
-        let Self(url, headers, ca_bundle, insecure, netrc, private_addresses) = self;
+        let Self(url, headers, ca_bundle, insecure, netrc, private_addresses, s3) = self;
         let url = Url::new(url).ok_or_else(bad_scheme)?;
+        let is_web = matches!(url.scheme(), "http" | "https");
+        if !headers.is_empty() && !is_web {
+            return Err(bad_value("headers are for http: and https:"));
+        }
         if Nbd::SCHEMES.contains(&url.scheme()) {
-            if !headers.is_empty() {
-                return Err(bad_value("headers are for http: and https:"));
-            }
             let mut options = NbdOptions::default();
             options.ca_bundle = ca_bundle;
             options.insecure = insecure;
@@ -111,16 +139,17 @@ impl UrlArgs {
         options.insecure = insecure;
         options.netrc = options.netrc.filter(|_| netrc);
         options.forbid_private_addresses = !private_addresses;
-        let http = Http::with_options(options).or_raise(py)?;
-        match http.schemes().contains(&url.scheme()) {
-            true => Ok(Server { url, protocol: Arc::new(http) }),
-            false => Err(bad_scheme()),
-        }
+        let protocol: Arc<dyn Protocol> = match url.scheme() {
+            _ if is_web => Arc::new(Http::with_options(options).or_raise(py)?),
+            "s3" => Arc::new(S3::with_options(s3.options(options)).or_raise(py)?),
+            _ => return Err(bad_scheme()),
+        };
+        Ok(Server { url, protocol })
     }
 }
 
 fn bad_scheme() -> PyErr {
-    bad_value("a URL must begin with http:, https:, nbd: or nbds:")
+    bad_value("a URL must begin with http:, https:, s3:, nbd: or nbds:")
 }
 
 /// An image on a server.

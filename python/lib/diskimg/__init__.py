@@ -85,11 +85,12 @@ from diskimg._results import (
 from diskimg._sandbox import Sandbox, sandboxed
 from diskimg._server import Server
 from diskimg._snapshots import apply_snapshot, create_snapshot, delete_snapshot
-from diskimg._url import Url
+from diskimg._url import S3, Url
 
 __all__ = [
     "FORMATS",
     "LIMITS",
+    "S3",
     "Amended",
     "Bitmap",
     "CheckReport",

@@ -7,20 +7,72 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from diskimg import _native
+from diskimg._errors import InvalidError
 from diskimg.types import Path
 
-UrlArgs = tuple[str, list[tuple[str, str]], str | None, bool, bool, bool]
+S3Args = tuple[
+    str | None, str | None, str | None, tuple[str, str, str | None] | None, bool, bool, bool
+]
+"""How an S3 store is accessed: arguments for the native module."""
+
+UrlArgs = tuple[str, list[tuple[str, str]], str | None, bool, bool, bool, S3Args]
 """A URL and how its server is accessed: arguments for the native module."""
+
+
+@dataclass(frozen=True, slots=True)
+class S3:
+    """How the store of an ``s3:`` URL is accessed.
+
+    What is not set is taken from the variables and files that Amazon's own tools use, such as
+    ``AWS_ACCESS_KEY_ID`` and ``~/.aws/credentials``; unless private addresses are refused: URLs of
+    strangers are not for the keys of this user.
+    """
+
+    endpoint: str | None = None
+    """The URL of a store that is compatible with Amazon's."""
+    region: str | None = None
+    """The region of the bucket. If it is wrong, the store names the right one."""
+    profile: str | None = None
+    """The profile in the files of AWS whose keys and settings are used."""
+    access_key: str | None = None
+    """An access key, with `secret_key`."""
+    secret_key: str | None = field(default=None, repr=False)
+    """The secret of the access key."""
+    session_token: str | None = field(default=None, repr=False)
+    """The token of a temporary access key."""
+    anonymous: bool = False
+    """Sign no requests: for public objects."""
+    requester_pays: bool = False
+    """Pay for the requests to a bucket of others."""
+    create_only: bool = False
+    """Do not replace an existing object, as far as the store can guarantee that."""
+
+    def _args(self) -> S3Args:
+        if (self.access_key is None) != (self.secret_key is None):
+            raise InvalidError("access_key and secret_key belong together")
+        keys = None
+        if self.access_key is not None and self.secret_key is not None:
+            keys = (self.access_key, self.secret_key, self.session_token)
+        return (
+            self.endpoint,
+            self.region,
+            self.profile,
+            keys,
+            self.anonymous,
+            self.requester_pays,
+            self.create_only,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Url:
     """An image on a server: an argument instead of a file name.
 
-    Of a web server, every request is for the version of the file that was opened: a file that
-    changes on the server while it is read is an error. An export of an NBD server can also be
-    written, as ``convert(…, in_place=True)`` does. A text is never a URL, so that a name which a stranger has chosen
-    connects to nothing.
+    Of a web server and a store, every request is for the version of the file that was opened: a
+    file that changes on the server while it is read is an error. An ``s3:`` URL can also be the
+    output of `convert`. An export of an NBD server can be written in place, as
+    ``convert(…, in_place=True)`` does. A text is never a URL, so that a name which a stranger has
+    chosen connects to nothing.
 
     >>> image = diskimg.Url("https://user:password@name.invalid/disk.qcow2")
     >>> print(image)
@@ -28,7 +80,7 @@ class Url:
     """
 
     url: str
-    """A URL that begins with ``http:``, ``https:``, ``nbd:``, ``nbds:``, ``nbd+unix:`` or
+    """A URL that begins with ``http:``, ``https:``, ``s3:``, ``nbd:``, ``nbds:``, ``nbd+unix:`` or
     ``nbds+unix:``. A user and a password of a web server may be before the host, percent-encoded.
     """
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -47,6 +99,8 @@ class Url:
     """Whether the server may have an address of a private network, of this host, or a link-local
     one. Set it to `False` for URLs of strangers.
     """
+    s3: S3 = field(default_factory=S3)
+    """How the store of an ``s3:`` URL is accessed."""
 
     def __str__(self) -> str:
         """Return the URL without user, password and the values of a query."""
@@ -64,4 +118,5 @@ class Url:
             self.insecure,
             self.netrc,
             self.private_addresses,
+            self.s3._args(),
         )
