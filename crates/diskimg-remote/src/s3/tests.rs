@@ -154,9 +154,13 @@ fn a_completion_without_an_answer_is_looked_at() {
             Some(Reply { closes: true, ..Reply::default() })
         });
         let content = bytes(9 * MIB);
+        // An older object of the same length.
+        let old = vec![0; content.len()];
+        store.put(&old);
         let outcome = write(&client(&store, |_| {}), &content);
         assert_eq!(outcome.is_ok(), is_completed, "{outcome:?}");
-        assert_eq!(store.object().is_some(), is_completed);
+        let expected = if is_completed { &content } else { &old };
+        assert!(store.object().expect("is there") == *expected);
         assert_eq!(store.uploads(), 0);
     }
 }

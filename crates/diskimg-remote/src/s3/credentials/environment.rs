@@ -81,14 +81,17 @@ impl Environment {
 
     /// Returns all files and directories that may be read.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
-        let named = [
-            "AWS_WEB_IDENTITY_TOKEN_FILE",
-            "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
-            "AWS_CA_BUNDLE",
-        ];
+        const TOKENS: [&str; 2] =
+            ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"];
         let own = [self.config_file(), self.credentials_file(), self.sso_cache()];
-        let named = named.iter().filter_map(|name| self.get(name)).map(PathBuf::from);
-        own.into_iter().flatten().chain(named).collect()
+        let bundle = self.get("AWS_CA_BUNDLE").map(PathBuf::from);
+        let tokens = TOKENS.iter().filter_map(|name| self.get(name)).map(PathBuf::from);
+        // Kubernetes replaces the directory in which such a file is.
+        let tokens = tokens.map(|file| match file.parent() {
+            Some(directory) if directory.join("..data").exists() => directory.to_owned(),
+            _ => file,
+        });
+        own.into_iter().flatten().chain(bundle).chain(tokens).collect()
     }
 
     /// Returns the keys in variables.

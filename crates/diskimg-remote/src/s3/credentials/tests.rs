@@ -301,3 +301,17 @@ fn replies_that_are_malformed_are_refused() {
     }
     assert!(keys_of_xml("<a/>").is_none());
 }
+
+#[test]
+fn a_directory_that_kubernetes_replaces_may_be_read_as_a_whole() {
+    let lab = Lab::new(|_| refused());
+    let token = lab.file("token", "x");
+    let home = lab.home.path().display().to_string();
+    let environment = Environment::of(&[("HOME", &home), ("AWS_WEB_IDENTITY_TOKEN_FILE", &token)]);
+    let aws = lab.home.path().join(".aws");
+    let own = [aws.join("config"), aws.join("credentials"), aws.join("sso/cache")];
+    assert_eq!(environment.files(), [&own[..], &[token.into()]].concat());
+    std::fs::create_dir(lab.home.path().join("..data")).expect("creates");
+    assert_eq!(environment.files()[3], lab.home.path());
+    assert!(Environment::empty().files().is_empty());
+}

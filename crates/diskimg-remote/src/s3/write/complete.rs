@@ -27,8 +27,10 @@ struct Expected {
 
 /// What the store says of an object.
 enum Found {
-    /// It is the one that was uploaded.
+    /// Its checksum or `ETag` is that of what was uploaded.
     Same,
+    /// It has the length of what was uploaded, and the store says nothing else that is known.
+    Similar,
     Different(String),
     Absent,
     /// This user may not ask.
@@ -168,7 +170,7 @@ impl Upload {
     /// Fails if the object is not what was uploaded.
     fn verify(&self, expected: &Expected) -> io::Result<()> {
         match self.find_repeated(expected)? {
-            Found::Same | Found::Unknown => Ok(()),
+            Found::Same | Found::Similar | Found::Unknown => Ok(()),
             Found::Absent => Err(io::Error::other(
                 "the object is not there after it was uploaded: someone else has removed it",
             )),
@@ -225,18 +227,19 @@ impl Upload {
         };
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let len: Option<u64> = text("content-length").and_then(|len| len.parse().ok());
-        let differs = |found: Option<&str>, expected: &Option<String>| match (found, expected) {
-            (Some(found), Some(expected)) => found.trim_matches('"') != expected.trim_matches('"'),
-            _ => false,
+        let is_same = |found: Option<&str>, expected: &Option<String>| {
+            let (found, expected) = (found?, expected.as_ref()?);
+            Some(found.trim_matches('"') == expected.trim_matches('"'))
         };
+        let checksum = is_same(text("x-amz-checksum-crc32c"), &expected.crc32c);
+        let etag = is_same(text("etag").filter(|etag| is_hash(etag)), &expected.etag);
         Ok(match len {
             None => return Err(unexpected("the server does not state the length of the object")),
             Some(len) if expected.len != len => Found::Different("the length".into()),
-            _ if differs(text("x-amz-checksum-crc32c"), &expected.crc32c) => {
-                Found::Different("the checksum".into())
-            }
-            _ if differs(text("etag"), &expected.etag) => Found::Different("the ETag".into()),
-            _ => Found::Same,
+            _ if checksum == Some(false) => Found::Different("the checksum".into()),
+            _ if etag == Some(false) => Found::Different("the ETag".into()),
+            _ if checksum.or(etag).is_some() => Found::Same,
+            _ => Found::Similar,
         })
     }
 
@@ -254,6 +257,12 @@ impl Upload {
         let _ = retry.repeat(abort);
         self.forget();
     }
+}
+
+/// Returns true for an `ETag` that is a hash of the object, or of those of its parts.
+fn is_hash(etag: &str) -> bool {
+    let text = etag.trim_matches('"');
+    md5_of_etag(text.split_once('-').map_or(text, |(hash, _)| hash)).is_some()
 }
 
 /// Returns true for errors after which a request may have succeeded.

@@ -14,6 +14,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use ureq::http::{HeaderName, Method};
 
 /// Number of parts that are uploaded at a time.
@@ -22,6 +23,12 @@ const IN_FLIGHT: usize = 4;
 /// Parts that are this many parts behind the last byte that was written are uploaded even if not all
 /// of their bytes were written: the rest are zeros.
 const LAG: usize = 40;
+
+/// How long a store may take to confirm a part.
+const CONFIRMATION: Duration = Duration::from_secs(120);
+
+/// Bytes per second with which a part is uploaded at least, if attempts are repeated.
+const SLOWEST: u64 = 1 << 20;
 
 /// Size in bytes of the stack of a thread that uploads.
 const STACK: usize = 1 << 20;
@@ -222,7 +229,8 @@ impl Upload {
         let range = layout.range(index, self.len()?);
         let id = self.id()?;
         let number = (index + 1).to_string();
-        self.repeat(|| {
+        let time = Duration::from_secs((range.end - range.start) / SLOWEST);
+        self.repeat_within(time, || {
             let digests = self.digests(&range)?;
             let headers = self.checksum_headers(&digests);
             let headers: Vec<_> = headers.iter().map(|(name, v)| (name.clone(), &**v)).collect();
@@ -230,6 +238,7 @@ impl Upload {
                 query: &[("partNumber", &number), ("uploadId", &id)],
                 headers: &headers,
                 body: self.payload(&range, &digests, &|| self.reader(&range)),
+                time: Some(CONFIRMATION),
                 ..Call::new(Method::PUT)
             })?;
             let etag = response.headers().get("etag").and_then(|etag| etag.to_str().ok());
@@ -297,12 +306,23 @@ impl Upload {
     }
 
     /// Repeats what fails temporarily, unless the upload stops.
-    pub(super) fn repeat<T>(&self, mut attempt: impl FnMut() -> Attempt<T>) -> io::Result<T> {
+    pub(super) fn repeat<T>(&self, attempt: impl FnMut() -> Attempt<T>) -> io::Result<T> {
+        self.repeat_within(Duration::ZERO, attempt)
+    }
+
+    /// As [`repeat`](Self::repeat), for requests that may take `time` more.
+    fn repeat_within<T>(
+        &self,
+        time: Duration,
+        mut attempt: impl FnMut() -> Attempt<T>,
+    ) -> io::Result<T> {
+        let mut retry = self.retry.clone();
+        retry.deadline = retry.deadline.saturating_add(time);
         let attempt = || match self.stops.load(Ordering::Relaxed) {
             true => Err(SourceError::Storage(stopped())),
             false => attempt().map_err(SourceError::from),
         };
-        self.retry.repeat(attempt).map_err(into_io)
+        retry.repeat(attempt).map_err(into_io)
     }
 
     /// Uploads what is missing of an object that is longer than a part, and waits for it.
