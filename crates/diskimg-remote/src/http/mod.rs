@@ -25,7 +25,7 @@ pub(crate) mod transport;
 
 use answer::Answer;
 use client::{Client, HttpFile};
-use diskimg::open::{Location, OpenMode, Protocol, Url};
+use diskimg::open::{Location, NodeUrl, OpenMode, Protocol, Url};
 use diskimg::storage::source::{Cached, MemorySource, RetryPolicy, Source, spool};
 use diskimg::{Error, Remedy, Result};
 use request::Request;
@@ -179,6 +179,12 @@ impl Protocol for Http {
         let joined = request::join(url.as_str(), name);
         let joined = joined.and_then(Url::new);
         Ok(joined.ok_or_else(|| Error::invalid("the name is outside of the server"))?.into())
+    }
+
+    /// As by default, without the options that tune QEMU.
+    fn node_url(&self, node: &mut NodeUrl<'_>) -> Result<Url> {
+        node.ignore(&["readahead", "timeout"]);
+        node.take_url()
     }
 }
 

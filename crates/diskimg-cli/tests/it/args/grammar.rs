@@ -132,7 +132,7 @@ fn file_urls_are_supported_and_other_protocols_are_errors() {
     }
     lab.run(["convert", "-O", "raw", &format!("file://{path}"), "file:b.raw"]).ok();
     assert_eq!(lab.read("a.raw"), lab.read("b.raw"));
-    for name in ["nbd://localhost/x", "ftp://localhost/x"] {
+    for name in ["gluster://localhost/x", "ftp://localhost/x"] {
         let error = lab.run(["info", name]).fails(1);
         assert!(error.contains("Unknown protocol"), "{error}");
     }

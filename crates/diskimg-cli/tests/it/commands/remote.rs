@@ -126,12 +126,22 @@ fn iso_images_are_read_and_compared() {
 }
 
 #[test]
-fn a_description_of_an_image_connects_to_nothing() {
+fn a_description_on_the_command_line_can_have_a_url_and_one_in_an_image_cannot() {
     let (lab, server) = server();
     let url = server.url(Site::Plain, "a.qcow2");
-    let json = format!(r#"json:{{"driver":"raw","file":{{"driver":"http","url":"{url}"}}}}"#);
-    lab.run(["info", "--sandbox=off", &json]).fails(1);
-    assert!(server.responses().is_empty());
+    let file = format!(r#"{{"driver":"http","url":"{url}","readahead":65536,"timeout":5}}"#);
+    let json = format!(r#"json:{{"driver":"qcow2","file":{file}}}"#);
+    let info = lab.run(["info", "--sandbox=require", "--output=json", &json]).ok();
+    assert!(info.contains(r#""format": "qcow2""#), "{info}");
+    let options = format!("driver=qcow2,file.driver=http,file.url={url}");
+    lab.line(&format!("compare --image-opts {options} driver=qcow2,file.filename=a.qcow2")).ok();
+    let answered = server.responses().len();
+    lab.qemu("create -q -f qcow2 over.qcow2 1M").ok();
+    let rebased = ["rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", &json, "over.qcow2"];
+    let rebased = lab.command("qemu-img").args(rebased).status().expect("runs");
+    assert!(rebased.success());
+    lab.line("convert -O raw --external-files=any --sandbox=off over.qcow2 b.raw").fails(1);
+    assert_eq!(server.responses().len(), answered);
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub(super) use names::names_device_or_network;
 pub(crate) use names::refusal;
 
 pub(super) use super::absent::{
-    address_space_limit, block_size, copy_attributes, copy_in_kernel, freeable_bytes,
+    address_space_limit, block_size, can_reflink, copy_attributes, copy_in_kernel, freeable_bytes,
     is_byte_locked, is_mount_point, is_stored_on, keeps_names, lock_byte, lock_holder,
     note_block_devices, reflink, set_allocation_hints, start_writeback, unlock_byte, write_behind,
 };
