@@ -56,6 +56,7 @@ pub mod hosted;
 pub mod iso;
 #[cfg(unix)]
 pub mod nbd;
+#[cfg(unix)]
 pub mod nginx;
 #[cfg(unix)]
 pub mod oracles;

@@ -251,11 +251,15 @@ impl Stream {
     fn new(socket: Socket) -> io::Result<Self> {
         // Some systems let it inherit this from the listener.
         with_socket!(&socket, stream => stream.set_nonblocking(false))?;
-        if let Socket::Tcp(stream) = &socket {
-            stream.set_nodelay(true)?;
-            // A client whose machine has gone.
+        match &socket {
+            Socket::Tcp(stream) => {
+                stream.set_nodelay(true)?;
+                // A client whose machine has gone.
+                #[cfg(unix)]
+                rustix::net::sockopt::set_socket_keepalive(stream, true)?;
+            }
             #[cfg(unix)]
-            rustix::net::sockopt::set_socket_keepalive(stream, true)?;
+            Socket::Unix(_) => {}
         }
         Ok(Self {
             socket,

@@ -29,16 +29,23 @@ fn quick() -> NbdOptions {
     }
 }
 
+/// The same options for a server that answers, on a machine that is busy.
+fn patient() -> NbdOptions {
+    let patience = Duration::from_secs(60);
+    let (stall_timeout, flush_timeout, connect_timeout) = (patience, patience, patience);
+    NbdOptions { stall_timeout, flush_timeout, connect_timeout, ..quick() }
+}
+
 fn location(server: &Server) -> Location {
     server.url().parse().expect("is a URL")
 }
 
 fn open(server: &Server) -> Result<Arc<dyn Source>> {
-    Nbd::with_options(quick()).open(&location(server), &OpenMode::default())
+    Nbd::with_options(patient()).open(&location(server), &OpenMode::default())
 }
 
 fn open_to_write(server: &Server) -> Result<Arc<dyn Storage>> {
-    Nbd::with_options(quick()).modify(&location(server))
+    Nbd::with_options(patient()).modify(&location(server))
 }
 
 fn cannot_open(server: &Server) -> Error {

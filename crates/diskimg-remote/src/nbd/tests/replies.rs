@@ -4,6 +4,7 @@ use super::server::{Offer, Peer, Server};
 use super::{open, pattern, text};
 use crate::nbd::wire::*;
 
+use diskimg::open::{OpenMode, Protocol};
 use diskimg::storage::source::{Segment, Source, SourceError};
 use std::io;
 use std::sync::Arc;
@@ -276,7 +277,11 @@ fn a_server_that_stalls_is_given_up() {
     });
     for server in [silent, in_a_chunk, slow] {
         let started = Instant::now();
-        let error = read(&server, 0, 100_000).expect_err("stalls");
+        let nbd = crate::nbd::Nbd::with_options(super::quick());
+        let at = super::location(&server);
+        let source = Protocol::open(&nbd, &at, &OpenMode::default()).expect("opens");
+        let mut buf = vec![0; 100_000];
+        let error = source.read_ranges(&mut [(0, &mut buf)]).expect_err("stalls");
         assert!(error.is_transient(), "{error}");
         assert!(text(&error).contains("the server does not answer"), "{error}");
         assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
