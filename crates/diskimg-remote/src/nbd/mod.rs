@@ -76,6 +76,9 @@ impl Default for NbdOptions {
     /// Up to 4 connections, within 10 s, tried once. Replies proceed within 20 s, and flushing ends
     /// within 10 minutes.
     fn default() -> Self {
+        let mut retry = RetryPolicy::default();
+        // A server may take long to start again, and the first attempts follow each other quickly.
+        retry.attempts = u32::MAX;
         Self {
             tls_certificates: None,
             credentials: BTreeMap::new(),
@@ -88,7 +91,7 @@ impl Default for NbdOptions {
             open_timeout: Duration::ZERO,
             stall_timeout: Duration::from_secs(20),
             flush_timeout: Duration::from_secs(600),
-            retry: RetryPolicy::default(),
+            retry,
         }
     }
 }

@@ -70,15 +70,17 @@ impl NbdStorage {
     }
 
     fn zero(&self, offset: u64, len: u64, may_be_hole: bool) -> io::Result<()> {
-        self.check_range(offset, len)?;
-        self.source.status.note_change();
         let [before, whole, after] = self.split(offset, len);
         for part in [before, after] {
             self.write_partial(&vec![0; (part.end - part.start) as usize], part.start)?;
         }
         let len = whole.end - whole.start;
         if self.source.client.export().can_write_zeroes() {
-            return Ok(self.source.client.write_zeroes(whole.start, len, may_be_hole)?);
+            match self.source.client.write_zeroes(whole.start, len, may_be_hole) {
+                // Some servers offer it for disks that cannot.
+                Err(SourceError::Storage(e)) if is_not_supported(&e) => {}
+                outcome => return Ok(outcome?),
+            }
         }
         let zeros = vec![0; len.min(ZEROS) as usize];
         for at in whole.clone().step_by(ZEROS as usize) {
@@ -87,6 +89,20 @@ impl NbdStorage {
         }
         Ok(())
     }
+
+    /// Calls `write`, and notes that what is known about ranges may be wrong by then: a server may
+    /// have told it before the write, in an answer that came meanwhile.
+    fn changing(&self, write: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        self.source.status.note_change();
+        let outcome = write();
+        self.source.status.note_change();
+        outcome
+    }
+}
+
+/// Returns true if a request is not known to the server, or not to the disk behind it.
+fn is_not_supported(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput)
 }
 
 /// Bytes of zeros that are sent at a time, to a server that cannot write zeros itself: a multiple of
@@ -122,14 +138,15 @@ impl Source for NbdStorage {
 impl Sink for NbdStorage {
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         self.check_range(offset, buf.len() as u64)?;
-        self.source.status.note_change();
         let [before, whole, after] = self.split(offset, buf.len() as u64);
         let part = |range: &Range<u64>| {
             &buf[(range.start - offset) as usize..(range.end - offset) as usize]
         };
-        self.write_partial(part(&before), before.start)?;
-        self.source.client.write(whole.start, part(&whole))?;
-        self.write_partial(part(&after), after.start)
+        self.changing(|| {
+            self.write_partial(part(&before), before.start)?;
+            self.source.client.write(whole.start, part(&whole))?;
+            self.write_partial(part(&after), after.start)
+        })
     }
 
     fn is_zeroed(&self) -> bool {
@@ -141,11 +158,13 @@ impl Sink for NbdStorage {
     }
 
     fn fill_zeros_at(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.zero(offset, len, false)
+        self.check_range(offset, len)?;
+        self.changing(|| self.zero(offset, len, false))
     }
 
     fn write_zeros_at(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.zero(offset, len, true)
+        self.check_range(offset, len)?;
+        self.changing(|| self.zero(offset, len, true))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -168,7 +187,6 @@ impl Storage for NbdStorage {
         if whole.is_empty() || !self.source.client.export().can_trim() {
             return Ok(());
         }
-        self.source.status.note_change();
-        Ok(self.source.client.trim(whole.start, whole.end - whole.start)?)
+        self.changing(|| Ok(self.source.client.trim(whole.start, whole.end - whole.start)?))
     }
 }

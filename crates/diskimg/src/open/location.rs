@@ -205,7 +205,7 @@ pub fn local_path(name: &Path) -> Result<PathBuf> {
 /// Returns the error for a name whose protocol is not known or not supported.
 pub(crate) fn unknown_protocol(scheme: &str) -> Error {
     Error::unsupported(format!("Unknown protocol '{scheme}'"))
-        .hint("for a file whose name has a colon, write ./NAME")
+        .hint("not every operation takes URLs; for a file whose name has a colon, write ./NAME")
 }
 
 #[cfg(test)]

@@ -206,7 +206,7 @@ fn protocols_create_images_at_locations() {
     assert_eq!(std::fs::read(&path).unwrap(), store.lock().unwrap().object.clone().unwrap());
     for (location, message) in [
         ("readonly:x", "readonly:x: images cannot be written by this protocol"),
-        ("other:x", "other:x: Unknown protocol 'other' (for a file whose name has a colon"),
+        ("other:x", "other:x: Unknown protocol 'other' (not every operation takes URLs"),
         ("/no/such/directory/x", "/no/such/directory/x: cannot create the output: No such file"),
     ] {
         let error = format!("{:#}", create(location).unwrap_err());
