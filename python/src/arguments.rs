@@ -100,9 +100,9 @@ impl Input {
     /// tuple of its arguments), a file object or `bytes`.
     pub(crate) fn new(object: &Bound<'_, PyAny>) -> PyResult<Self> {
         if let Ok((json,)) = object.extract::<(String,)>() {
-            let name = format!("json:{json}");
-            let node = Node::from_json(&json).map_err(|e| e.in_file(&name));
-            return Ok(Self::Node(node.or_raise(object.py())?, name));
+            let node = Node::from_json(&json).or_raise(object.py())?;
+            let name = format!("json:{}", node.shown(&json));
+            return Ok(Self::Node(node, name));
         }
         if let Some(remote) = RemoteImage::new(object)? {
             return Ok(Self::Url(remote));

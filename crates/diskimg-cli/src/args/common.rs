@@ -69,6 +69,9 @@ pub(crate) struct LimitArgs {
     configured: Vec<String>,
 }
 
+/// Returns the files that are read to access servers.
+type FilesOf<'a> = &'a dyn Fn(&NetworkArgs) -> Vec<PathBuf>;
+
 /// Restrictions on the images that are opened.
 #[derive(Debug, Clone)]
 pub(crate) struct Policy {
@@ -126,19 +129,19 @@ impl Policy {
         self.image_opts || name.to_str().is_some_and(|name| name.starts_with("json:"))
     }
 
-    /// Adds the protocols of servers to `options`, if the image `uses_network` and may do so. Also
-    /// returns the files that are read to access servers.
+    /// Adds the protocols of servers to `options`, if the image is on one, of which `files` are read,
+    /// and may be. Also returns the files.
     fn add_protocols(
         &self,
         options: OpenOptions,
-        uses_network: bool,
+        files: Option<FilesOf<'_>>,
     ) -> (OpenOptions, Option<Vec<PathBuf>>) {
-        match self.network.as_ref().filter(|_| uses_network) {
-            None => (options, None),
-            Some(network) => {
+        match (&self.network, files) {
+            (Some(network), Some(files)) => {
                 let options = network.protocols().fold(options, OpenOptions::protocol);
-                (options, Some(network.files()))
+                (options, Some(files(network)))
             }
+            _ => (options, None),
         }
     }
 
@@ -281,20 +284,18 @@ impl Input {
                 let message = "--image-opts and --format are mutually exclusive";
                 return Err(Failure::error(message));
             }
-            let path = name.to_owned();
-            let uses_network = node.drivers().into_iter().any(remote::is_scheme);
+            let path = node.shown(&name.to_string_lossy()).into();
             node.drivers().into_iter().for_each(remote::prepare);
-            let (options, mut network) = policy.add_protocols(options, uses_network);
-            network.iter_mut().for_each(|files| files.extend(remote::files_of_node(&node)));
+            let uses_network = node.drivers().into_iter().any(remote::is_scheme);
+            let files = |network: &NetworkArgs| network.files_of_node(&node);
+            let (options, network) = policy.add_protocols(options, uses_network.then_some(&files));
             let node = Some(node);
             return Ok(Self { path, network, node, format, options, external_files, parents });
         }
         let url = remote::url(name);
-        let (options, mut network) = policy.add_protocols(options, url.is_some());
-        if let (Some(files), Some(url), Some(args)) = (&mut network, url, &policy.network) {
-            files.extend(remote::files_of(args, &url));
-            remote::prepare(url.scheme());
-        }
+        url.iter().for_each(|url| remote::prepare(url.scheme()));
+        let files = url.as_ref().map(|url| move |network: &NetworkArgs| network.files_of(url));
+        let (options, network) = policy.add_protocols(options, files.as_ref().map(|f| f as _));
         let path = match appliance_and_disk(name) {
             Some(_) => name.to_owned(),
             None if network.is_some() => name.to_owned(),
@@ -307,15 +308,7 @@ impl Input {
     pub(crate) fn connects(&self, by: Connections) -> bool {
         match (&self.network, &self.node, remote::url(&self.path)) {
             (None, ..) => false,
-            // Which of them it is, the protocol decides.
-            (Some(_), Some(node), _) => {
-                let driver = match by {
-                    Connections::Internet => return true,
-                    Connections::Unix => "nbd",
-                    Connections::Cluster => "rbd",
-                };
-                node.drivers().contains(&driver)
-            }
+            (Some(_), Some(node), _) => by.any_of(node),
             (Some(_), None, url) => url.is_some_and(|url| Connections::of(&url) == by),
         }
     }
@@ -330,6 +323,14 @@ impl Input {
             }
             (None, None) if self.network.is_some() => Vec::new(),
             (None, None) => vec![self.path.clone()],
+        }
+    }
+
+    /// Returns its name for messages, without secrets.
+    pub(crate) fn shown(&self) -> String {
+        match remote::url(&self.path).filter(|_| self.node.is_none()) {
+            Some(url) => url.to_string(),
+            None => self.path.display().to_string(),
         }
     }
 

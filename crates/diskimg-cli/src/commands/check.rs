@@ -46,7 +46,7 @@ fn repair(scope: RepairScope, job: &Job, console: &Console) -> Result<u8, Failur
         repair = repair.backup(created);
     }
     restrict(job, console)?;
-    let name = job.input.path.display().to_string();
+    let name = job.input.shown();
     let mut lines = RepairLines::new(scope, console);
     let repaired = repair.run(&job.input.path, &mut |stage, finding| {
         lines.report(stage, finding.message);

@@ -47,7 +47,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     output::require_streams(path, prints)?;
     let inputs: Vec<_> = job.inputs.iter().collect();
     let source = match job.inputs.as_slice() {
-        [one] => one.path.display().to_string(),
+        [one] => one.shown(),
         several => format!("{} images", several.len()),
     };
     confine_target(&job, &inputs)?;
@@ -154,7 +154,7 @@ fn create_on(server: &Server, program: Program) -> diskimg::Result<Output> {
     let (protocols, at) = (server.protocols(), server.location());
     match protocols.create(&at) {
         Err(e) if e.kind() == ErrorKind::Unsupported && program == Program::QemuImg => {
-            Ok(Output::to_sink(protocols.modify(&at)?).named(server.name()))
+            Ok(Output::to_storage(protocols.modify(&at)?).named(server.name()))
         }
         created => created,
     }

@@ -39,7 +39,7 @@ fn range(job: &Job, size: u64) -> Result<Range<u64>, Failure> {
     if start > size {
         return Err(Failure::error(format!(
             "{}: cannot skip to specified offset: the disk has {size} bytes",
-            job.input.path.display()
+            job.input.shown()
         )));
     }
     let len = job.count.map_or(u64::MAX, |count| count.saturating_mul(job.block));
@@ -52,7 +52,7 @@ fn range_of_qemu(job: &Job, size: u64, console: &Console) -> Range<u64> {
     let end = job.count.map_or(size, |count| count.saturating_mul(job.block).min(size));
     let start = job.skip.saturating_mul(job.block);
     if start > end || start == end && job.skip > 0 {
-        let name = job.input.path.display();
+        let name = job.input.shown();
         console.stderr(&format!("qemu-img: {name}: cannot skip to specified offset"));
         return end..end;
     }

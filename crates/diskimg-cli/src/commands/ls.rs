@@ -23,8 +23,8 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let (image, is_disk) = confine::open(&Rules::new(), &inputs, || open(job, console))?;
     let partition = job.partition.as_ref().filter(|_| !is_disk);
     let name = match &job.disk {
-        Some(disk) if is_disk => disk.path.display().to_string(),
-        _ => job.input.path.display().to_string(),
+        Some(disk) if is_disk => disk.shown(),
+        _ => job.input.shown(),
     };
     let disk = Disk::read(Arc::new(image), name, partition, job)?;
     match partition {

@@ -137,17 +137,20 @@ impl NetworkArgs {
         KNOWN.iter().map(|known| (known.protocol)(self))
     }
 
-    /// Returns the files that are read to access servers.
-    pub(crate) fn files(&self) -> Vec<PathBuf> {
-        KNOWN.iter().flat_map(|known| (known.files)(self)).collect()
+    /// Returns the files that are read to access the server of a URL.
+    pub(crate) fn files_of(&self, url: &Url) -> Vec<PathBuf> {
+        let known = known(url.scheme());
+        let files = |known: &Known| [(known.files)(self), (known.files_of)(self, url)].concat();
+        known.map(files).unwrap_or_default()
     }
-}
 
-/// Returns the files that are read to access the servers of a description, beyond those of their
-/// protocols.
-pub(crate) fn files_of_node(node: &Node) -> Vec<PathBuf> {
-    let known = node.drivers().into_iter().filter_map(known);
-    known.flat_map(|known| (known.files_of_node)(node)).collect()
+    /// Returns the files that are read to access the servers of a description.
+    pub(crate) fn files_of_node(&self, node: &Node) -> Vec<PathBuf> {
+        let known = node.drivers().into_iter().filter_map(known);
+        known
+            .flat_map(|known| [(known.files)(self), (known.files_of_node)(node)].concat())
+            .collect()
+    }
 }
 
 /// Returns the protocol with this scheme.
@@ -196,11 +199,18 @@ impl Connections {
             _ => Self::Internet,
         }
     }
-}
 
-/// Returns the files that are read to access the server of a URL, beyond those of its protocol.
-pub(crate) fn files_of(network: &NetworkArgs, url: &Url) -> Vec<PathBuf> {
-    known(url.scheme()).map_or_else(Vec::new, |known| (known.files_of)(network, url))
+    /// Returns true if a server of a description is connected to in this way.
+    pub(crate) fn any_of(self, node: &Node) -> bool {
+        // That of NBD servers, and of the hosts of others.
+        let types = node.values("type");
+        let unix = types.contains(&"unix");
+        node.drivers().into_iter().any(|driver| match driver {
+            "rbd" => self == Self::Cluster,
+            "nbd" if unix => self == Self::Unix || self == Self::Internet && types.len() > 1,
+            scheme => self == Self::Internet && is_scheme(scheme),
+        })
+    }
 }
 
 /// An image on a server, and how the server is accessed.
@@ -218,7 +228,7 @@ impl Server {
 
     /// Returns the files that are read to access the server.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
-        [self.network.files(), files_of(&self.network, &self.url)].concat()
+        self.network.files_of(&self.url)
     }
 
     /// Returns the URL for messages, without secrets.

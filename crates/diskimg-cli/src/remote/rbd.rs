@@ -1,8 +1,8 @@
 //! Ceph's block devices.
 
-use super::Known;
-use diskimg::open::Node;
-use diskimg_remote::rbd::Rbd;
+use super::{Known, NetworkArgs};
+use diskimg::open::{Node, Protocol};
+use diskimg_remote::rbd::{Rbd, RbdOptions};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,8 +11,14 @@ pub(super) const RBD: Known = Known {
     files_of: |_, url| Rbd::new().files(url).unwrap_or_default(),
     files_of_node,
     prepare: Rbd::load,
-    ..Known::new(&["rbd"], |_| Arc::new(Rbd::new()), |_| Vec::new())
+    ..Known::new(&["rbd"], protocol, |_| Vec::new())
 };
+
+fn protocol(args: &NetworkArgs) -> Arc<dyn Protocol> {
+    let mut options = RbdOptions::default();
+    options.forbid_private_addresses = args.no_private_addresses;
+    Arc::new(Rbd::with_options(options))
+}
 
 fn files_of_node(node: &Node) -> Vec<PathBuf> {
     let (conf, user) = (node.values("conf"), node.values("user"));

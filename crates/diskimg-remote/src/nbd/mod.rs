@@ -24,7 +24,7 @@ use client::{Access, Client, Timeouts, TlsSettings, Wanted};
 use diskimg::open::{Location, NodeUrl, OpenMode, Protocol, Url};
 use diskimg::storage::edit::Storage;
 use diskimg::storage::output::Publish;
-use diskimg::storage::source::{Cached, RetryPolicy, Source, SourceError};
+use diskimg::storage::source::{Cached, HostFileId, RetryPolicy, Source, SourceError};
 use diskimg::{Error, Remedy, Result};
 use source::{ContextSource, NbdSource};
 use std::collections::BTreeMap;
@@ -145,19 +145,21 @@ impl Nbd {
         Ok(files)
     }
 
-    /// Connects to a server. Also returns the context of metadata that is to be shown.
-    fn connect(&self, at: &Location) -> Result<(Client, Option<String>)> {
+    /// Connects to a server. Also returns the identity of the export, and the context of metadata that
+    /// is to be shown.
+    fn connect(&self, at: &Location) -> Result<(Client, HostFileId, Option<String>)> {
         let Location::Url(url) = at else { return Err(Error::invalid("it is not a URL")) };
         let target = Target::parse(url.as_str())?;
         let context = target.extra.context.clone();
         let access = self.access(target)?;
         let place = access.address.to_string();
+        let identity = access.address.identity(&access.wanted.export);
         let client = Client::open(access).map_err(|e| cannot_open(&place, e))?;
         match context {
             Some(context) if !client.export().has_context(&context) => {
                 Err(Error::invalid(format!("the server has no context '{context}' of the export")))
             }
-            context => Ok((client, context)),
+            context => Ok((client, identity, context)),
         }
     }
 
@@ -229,8 +231,10 @@ impl Protocol for Nbd {
 
     fn open(&self, at: &Location, _: &OpenMode) -> Result<Arc<dyn Source>> {
         match self.connect(at)? {
-            (client, None) => Ok(Arc::new(Cached::new(Arc::new(NbdSource::new(client))))),
-            (client, Some(context)) => Ok(Arc::new(ContextSource::new(client, context))),
+            (client, identity, None) => {
+                Ok(Arc::new(Cached::new(Arc::new(NbdSource::new(client, identity)))))
+            }
+            (client, _, Some(context)) => Ok(Arc::new(ContextSource::new(client, context))),
         }
     }
 
@@ -245,7 +249,7 @@ impl Protocol for Nbd {
 
     /// Fails for an export that the server only allows to read.
     fn modify(&self, at: &Location) -> Result<Arc<dyn Storage>> {
-        let (client, context) = self.connect(at)?;
+        let (client, identity, context) = self.connect(at)?;
         if context.is_some() {
             return Err(Error::invalid("a dirty bitmap is not written, only shown"));
         }
@@ -256,7 +260,7 @@ impl Protocol for Nbd {
             );
             return Err(Error::io("cannot write to the export", error));
         }
-        Ok(Arc::new(NbdStorage::new(NbdSource::new(client))))
+        Ok(Arc::new(NbdStorage::new(NbdSource::new(client, identity))))
     }
 
     /// Also accepts QEMU's options: `server.type` (`inet` or `unix`), `server.host`, `server.port`,

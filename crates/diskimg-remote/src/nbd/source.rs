@@ -2,7 +2,7 @@
 
 use super::client::{BlockStatusCache, Client};
 use super::wire::{ALLOCATION_ZERO, BASE_ALLOCATION};
-use diskimg::storage::source::{IoHints, Segment, Source, SourceError};
+use diskimg::storage::source::{HostFileId, IoHints, Segment, Source, SourceError};
 use std::io;
 
 /// An export that is read. It tells which ranges are zeros, if the server does.
@@ -10,12 +10,14 @@ use std::io;
 pub(super) struct NbdSource {
     pub(super) client: Client,
     pub(super) status: BlockStatusCache,
+    identity: HostFileId,
 }
 
 impl NbdSource {
-    pub(super) fn new(client: Client) -> Self {
+    pub(super) fn new(client: Client, identity: HostFileId) -> Self {
         // Not the flag HOLE: what is not allocated may have any contents.
-        Self { client, status: BlockStatusCache::new(BASE_ALLOCATION, ALLOCATION_ZERO) }
+        let status = BlockStatusCache::new(BASE_ALLOCATION, ALLOCATION_ZERO);
+        Self { client, status, identity }
     }
 
     fn check_range(&self, offset: u64, len: usize) -> Result<(), SourceError> {
@@ -47,6 +49,10 @@ impl Source for NbdSource {
         }
         let range = self.status.at(&self.client, offset)?;
         Ok(Segment { end: range.end, hole: range.flags & ALLOCATION_ZERO != 0 })
+    }
+
+    fn identity(&self) -> Option<HostFileId> {
+        Some(self.identity)
     }
 
     fn protocol(&self) -> Option<&'static str> {

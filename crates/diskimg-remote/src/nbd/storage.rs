@@ -3,7 +3,7 @@
 use super::source::NbdSource;
 use diskimg::storage::edit::Storage;
 use diskimg::storage::sink::Sink;
-use diskimg::storage::source::{IoHints, Segment, Source, SourceError};
+use diskimg::storage::source::{HostFileId, IoHints, Segment, Source, SourceError};
 use std::io;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -124,6 +124,10 @@ impl Source for NbdStorage {
 
     fn segment_at(&self, offset: u64) -> Result<Segment, SourceError> {
         self.source.segment_at(offset)
+    }
+
+    fn identity(&self) -> Option<HostFileId> {
+        self.source.identity()
     }
 
     fn protocol(&self) -> Option<&'static str> {

@@ -10,8 +10,10 @@
 //! that begin with `x-` are not in it: options of QEMU's nodes, which are translated to URIs.
 
 use super::wire::{MAX_STRING, PORT};
+use diskimg::storage::source::HostFileId;
 use diskimg::{Error, Result};
 use std::fmt;
+use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 
 /// The schemes of names of exports.
@@ -50,6 +52,23 @@ pub(super) enum Address {
         port: u16,
     },
     Unix(PathBuf),
+}
+
+impl Address {
+    /// Returns the identity of an export at this address. Other addresses of the same server are
+    /// others, but other spellings of one are not.
+    pub(super) fn identity(&self, export: &str) -> HostFileId {
+        let place = match self {
+            Self::Tcp { host, port } => {
+                let found = (host.as_str(), *port).to_socket_addrs();
+                let mut found: Vec<_> = found.into_iter().flatten().collect();
+                found.sort_unstable();
+                format!("{found:?}")
+            }
+            Self::Unix(path) => format!("{:?}", HostFileId::at(path)),
+        };
+        HostFileId::elsewhere(&format!("nbd {place}\0{export}"))
+    }
 }
 
 impl fmt::Display for Address {

@@ -3,8 +3,18 @@
 use super::name::Name;
 use std::path::{Path, PathBuf};
 
-/// Where the configuration and keyrings are by default.
-const DIRECTORY: &str = "/etc/ceph";
+/// Where keyrings are by default, and what the cryptographic library reads.
+const DEFAULTS: [&str; 6] = [
+    "/etc/ceph/ceph.$name.keyring",
+    "/etc/ceph/ceph.keyring",
+    "/etc/ceph/keyring",
+    "/etc/ceph/keyring.bin",
+    "/etc/ssl/openssl.cnf",
+    "/usr/lib/ssl/openssl.cnf",
+];
+
+/// Maximum size of a configuration in bytes.
+const MAX_CONF: u64 = 1 << 20;
 
 /// The configuration, if nothing else names one.
 const CONF: &str = "/etc/ceph/ceph.conf";
@@ -18,8 +28,12 @@ pub(super) fn of(name: &Name, conf: Option<&Path>, user: &str) -> Vec<PathBuf> {
     let conf = name.option("conf").map(PathBuf::from).or_else(|| conf.map(Path::to_owned));
     let conf = conf.or_else(|| std::env::var_os("CEPH_CONF").map(PathBuf::from));
     let conf = conf.unwrap_or_else(|| CONF.into());
-    let mut files = vec![DIRECTORY.into(), "/etc/ssl".into(), "/usr/lib/ssl".into()];
-    let text = std::fs::read_to_string(&conf).unwrap_or_default();
+    let arguments = std::env::var("CEPH_ARGS").unwrap_or_default();
+    // The values of `--keyring FILE` and `--keyring=FILE`, of `--conf FILE` and others.
+    let arguments = arguments.split([' ', '=']).filter(|word| word.starts_with('/'));
+    let mut files: Vec<_> = arguments.map(PathBuf::from).collect();
+    files.extend(DEFAULTS.iter().map(|path| PathBuf::from(substituted(path, user))));
+    let text = read(&conf).unwrap_or_default();
     let configured = text.lines().filter_map(|line| line.split_once('='));
     let given = name.options.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     for (key, value) in configured.chain(given) {
@@ -31,6 +45,15 @@ pub(super) fn of(name: &Name, conf: Option<&Path>, user: &str) -> Vec<PathBuf> {
     files.extend(std::env::var_os("CEPH_KEYRING").map(PathBuf::from));
     files.push(conf);
     files
+}
+
+/// Reads a configuration, if it is a regular file of a usual size.
+fn read(conf: &Path) -> std::io::Result<String> {
+    let found = std::fs::metadata(conf)?;
+    match found.is_file() && found.len() <= MAX_CONF {
+        true => std::fs::read_to_string(conf),
+        false => Ok(String::new()),
+    }
 }
 
 /// Replaces the variables of Ceph's configuration.
@@ -54,7 +77,12 @@ mod tests {
         let options = vec![("keyfile".to_owned(), "/k/$id".to_owned())];
         let name = Name { options, ..Name::default() };
         let files = of(&name, Some(&conf), "cinder");
-        for expected in ["/a/ceph.client.cinder.keyring", "/b", "/k/cinder", "/etc/ceph"] {
+        for expected in [
+            "/a/ceph.client.cinder.keyring",
+            "/b",
+            "/k/cinder",
+            "/etc/ceph/ceph.client.cinder.keyring",
+        ] {
             assert!(files.contains(&expected.into()), "{expected}: {files:?}");
         }
         assert!(files.contains(&conf));

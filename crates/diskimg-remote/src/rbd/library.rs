@@ -80,6 +80,7 @@ functions! {
         ) -> c_int;
         rbd_snap_create: fn(Handle, *const c_char) -> c_int;
         rbd_snap_protect: fn(Handle, *const c_char) -> c_int;
+        rbd_snap_remove: fn(Handle, *const c_char) -> c_int;
     }
 }
 
@@ -369,15 +370,24 @@ impl Image {
         Ok(found)
     }
 
-    /// Creates a snapshot and protects it, so that images can be cloned from it.
+    pub(super) fn create_snapshot(&self, name: &str) -> io::Result<()> {
+        let name = text(name)?;
+        // SAFETY: All pointers are valid during the call.
+        check(unsafe { (self.rbd().rbd_snap_create)(self.handle, name.as_ptr()) }).map(drop)
+    }
+
+    /// Protects a snapshot, so that images can be cloned from it.
     pub(super) fn protect_snapshot(&self, name: &str) -> io::Result<()> {
         let name = text(name)?;
-        // SAFETY: All pointers are valid during the calls.
-        unsafe {
-            check((self.rbd().rbd_snap_create)(self.handle, name.as_ptr()))?;
-            check((self.rbd().rbd_snap_protect)(self.handle, name.as_ptr()))?;
-        }
-        Ok(())
+        // SAFETY: All pointers are valid during the call.
+        check(unsafe { (self.rbd().rbd_snap_protect)(self.handle, name.as_ptr()) }).map(drop)
+    }
+
+    /// Removes a snapshot that is not protected.
+    pub(super) fn remove_snapshot(&self, name: &str) -> io::Result<()> {
+        let name = text(name)?;
+        // SAFETY: All pointers are valid during the call.
+        check(unsafe { (self.rbd().rbd_snap_remove)(self.handle, name.as_ptr()) }).map(drop)
     }
 }
 

@@ -18,7 +18,7 @@ mod storage;
 use diskimg::open::{Location, NodeUrl, OpenMode, Protocol, Url};
 use diskimg::storage::edit::Storage;
 use diskimg::storage::output::Publish;
-use diskimg::storage::source::Source;
+use diskimg::storage::source::{HostFileId, Source};
 use diskimg::{Error, Remedy, Result};
 use library::{Cluster, Libraries, Pool};
 use name::Name;
@@ -64,6 +64,9 @@ pub struct RbdOptions {
     pub conf: Option<PathBuf>,
     /// The user (without `client.`), if the name of the image has no `id=`. By default, `admin`.
     pub user: Option<String>,
+    /// Whether addresses of private networks are refused, for URLs of strangers. Those of a cluster
+    /// cannot be checked, and its keys are this user's, so all images are refused then.
+    pub forbid_private_addresses: bool,
 }
 
 /// The protocol of `rbd:` URLs.
@@ -124,8 +127,12 @@ impl Rbd {
         })
     }
 
-    /// Connects to the cluster of an image and opens its pool.
-    fn pool(&self, name: &Name) -> Result<Arc<Pool>> {
+    /// Connects to the cluster of an image and opens its pool. Also returns the identity of the image.
+    fn pool(&self, name: &Name) -> Result<(Arc<Pool>, HostFileId)> {
+        if self.options.forbid_private_addresses {
+            let message = "the addresses of a cluster cannot be restricted";
+            return Err(Error::refused(message));
+        }
         let libraries = Self::libraries()?;
         let user = self.user_of(name);
         let io = |what: &'static str| move |e: io::Error| Error::io(what, e);
@@ -170,16 +177,18 @@ impl Rbd {
             _ => Error::io("cannot connect to the cluster", e),
         })?;
         let cluster = Arc::new(cluster);
-        if let Some(expected) = &name.fsid {
-            let found = cluster.fsid().map_err(io("cannot identify the cluster"))?;
-            if found != *expected {
-                let message = format!("the image is in the cluster {expected}, not in {found}");
-                return Err(Error::invalid(message));
-            }
+        let fsid = cluster.fsid().map_err(io("cannot identify the cluster"))?;
+        if let Some(expected) = name.fsid.as_ref().filter(|expected| **expected != fsid) {
+            let message = format!("the image is in the cluster {expected}, not in {fsid}");
+            return Err(Error::invalid(message));
         }
+        let namespace = name.namespace.as_deref().unwrap_or_default();
+        let spelling = format!("rbd {fsid}\0{}\0{namespace}\0{}", name.pool, name.image);
+        let identity = HostFileId::elsewhere(&spelling);
         let pool = cluster.pool(&name.pool, name.namespace.as_deref());
-        pool.map(Arc::new)
-            .map_err(|e| Error::io(format!("cannot open the pool '{}'", name.pool), e))
+        let pool =
+            pool.map_err(|e| Error::io(format!("cannot open the pool '{}'", name.pool), e))?;
+        Ok((Arc::new(pool), identity))
     }
 }
 
@@ -201,8 +210,12 @@ impl Protocol for Rbd {
 
     fn open(&self, at: &Location, _: &OpenMode) -> Result<Arc<dyn Source>> {
         let name = name_of(at)?;
-        let image = self.pool(&name)?.open(&name.image, name.snapshot.as_deref(), false);
-        let source = image.and_then(RbdSource::new).map_err(cannot_open(&name))?;
+        let (pool, identity) = self.pool(&name)?;
+        // A snapshot does not change.
+        let identity = name.snapshot.is_none().then_some(identity);
+        let image = pool.open(&name.image, name.snapshot.as_deref(), false);
+        let source = image.and_then(|image| RbdSource::new(image, identity));
+        let source = source.map_err(cannot_open(&name))?;
         Ok(Arc::new(diskimg::storage::source::Cached::new(Arc::new(source))))
     }
 
@@ -212,7 +225,7 @@ impl Protocol for Rbd {
 
     fn create(&self, at: &Location) -> Result<Box<dyn Publish>> {
         let name = name_of(at)?;
-        let pool = self.pool(&name)?;
+        let (pool, _) = self.pool(&name)?;
         let image = NewImage::create(&pool, &name.image, name.snapshot.as_deref());
         let image = image.map_err(|e| {
             let exists = e.kind() == io::ErrorKind::AlreadyExists;
@@ -227,8 +240,10 @@ impl Protocol for Rbd {
         if name.snapshot.is_some() {
             return Err(Error::invalid("a snapshot cannot be written"));
         }
-        let image = self.pool(&name)?.open(&name.image, None, true);
-        let storage = image.and_then(RbdStorage::existing).map_err(cannot_open(&name))?;
+        let (pool, identity) = self.pool(&name)?;
+        let image = pool.open(&name.image, None, true);
+        let storage = image.and_then(|image| RbdStorage::existing(image, identity));
+        let storage = storage.map_err(cannot_open(&name))?;
         Ok(Arc::new(storage))
     }
 

@@ -1,7 +1,7 @@
 //! An image in a cluster as a source.
 
 use super::library::Image;
-use diskimg::storage::source::{IoHints, Segment, Source, SourceError};
+use diskimg::storage::source::{HostFileId, IoHints, Segment, Source, SourceError};
 use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
@@ -15,14 +15,16 @@ const WINDOW: u64 = 256 << 20;
 pub(super) struct RbdSource {
     image: Image,
     len: u64,
+    /// That of the image, unless a snapshot is read, which does not change.
+    identity: Option<HostFileId>,
     /// What is stored, by the number of the window.
     stored: Mutex<HashMap<u64, Arc<Vec<Range<u64>>>>>,
 }
 
 impl RbdSource {
-    pub(super) fn new(image: Image) -> io::Result<Self> {
+    pub(super) fn new(image: Image, identity: Option<HostFileId>) -> io::Result<Self> {
         let len = image.size()?;
-        Ok(Self { image, len, stored: Mutex::default() })
+        Ok(Self { image, len, identity, stored: Mutex::default() })
     }
 
     fn stored(&self, window: u64) -> Result<Arc<Vec<Range<u64>>>, SourceError> {
@@ -86,6 +88,10 @@ impl Source for RbdSource {
             Some(range) => Segment { end: range.start.min(end), hole: true },
             None => Segment { end, hole: true },
         })
+    }
+
+    fn identity(&self) -> Option<HostFileId> {
+        self.identity
     }
 
     fn protocol(&self) -> Option<&'static str> {

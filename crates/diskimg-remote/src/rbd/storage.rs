@@ -5,7 +5,7 @@ use super::source::read;
 use diskimg::storage::edit::Storage;
 use diskimg::storage::output::{Durability, OutputError, Publish};
 use diskimg::storage::sink::Sink;
-use diskimg::storage::source::{IoHints, Source, SourceError};
+use diskimg::storage::source::{HostFileId, IoHints, Source, SourceError};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +20,7 @@ const MAX_ZEROES: u64 = 1 << 30;
 #[derive(Debug)]
 pub(super) struct RbdStorage {
     image: Image,
+    identity: Option<HostFileId>,
     /// Length when it was opened.
     len: u64,
     /// Length as far as the writer is concerned.
@@ -32,16 +33,24 @@ pub(super) struct RbdStorage {
 
 impl RbdStorage {
     /// An existing image, whose length does not change.
-    pub(super) fn existing(image: Image) -> io::Result<Self> {
+    pub(super) fn existing(image: Image, identity: HostFileId) -> io::Result<Self> {
         let len = image.size()?;
         let current_len = AtomicU64::new(len);
-        Ok(Self { image, len, current_len, allocated: None, temporary: Mutex::default() })
+        Ok(Self {
+            image,
+            identity: Some(identity),
+            len,
+            current_len,
+            allocated: None,
+            temporary: Mutex::default(),
+        })
     }
 
     /// A new image of length 0.
     fn new(image: Image, temporary: Temporary) -> Self {
         Self {
             image,
+            identity: None,
             len: 0,
             current_len: AtomicU64::new(0),
             allocated: Some(Mutex::new(0)),
@@ -98,6 +107,10 @@ impl Source for RbdStorage {
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError> {
         read(&self.image, buf, offset, self.current_len())
+    }
+
+    fn identity(&self) -> Option<HostFileId> {
+        self.identity
     }
 
     fn protocol(&self) -> Option<&'static str> {
@@ -217,10 +230,25 @@ impl NewImage {
         let storage = &self.storage;
         storage.trim()?;
         storage.flush()?;
+        let image = &storage.image;
         if let Some(snapshot) = &self.snapshot {
-            storage.image.protect_snapshot(snapshot)?;
+            image.create_snapshot(snapshot)?;
         }
-        let mut temporary = storage.temporary.lock().unwrap_or_else(PoisonError::into_inner);
+        let renamed = self.rename();
+        match &self.snapshot {
+            Some(snapshot) if renamed.is_err() => {
+                // An image with a snapshot cannot be removed.
+                let _ = image.remove_snapshot(snapshot);
+            }
+            // Now, because a protected snapshot is removed only after a search in all pools.
+            Some(snapshot) => image.protect_snapshot(snapshot)?,
+            None => {}
+        }
+        renamed
+    }
+
+    fn rename(&self) -> io::Result<()> {
+        let mut temporary = self.storage.temporary.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(named) = &mut *temporary {
             named.pool.rename(&named.name, &self.name)?;
             named.is_renamed = true;

@@ -125,6 +125,11 @@ impl Url {
     pub fn file_name(&self) -> &str {
         let end = self.text.find(['?', '#']).unwrap_or(self.text.len());
         let path = &self.text[self.scheme + 1..end];
+        // `rbd:POOL/IMAGE@SNAPSHOT:KEY=VALUE`
+        let path = match path.starts_with("//") {
+            true => path,
+            false => path.split([':', '@']).next().unwrap_or(path),
+        };
         path.rsplit('/').next().unwrap_or(path)
     }
 }
@@ -136,7 +141,10 @@ impl fmt::Display for Url {
         let rest = &rest[secret_len(rest, !slashes.is_empty())..];
         let hidden = if rest.starts_with('@') { "***" } else { "" };
         let (path, query) = rest.split_at(rest.find('?').unwrap_or(rest.len()));
-        write!(f, "{scheme}{slashes}{hidden}{path}")?;
+        match slashes {
+            "" => write!(f, "{scheme}{hidden}{}", without_keys(path))?,
+            _ => write!(f, "{scheme}{slashes}{hidden}{path}")?,
+        }
         if scheme.starts_with("nbd") {
             // Names of files and hosts.
             return f.write_str(query);
@@ -149,6 +157,32 @@ impl fmt::Display for Url {
         }
         Ok(())
     }
+}
+
+/// Replaces the values of keys and passwords in `rbd:POOL/IMAGE:KEY=VALUE`. A backslash escapes a
+/// colon.
+fn without_keys(path: &str) -> String {
+    let (mut shown, mut rest) = (String::new(), path);
+    while !rest.is_empty() {
+        let is_end = |&(at, c): &(usize, char)| c == ':' && !rest[..at].ends_with('\\');
+        let end = rest.char_indices().find(is_end).map_or(rest.len(), |(at, _)| at + 1);
+        let (item, after) = rest.split_at(end);
+        match item.split_once('=') {
+            Some((key, value)) if is_secret(key) => {
+                let colon = if value.ends_with(':') { ":" } else { "" };
+                shown += &format!("{key}=***{colon}");
+            }
+            _ => shown += item,
+        }
+        rest = after;
+    }
+    shown
+}
+
+/// Returns true if an option is a secret, by its name: `key`, but not `keyring` and `keyfile`.
+fn is_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    ["key", "password", "secret", "token"].iter().any(|word| key.ends_with(word))
 }
 
 /// Returns the length of the user and password at the start of what follows a scheme. They end
@@ -274,5 +308,16 @@ mod tests {
         ] {
             assert_eq!(Url::new(url).expect(url).directory(), directory);
         }
+    }
+
+    #[test]
+    fn keys_in_names_of_a_cluster_are_not_shown() {
+        let shown = |text: &str| Url::new(text).expect("is a URL").to_string();
+        assert_eq!(shown("rbd:p/i@s:id=a:key=A==:conf=/c"), "rbd:p/i@s:id=a:key=***:conf=/c");
+        assert_eq!(shown(r"rbd:p/i:Secret=a\:b:keyring=/k"), "rbd:p/i:Secret=***:keyring=/k");
+        assert_eq!(shown("rbd:p/i:key=A"), "rbd:p/i:key=***");
+        let name = |text: &str| Url::new(text).expect("is a URL").file_name().to_owned();
+        assert_eq!(name("rbd:p/n/i.qcow2@s:conf=/etc/c"), "i.qcow2");
+        assert_eq!(name("https://h:1/a/i.qcow2?x=/y"), "i.qcow2");
     }
 }

@@ -344,6 +344,34 @@ fn a_target_whose_server_was_started_again_is_not_taken_for_written() {
 }
 
 #[test]
+fn an_export_is_not_written_while_it_is_read() {
+    let lab = lab();
+    let server = NbdServer::qemu(&["-f", "raw", &path(&lab, "a.raw")]);
+    let (url, before) = (server.url("disk"), lab.read("a.raw"));
+    let old = format!("nbd:unix:{}:exportname=disk", server.socket().display());
+    for line in [
+        format!("convert -n -f raw -O raw {old} {url}"),
+        format!("convert --dry-run -n -f raw -O raw {old} {url}"),
+    ] {
+        let error = lab.line(&line).fails(1);
+        assert!(error.contains("one of the source's own files"), "{error}");
+    }
+    let error = lab.as_qemu_img(&format!("convert -f raw -O qcow2 {old} {url}")).fails(1);
+    assert!(error.contains("one of the source's own files"), "{error}");
+    drop(server);
+    assert!(lab.read("a.raw") == before);
+}
+
+#[test]
+fn zeros_are_written_if_the_server_refuses_to_write_zeros() {
+    let lab = lab();
+    let args = ["--filter=error", "memory", "64M", "error=EINVAL", "error-zero-rate=100%"];
+    let server = NbdServer::nbdkit(&args);
+    lab.line(&format!("convert -n -O raw a.qcow2 {}", server.url(""))).ok();
+    lab.line(&format!("compare -F raw a.qcow2 {}", server.url(""))).ok();
+}
+
+#[test]
 fn qemu_img_overwrites_an_export_without_n() {
     let lab = lab();
     fs::write(lab.path("out"), vec![0xaa; 66 << 20]).expect("writes");

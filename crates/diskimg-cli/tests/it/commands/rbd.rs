@@ -119,6 +119,14 @@ fn modifying(cluster: &Cluster, raw: &[u8]) {
     cluster.line("convert -n -O raw a.qcow2 rbd:rbd/old").ok();
     let contents = cluster.contents("rbd/old");
     assert!(contents.len() == 64 << 20 && contents.starts_with(raw));
+    // An image is not written while it is read, however it is named.
+    let whole = format!("rbd:rbd/old:conf={}:id=admin", cluster.config);
+    let described = "driver=raw,file.driver=rbd,file.pool=rbd,file.image=old";
+    for source in ["rbd:rbd/old", &*format!("--image-opts {described}")] {
+        let error = cluster.line(&format!("convert -n -O raw {source} {whole}")).fails(1);
+        assert!(error.contains("one of the source's own files"), "{error}");
+    }
+    assert!(cluster.contents("rbd/old") == contents);
     cluster.rbd(&["create", "--size", "1M", "rbd/small"]);
     let error = cluster.line("convert -n -O raw a.qcow2 rbd:rbd/small").fails(1);
     assert!(error.contains("rbd:rbd/small"), "{error}");
@@ -134,6 +142,24 @@ fn failures(cluster: &Cluster) {
         let error = cluster.line(&format!("info {name}")).fails(1);
         assert!(error.contains(message), "{error}");
     }
+    // Keys are not shown, and a stranger's name reaches no cluster.
+    let error = cluster.line("info rbd:rbd/none:key=AQDsecret==").fails(1);
+    assert!(error.contains("key=***") && !error.contains("AQD"), "{error}");
+    let error = cluster.line("info --no-private-addresses rbd:rbd/a").fails(1);
+    assert!(error.contains("cannot be restricted"), "{error}");
+    // A new image that cannot get its name is removed, with its snapshot.
+    let name = format!("rbd:rbd/late@snap:conf={}", cluster.config);
+    let mut command = cluster.lab.command(diskimg());
+    command.args(["convert", "-r", "4M", "a.raw", &name]).stderr(Stdio::null());
+    let mut child = command.spawn().expect("starts");
+    let started = Instant::now();
+    while !cluster.rbd(&["ls"]).contains("late.diskimg-tmp") {
+        assert!(started.elapsed() < Duration::from_secs(60), "nothing is created");
+    }
+    cluster.rbd(&["create", "--size", "1M", "rbd/late"]);
+    assert!(!child.wait().expect("ends").success());
+    let left = cluster.rbd(&["ls"]);
+    assert!(!left.contains("late.diskimg-tmp"), "{left}");
     // What is not completed is removed.
     let name = format!("rbd:rbd/cut:conf={}", cluster.config);
     let mut command = cluster.lab.command(diskimg());

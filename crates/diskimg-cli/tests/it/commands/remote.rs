@@ -145,6 +145,26 @@ fn a_description_on_the_command_line_can_have_a_url_and_one_in_an_image_cannot()
 }
 
 #[test]
+fn secrets_in_names_and_descriptions_are_not_shown() {
+    let (lab, server) = server();
+    let url = server.url(Site::Plain, "a.qcow2").replace("http://", "http://u:SECRET@");
+    let url = format!("{url}?sig=SECRET");
+    let missing = "https://u:SECRET@127.0.0.1:1/x?sig=SECRET";
+    for args in [
+        ["convert", "--dry-run", &url, "b.raw"].as_slice(),
+        &["ls", &url],
+        &["info", &url],
+        &["info", missing],
+        &["info", "--image-opts", &format!("driver=raw,file.driver=https,file.url={missing}")],
+        &["info", &format!(r#"json:{{"driver":"https","url":"{missing}"}}"#)],
+        &["info", &format!(r#"json:{{"driver":"https","url":"{}"}}"#, missing.replace('/', "\\/"))],
+    ] {
+        let ran = lab.run(args);
+        assert!(!format!("{}{}", ran.out, ran.err).contains("SECRET"), "{args:?}: {ran:?}");
+    }
+}
+
+#[test]
 fn inspect_copies_no_more_than_it_may() {
     let (lab, server) = server();
     let url = server.url(Site::NoRanges, "a.qcow2");

@@ -36,6 +36,7 @@ pub use url::NodeUrl;
 use crate::error::Result;
 use crate::model::image::Image;
 use crate::open::OpenOptions;
+use crate::open::location::Url;
 use crate::storage::source::Source;
 use graph::Graph;
 use options::NodeOptions;
@@ -87,6 +88,24 @@ impl Node {
     /// Returns the values of the option `key` of all nodes, such as `conf`.
     pub fn values(&self, key: &str) -> Vec<&str> {
         self.0.texts(key)
+    }
+
+    /// Returns `text`, from which the node was parsed, without the secrets in it: users, passwords and
+    /// queries of URLs, and keys.
+    pub fn shown(&self, text: &str) -> String {
+        let mut shown = text.to_owned();
+        for url in self.0.texts("url").into_iter().filter_map(Url::new) {
+            // As it is written in options, and in JSON.
+            for spelling in [url.as_str().replace(',', ",,"), url.as_str().replace('/', "\\/")] {
+                shown = shown.replace(&spelling, &url.to_string());
+            }
+            shown = shown.replace(url.as_str(), &url.to_string());
+        }
+        let secrets = ["key", "password", "cookie", "secret"].map(|key| self.0.texts(key));
+        for secret in secrets.concat().into_iter().filter(|secret| !secret.is_empty()) {
+            shown = shown.replace(secret, "***");
+        }
+        shown
     }
 
     /// Returns the drivers that the description contains: formats, protocols and filters.

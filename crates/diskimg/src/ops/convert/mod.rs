@@ -518,8 +518,9 @@ impl<'a> Convert<'a> {
         storage: Arc<dyn Storage>,
         name: impl Into<String>,
     ) -> Result<Plan> {
-        let input = self.settings.join(self.images)?;
-        existing::plan_on(self.settings, input, storage, name.into())
+        let (name, input) = (name.into(), self.settings.join(self.images)?);
+        refuse_own_files(&input, storage.identity(), Path::new(&name))?;
+        existing::plan_on(self.settings, input, storage, name)
     }
 
     /// Converts into an existing image that is large enough. Its data beyond the size of the source
@@ -557,8 +558,9 @@ impl<'a> Convert<'a> {
         storage: Arc<dyn Storage>,
         name: impl Into<String>,
     ) -> Result<Report> {
-        let input = self.settings.join(self.images)?;
-        existing::run_on(self.settings, input, storage, name.into())
+        let (name, input) = (name.into(), self.settings.join(self.images)?);
+        refuse_own_files(&input, storage.identity(), Path::new(&name))?;
+        existing::run_on(self.settings, input, storage, name)
     }
 
     /// Converts into an [`Output`] that the caller provides.

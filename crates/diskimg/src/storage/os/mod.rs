@@ -17,6 +17,7 @@
 use crate::storage::hints::AllocationHints;
 use std::collections::HashSet;
 use std::fs::{File, Metadata, OpenOptions};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -213,6 +214,15 @@ impl FileId {
     /// Returns the identity of the file at `path`, if it exists. Follows symbolic links.
     pub fn at(path: &Path) -> Option<Self> {
         imp::identity_at(path, true)
+    }
+
+    /// Returns the identity of what is not a file of this host, such as an export of a server, by a
+    /// name that no other has and that is spelled in one way.
+    pub fn elsewhere(name: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        // No file system has this number; 0 would be a block device.
+        Self { device: u64::MAX, inode: hasher.finish().max(1) }
     }
 
     /// Returns the identity of the file at `path`, if it exists, or of the symbolic link there.

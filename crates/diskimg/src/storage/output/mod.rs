@@ -53,6 +53,7 @@ pub use reserved::{output_destination, release_output, reserve_output, reserved_
 pub use temporary_names::remove_temporary_files;
 
 use crate::storage::caching::Caching;
+use crate::storage::edit::Storage;
 use crate::storage::hints::AllocationHints;
 use crate::storage::os;
 use crate::storage::sink::{Cap, PipeSink, Sink};
@@ -143,6 +144,12 @@ impl Output {
     /// Creates an output that writes to `sink`.
     pub fn to_sink(sink: Arc<dyn Sink>) -> Self {
         Self::to_place(Box::new(FileOutput::to_sink(sink, None)))
+    }
+
+    /// Creates an output that overwrites existing `storage`, as a device.
+    pub fn to_storage(storage: Arc<dyn Storage>) -> Self {
+        let file = storage.identity();
+        Self { file, ..Self::to_sink(storage) }
     }
 
     /// Creates an output that writes to `sink`, a part of a larger file, with a path that the image

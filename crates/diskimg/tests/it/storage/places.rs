@@ -205,7 +205,7 @@ fn protocols_create_images_at_locations() {
     convert(Arc::new(disk())).run_to(output).unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), store.lock().unwrap().object.clone().unwrap());
     for (location, message) in [
-        ("readonly:x", "readonly:x: images cannot be written by this protocol"),
+        ("readonly:x", "readonly:x: images cannot be created by this protocol"),
         ("other:x", "other:x: Unknown protocol 'other' (not every operation takes URLs"),
         ("/no/such/directory/x", "/no/such/directory/x: cannot create the output: No such file"),
     ] {
