@@ -161,9 +161,27 @@ impl GuestWriter {
     fn spec(&self) -> Result<Box<dyn TargetSpec>> {
         let whole = || Error::unsupported("an image of this kind can only be written as a whole");
         let open = self.format.driver().open_mutable.ok_or_else(whole)?;
-        let layer = self.options.open_mutable(Reopened::of(&self.storage), open)?;
+        // The parent is open already, and not written. It may not be allowed to be opened again.
+        let options = self.options.clone().alone();
+        let layer = options.open_mutable(Reopened::of(&self.storage), open)?;
         let request = WriteRequest { compress: false, hides_backing: false };
         layer.into_target(&request)?.ok_or_else(whole)
+    }
+
+    /// Verifies that what is written can be stored, as far as that needs opening files: all of the
+    /// image except the first are opened again whenever something is stored. Call it after the
+    /// process gave up the right to open other files than those of the image.
+    ///
+    /// # Errors
+    /// Those of opening the files for writing.
+    pub fn verify_storable(&self) -> Result<()> {
+        let spec = || match self.unit {
+            Some(_) => self.spec().map(drop),
+            None => Ok(()),
+        };
+        // Not at the same time as another thread opens and locks them.
+        let _state = self.write_state();
+        spec().map_err(|e| e.in_file(&self.name))
     }
 
     fn read_state(&self) -> RwLockReadGuard<'_, State> {
