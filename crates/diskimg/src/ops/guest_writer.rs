@@ -113,7 +113,7 @@ impl GuestWriter {
             return Err(Error::unsupported(message).with_remedy(Remedy::NameFormat));
         }
         // Only now, because opening the files of the image reads and locks them.
-        let locked = LockedImage::open(Arc::clone(&storage), options, name)?;
+        let locked = LockedImage::open_to_write(Arc::clone(&storage), options, name)?;
         Self::of(storage, locked.options, name, locked.image)
     }
 

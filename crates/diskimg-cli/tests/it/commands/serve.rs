@@ -280,6 +280,24 @@ fn what_is_written_to_an_image_of_several_files_is_stored() {
 }
 
 #[test]
+fn what_is_written_to_an_image_with_a_data_file_is_stored() {
+    let lab = Lab::new();
+    let bytes = make_raw(&lab);
+    for raw in ["off", "on"] {
+        let options = format!("data_file=data,data_file_raw={raw}");
+        lab.line(&format!("create -q -f qcow2 -o {options} image 8M")).ok();
+        let serving = Serving::start(&lab, "-w -f qcow2 --external-files=same-dir -k s image");
+        client(&lab, "nbdcopy", &["a.raw", &serving.uri]);
+        assert_eq!(serving.stop(), "");
+        lab.qemu("check -f qcow2 image").ok();
+        lab.qemu("convert -f qcow2 -O raw image c.raw").ok();
+        assert!(lab.read("c.raw")[..SIZE] == bytes);
+        let bench = "bench -w -c 10 -f qcow2 --external-files=same-dir --pattern=7 image";
+        assert!(lab.line(bench).ok().contains("Run completed"));
+    }
+}
+
+#[test]
 fn only_the_files_of_the_image_are_opened_to_store_what_is_written() {
     let lab = Lab::new();
     lab.line("create -q -f vmdk -o subformat=twoGbMaxExtentSparse image 8M").ok();
