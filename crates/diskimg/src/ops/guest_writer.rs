@@ -39,7 +39,8 @@ const ZEROS_PER_CALL: u64 = 1 << 30;
 /// An image whose guest bytes are read and written in place, by any number of threads.
 ///
 /// What is written to an image of another format than raw is collected in memory, and stored when
-/// 64 MiB are, and by [`flush`](Self::flush). What was written since the last flush may be lost if
+/// 64 MiB are, and by [`flush`](Self::flush). If it cannot be stored, no more is collected: writes
+/// fail, except those that replace what is collected. What was written since the last flush may be lost if
 /// the process ends or if this is dropped; the image is consistent at every point, except that some
 /// space may be allocated without being used, and each of its guest bytes is the old or the new one.
 ///
@@ -240,6 +241,9 @@ impl GuestWriter {
             let unit_len = unit.min(self.size - start) as usize;
             let len = (unit_len - inside).min(bytes.len() - done);
             let part = &bytes[done..done + len];
+            if !state.pending.has_data(start) {
+                self.make_room(state)?;
+            }
             let State { image, pending } = state;
             if len == unit_len {
                 pending.put_unit(start, part.to_vec());
@@ -249,11 +253,17 @@ impl GuestWriter {
                 whole[inside..inside + len].copy_from_slice(part);
             }
             done += len;
-            if state.pending.bytes() >= MAX_PENDING {
-                self.store(state)?;
-            }
         }
         Ok(())
+    }
+
+    /// Stores what is collected if there is no room for more: if that fails, as on a full disk, no
+    /// more may be collected.
+    fn make_room(&self, state: &mut State) -> Result<()> {
+        match state.pending.bytes() >= MAX_PENDING {
+            true => self.store(state),
+            false => Ok(()),
+        }
     }
 
     /// Makes a guest range read as zeros, and deallocates its space where that is possible.
@@ -339,11 +349,9 @@ impl GuestWriter {
     }
 
     fn zero_units(&self, state: &mut State, units: Range<u64>) -> Result<()> {
+        self.make_room(state)?;
         state.pending.zero(units);
-        match state.pending.bytes() >= MAX_PENDING {
-            true => self.store(state),
-            false => Ok(()),
-        }
+        Ok(())
     }
 
     /// Fills `buf` with the guest bytes at `at`, including those that are not stored yet.
