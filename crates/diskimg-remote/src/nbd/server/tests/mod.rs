@@ -8,7 +8,7 @@ use crate::nbd::wire::{
     ServerReply, TransmissionFlags, chunk, command, error, info, option, option_reply,
 };
 use client::{Answer, Client, with_server};
-use diskimg::{Create, ErrorKind, Format, GuestWriter, Image, OpenOptions};
+use diskimg::{Create, ErrorKind, Format, GuestWriter, Image, OpenOptions, Options};
 use std::io::{Cursor, Write};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -189,6 +189,28 @@ fn block_status_tells_what_is_allocated() {
         assert_eq!(ask(&mut client, 8, 0, size()), status(&all[..1]));
         assert_eq!(ask(&mut client, 8, 100, 50), status(&[(50, 0)]));
         assert_eq!(ask(&mut client, 0, CLUSTER - 1, 2), status(&[(1, 0), (1, 3)]));
+    });
+}
+
+#[test]
+fn block_status_of_a_disk_that_is_written_covers_many_entries() {
+    const COUNT: u64 = 3000;
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("image");
+    let clusters = Options::parse("cluster_size=512").expect("parses");
+    let create = Create::new(Format::Qcow2).options(clusters).size(COUNT * 1024);
+    create.run(&path).expect("is created");
+    let options = OpenOptions::new().format(Format::Qcow2);
+    let disk = GuestWriter::open(&path, &options).expect("opens");
+    (0..COUNT).for_each(|part| disk.write_at(&[1; 512], part * 1024).expect("writes"));
+    with_server(&Server::writable(disk), |address| {
+        let mut client = Client::ready(address, &[BASE_ALLOCATION]);
+        let parts = (0..COUNT * 2).map(|part| Descriptor { len: 512, flags: part as u32 % 2 * 3 });
+        let payload = BlockStatus { context: 0, descriptors: parts.collect() }.encode();
+        assert_eq!(
+            client.ask(0, command::BLOCK_STATUS, 0, (COUNT * 1024) as u32),
+            Answer::Chunks(vec![(chunk::BLOCK_STATUS, payload)])
+        );
     });
 }
 
