@@ -179,7 +179,7 @@ impl<'a> Connection<'a> {
             // The next request follows the data.
             let len = u64::from(request.len);
             if io::copy(&mut input.by_ref().take(len), &mut io::sink())? < len {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+                return self.cut_off(io::ErrorKind::UnexpectedEof.into());
             }
         }
         let reserved = match request.command {
@@ -201,11 +201,29 @@ impl<'a> Connection<'a> {
             } else {
                 return Err(io::ErrorKind::OutOfMemory.into());
             }
-            if request.command == command::WRITE {
-                input.read_exact(buf)?;
+            if request.command == command::WRITE
+                && let Err(error) = input.read_exact(buf)
+            {
+                self.in_flight.release(reserved);
+                return self.cut_off(error);
             }
         }
         Ok(Some(Received { request, fails, reserved }))
+    }
+
+    /// Returns that there are no more requests, if the data of one are incomplete because the server
+    /// stops: those that were received before are still answered.
+    ///
+    /// # Errors
+    /// `error` in any other case.
+    fn cut_off(&self, error: io::Error) -> io::Result<Option<Received>> {
+        match error.kind() == io::ErrorKind::UnexpectedEof && self.peer.is_stopping() {
+            true => {
+                self.ended.store(true, Ordering::Relaxed);
+                Ok(None)
+            }
+            false => Err(error),
+        }
     }
 
     /// Returns the error number of a request that is invalid or not allowed.

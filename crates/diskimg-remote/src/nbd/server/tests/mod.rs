@@ -7,7 +7,7 @@ use crate::nbd::wire::{
     BASE_ALLOCATION, BlockStatus, ClientFlags, Descriptor, ExportInfo, GoOption, InfoReply,
     ServerReply, TransmissionFlags, chunk, command, error, info, option, option_reply,
 };
-use client::{Answer, Client, with_server};
+use client::{Answer, Client, with_server, with_server_to_stop};
 use diskimg::{Create, ErrorKind, Format, GuestWriter, Image, OpenOptions, Options};
 use std::io::{Cursor, Write};
 use std::num::NonZeroUsize;
@@ -391,6 +391,33 @@ fn a_server_for_once_ends_with_its_last_client() {
         drop(Client::ready(address, &[]));
         served.join().expect("does not panic").expect("serves");
     });
+}
+
+#[test]
+fn requests_are_answered_although_the_server_stops_within_another_one() {
+    // More than the buffers of the sockets take, so that the replies are being sent.
+    const COUNT: usize = 14;
+    const LEN: u32 = 1 << 20;
+    // One that is valid, and one that fails.
+    for at in [0, size()] {
+        let (_dir, disk) = writer();
+        with_server_to_stop(&Server::writable(disk), |address, stop| {
+            let mut client = Client::ready(address, &[]);
+            for _ in 0..COUNT {
+                client.send(0, command::READ, 0, LEN, &[]);
+            }
+            client.send(0, command::WRITE, at, 4096, &[1; 100]);
+            std::thread::sleep(Duration::from_millis(200));
+            stop.store(true, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(300));
+            let data = [&[0; 8][..], &bytes()[..LEN as usize]].concat();
+            let read = Answer::Chunks(vec![(chunk::OFFSET_DATA, data)]);
+            for number in 0..COUNT {
+                assert!(client.receive(0) == read, "{number}");
+            }
+            assert!(client.is_closed());
+        });
+    }
 }
 
 #[test]
