@@ -394,6 +394,19 @@ fn a_server_for_once_ends_with_its_last_client() {
 }
 
 #[test]
+fn a_server_for_once_does_not_end_with_what_is_no_client() {
+    let server = Server::new(image()).once(true);
+    with_server(&server, |address| {
+        // A test whether the port is open, and a client that asks and does not choose the export.
+        drop(std::net::TcpStream::connect(address).expect("connects"));
+        drop(Client::connect(address));
+        std::thread::sleep(Duration::from_millis(500));
+        let mut client = Client::ready(address, &[]);
+        assert_eq!(client.error(0, command::READ, 0, 1), 0);
+    });
+}
+
+#[test]
 fn requests_are_answered_although_the_server_stops_within_another_one() {
     // More than the buffers of the sockets take, so that the replies are being sent.
     const COUNT: usize = 14;
