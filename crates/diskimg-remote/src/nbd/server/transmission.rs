@@ -12,8 +12,9 @@ use crate::nbd::wire::{
     BlockStatus, Chunk, ChunkFlags, CommandFlags as Flags, Descriptor, ErrorChunk, HoleChunk,
     Request, SimpleReply, chunk, command, error, read_array,
 };
-use diskimg::{Error, Fetcher};
+use diskimg::{Error, Fetcher, GuestWriter};
 use std::io::{self, BufReader, IoSlice, Read};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread::{Builder, Scope};
@@ -23,6 +24,9 @@ const MAX_THREADS: usize = 16;
 
 /// Bytes that are received at a time, unless the data of a request are longer.
 const RECEIVE_BUFFER: usize = 64 << 10;
+
+/// Bytes of zeros that are written at a time, before it is asked whether the connection has ended.
+const ZEROS_AT_A_TIME: u64 = 32 << 20;
 
 /// Bytes of a buffer that a thread keeps for the next request.
 const KEPT_BUFFER: usize = 1 << 20;
@@ -304,7 +308,7 @@ impl<'a> Connection<'a> {
                 if request.flags.contains(Flags::FAST_ZERO) {
                     return Err(Failure::Request(error::ENOTSUP));
                 }
-                disk.fill_zeroes(range)?;
+                self.fill_zeroes(disk, range)?;
             }
             _ if request.flags.contains(Flags::FAST_ZERO) && disk.unit() == 1 => {
                 return Err(Failure::Request(error::ENOTSUP));
@@ -313,6 +317,21 @@ impl<'a> Connection<'a> {
         }
         if request.flags.contains(Flags::FUA) {
             export.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Writes zeros, which takes as long as the client wants: up to 4 GiB. That ends with the
+    /// connection, so that a server can stop.
+    fn fill_zeroes(&self, disk: &GuestWriter, range: Range<u64>) -> Outcome<()> {
+        let mut at = range.start;
+        while at < range.end {
+            if self.peer.is_ended() {
+                return Err(Failure::Connection(io::ErrorKind::ConnectionAborted.into()));
+            }
+            let end = range.end.min(at + ZEROS_AT_A_TIME);
+            disk.fill_zeroes(at..end)?;
+            at = end;
         }
         Ok(())
     }
@@ -436,7 +455,7 @@ mod tests {
     use super::super::handshake::Context;
     use super::super::listener::Pipe;
     use super::*;
-    use diskimg::{Create, Format, Image};
+    use diskimg::{Create, Format, Image, OpenOptions};
 
     #[test]
     fn what_a_request_holds_is_counted() {
@@ -457,5 +476,22 @@ mod tests {
         assert!(receive().is_none());
         assert_eq!(*lock(&connection.in_flight.bytes), 5000 + STATUS_BYTES);
         const { assert!(STATUS_BYTES * MAX_THREADS <= MAX_IN_FLIGHT) };
+    }
+
+    #[test]
+    fn zeros_are_not_written_after_the_connection_has_ended() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("image");
+        Create::new(Format::Qcow2).size(1 << 20).run(&path).expect("is created");
+        let options = OpenOptions::new().format(Format::Qcow2);
+        let server = Server::writable(GuestWriter::open(&path, &options).expect("opens"));
+        let peer = Pipe::new(io::empty(), io::sink());
+        let connection = Connection::new(&server, &peer, Chosen::default());
+        let (flags, command) = (Flags::NO_HOLE, command::WRITE_ZEROES);
+        let request = Request { flags, command, cookie: 1, offset: 0, len: 1 << 20 };
+        connection.write(&request, &[]).expect("writes");
+        peer.end();
+        let failed = connection.write(&request, &[]).expect_err("nobody waits for it");
+        assert!(matches!(failed, Failure::Connection(_)), "{failed:?}");
     }
 }
