@@ -100,15 +100,22 @@ fn open(job: &Job, console: &Console) -> Result<Server, Failure> {
     let disk = GuestWriter::open(path, &job.input.options_for(console.program()))?;
     let image = disk.image();
     console.warn(image.warnings());
-    // Its own files are opened again when it was changed, those of its backing files are not.
-    if is_one_file(&image) {
-        confine::restrict_files(&rules.allow_overwrite(path))?;
-    }
+    confine::restrict_files(&store_rules(rules.allow_overwrite(path), &image))?;
+    // Rather than when a client flushes what it has written.
+    disk.verify_storable()?;
     Ok(Server::writable(disk))
 }
 
-fn is_one_file(image: &Image) -> bool {
-    image.layers().next().is_some_and(|layer| layer.files().len() == 1)
+/// Returns rules that also allow what storing needs: opening the image's own files again to
+/// overwrite them, and reading those of its backing chain.
+fn store_rules(rules: Rules, image: &Image) -> Rules {
+    image.layers().enumerate().fold(rules, |rules, (depth, layer)| {
+        let paths = layer.files().iter().filter_map(|file| file.path());
+        match depth {
+            0 => paths.fold(rules, |rules, path| rules.allow_overwrite(path)),
+            _ => rules.allow_read(paths),
+        }
+    })
 }
 
 /// Returns rules that allow removing what [`listen`] has created.

@@ -39,7 +39,8 @@ const ZEROS_PER_CALL: u64 = 1 << 30;
 /// An image whose guest bytes are read and written in place, by any number of threads.
 ///
 /// What is written to an image of another format than raw is collected in memory, and stored when
-/// 64 MiB are, and by [`flush`](Self::flush). What was written since the last flush may be lost if
+/// 64 MiB are, and by [`flush`](Self::flush). If it cannot be stored, no more is collected: writes
+/// fail, except those that replace what is collected. What was written since the last flush may be lost if
 /// the process ends or if this is dropped; the image is consistent at every point, except that some
 /// space may be allocated without being used, and each of its guest bytes is the old or the new one.
 ///
@@ -113,7 +114,7 @@ impl GuestWriter {
             return Err(Error::unsupported(message).with_remedy(Remedy::NameFormat));
         }
         // Only now, because opening the files of the image reads and locks them.
-        let locked = LockedImage::open(Arc::clone(&storage), options, name)?;
+        let locked = LockedImage::open_to_write(Arc::clone(&storage), options, name)?;
         Self::of(storage, locked.options, name, locked.image)
     }
 
@@ -161,9 +162,27 @@ impl GuestWriter {
     fn spec(&self) -> Result<Box<dyn TargetSpec>> {
         let whole = || Error::unsupported("an image of this kind can only be written as a whole");
         let open = self.format.driver().open_mutable.ok_or_else(whole)?;
-        let layer = self.options.open_mutable(Reopened::of(&self.storage), open)?;
+        // The parent is open already, and not written. It may not be allowed to be opened again.
+        let options = self.options.clone().alone();
+        let layer = options.open_mutable(Reopened::of(&self.storage), open)?;
         let request = WriteRequest { compress: false, hides_backing: false };
         layer.into_target(&request)?.ok_or_else(whole)
+    }
+
+    /// Verifies that what is written can be stored, as far as that needs opening files: all of the
+    /// image except the first are opened again whenever something is stored. Call it after the
+    /// process gave up the right to open other files than those of the image.
+    ///
+    /// # Errors
+    /// Those of opening the files for writing.
+    pub fn verify_storable(&self) -> Result<()> {
+        let spec = || match self.unit {
+            Some(_) => self.spec().map(drop),
+            None => Ok(()),
+        };
+        // Not at the same time as another thread opens and locks them.
+        let _state = self.write_state();
+        spec().map_err(|e| e.in_file(&self.name))
     }
 
     fn read_state(&self) -> RwLockReadGuard<'_, State> {
@@ -222,6 +241,9 @@ impl GuestWriter {
             let unit_len = unit.min(self.size - start) as usize;
             let len = (unit_len - inside).min(bytes.len() - done);
             let part = &bytes[done..done + len];
+            if !state.pending.has_data(start) {
+                self.make_room(state)?;
+            }
             let State { image, pending } = state;
             if len == unit_len {
                 pending.put_unit(start, part.to_vec());
@@ -231,11 +253,17 @@ impl GuestWriter {
                 whole[inside..inside + len].copy_from_slice(part);
             }
             done += len;
-            if state.pending.bytes() >= MAX_PENDING {
-                self.store(state)?;
-            }
         }
         Ok(())
+    }
+
+    /// Stores what is collected if there is no room for more: if that fails, as on a full disk, no
+    /// more may be collected.
+    fn make_room(&self, state: &mut State) -> Result<()> {
+        match state.pending.bytes() >= MAX_PENDING {
+            true => self.store(state),
+            false => Ok(()),
+        }
     }
 
     /// Makes a guest range read as zeros, and deallocates its space where that is possible.
@@ -321,11 +349,9 @@ impl GuestWriter {
     }
 
     fn zero_units(&self, state: &mut State, units: Range<u64>) -> Result<()> {
+        self.make_room(state)?;
         state.pending.zero(units);
-        match state.pending.bytes() >= MAX_PENDING {
-            true => self.store(state),
-            false => Ok(()),
-        }
+        Ok(())
     }
 
     /// Fills `buf` with the guest bytes at `at`, including those that are not stored yet.

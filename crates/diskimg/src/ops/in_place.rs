@@ -102,6 +102,31 @@ impl LockedImage {
         options: &OpenOptions,
         name: &str,
     ) -> Result<Self> {
+        Self::open_locking(storage, options, name, |image| {
+            usize::from(image.format().driver().locks_further_files)
+        })
+    }
+
+    /// As [`open`](Self::open), for an image into which guest bytes are written: every format locks
+    /// the further files of the image itself for that.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(super) fn open_to_write(
+        storage: Arc<dyn Storage>,
+        options: &OpenOptions,
+        name: &str,
+    ) -> Result<Self> {
+        Self::open_locking(storage, options, name, |_| 1)
+    }
+
+    /// Locks the files of the layers from the one that `first` returns.
+    fn open_locking(
+        storage: Arc<dyn Storage>,
+        options: &OpenOptions,
+        name: &str,
+        first: impl FnOnce(&Image) -> usize,
+    ) -> Result<Self> {
         storage.lock(Lock::WRITE).map_err(|e| Error::io("cannot lock it", e))?;
         let options = options.clone().snapshot(None).disk(None).metadata_only(false);
         let ignores_locks = options.ignores_locks();
@@ -111,9 +136,9 @@ impl LockedImage {
         refuse_compressed(&options.clone().metadata_only(true).open_source(source, name)?)?;
         let source: Arc<dyn Source> = storage.clone();
         let image = options.open_source(source, name)?;
-        let first = usize::from(image.format().driver().locks_further_files);
         if !ignores_locks {
-            (first..image.layers().len()).try_for_each(|depth| lock_to_read(&image, depth))?;
+            (first(&image)..image.layers().len())
+                .try_for_each(|depth| lock_to_read(&image, depth))?;
         }
         Ok(Self { storage, image, options })
     }

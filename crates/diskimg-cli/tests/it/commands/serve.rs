@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpStream;
 use std::os::unix::fs::FileTypeExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -227,6 +228,94 @@ fn a_disk_is_copied_to_a_writable_export_of_every_format() {
         }
         fs::remove_file(lab.path("image")).expect("removes");
     }
+}
+
+/// Creates `base` with the bytes of [`make_raw`], and `image`, which has it as its backing file.
+fn make_child(lab: &Lab, format: &str) {
+    for name in ["base", "image"] {
+        let _ = fs::remove_file(lab.path(name));
+    }
+    lab.line(&format!("convert -f raw -O {format} a.raw base")).ok();
+    lab.line(&format!("create -q -f {format} -b base -F {format} image")).ok();
+}
+
+#[test]
+fn what_is_written_to_an_image_with_a_backing_file_is_stored() {
+    let lab = Lab::new();
+    let mut bytes = make_raw(&lab);
+    for start in [5000, 2 << 20, (7 << 20) + 100] {
+        bytes[start..start + 70_000].fill(9);
+    }
+    for format in ["vmdk", "vpc", "vhdx", "qcow2", "qed", "qcow"] {
+        make_child(&lab, format);
+        let base = lab.read("base");
+        let serving = Serving::start(&lab, &format!("-w -f {format} -k s image"));
+        let mut command = lab.command("qemu-io");
+        command.args(["-f", "raw"]);
+        for start in [5000, 2 << 20, (7 << 20) + 100] {
+            command.args(["-c", &format!("write -P 9 {start} 70000"), "-c", "flush"]);
+        }
+        let out = command.arg(&serving.uri).output().expect("qemu-io is installed");
+        let out = Ran::new(out).ok();
+        assert!(!out.contains("failed"), "{format}: {out}");
+        client(&lab, "nbdcopy", &[&serving.uri, "b.raw"]);
+        assert!(lab.read("b.raw")[..SIZE] == bytes, "{format}");
+        assert_eq!(serving.stop(), "", "{format}");
+        lab.line(&format!("convert -f {format} -O raw image c.raw")).ok();
+        assert!(lab.read("c.raw")[..SIZE] == bytes, "{format}");
+        assert!(lab.read("base") == base, "{format}");
+    }
+}
+
+#[test]
+fn what_is_written_to_an_image_of_several_files_is_stored() {
+    let lab = Lab::new();
+    let bytes = make_raw(&lab);
+    lab.line("create -q -f vmdk -o subformat=twoGbMaxExtentSparse image 8M").ok();
+    let serving = Serving::start(&lab, "-w -f vmdk --external-files=same-dir -k s image");
+    client(&lab, "nbdcopy", &["a.raw", &serving.uri]);
+    assert_eq!(serving.stop(), "");
+    lab.line("convert -f vmdk -O raw image c.raw").ok();
+    assert!(lab.read("c.raw")[..SIZE] == bytes);
+}
+
+#[test]
+fn what_is_written_to_an_image_with_a_data_file_is_stored() {
+    let lab = Lab::new();
+    let bytes = make_raw(&lab);
+    for raw in ["off", "on"] {
+        let options = format!("data_file=data,data_file_raw={raw}");
+        lab.line(&format!("create -q -f qcow2 -o {options} image 8M")).ok();
+        let serving = Serving::start(&lab, "-w -f qcow2 --external-files=same-dir -k s image");
+        client(&lab, "nbdcopy", &["a.raw", &serving.uri]);
+        assert_eq!(serving.stop(), "");
+        lab.qemu("check -f qcow2 image").ok();
+        lab.qemu("convert -f qcow2 -O raw image c.raw").ok();
+        assert!(lab.read("c.raw")[..SIZE] == bytes);
+        let bench = "bench -w -c 10 -f qcow2 --external-files=same-dir --pattern=7 image";
+        assert!(lab.line(bench).ok().contains("Run completed"));
+    }
+}
+
+#[test]
+fn only_the_files_of_the_image_are_opened_to_store_what_is_written() {
+    let lab = Lab::new();
+    lab.line("create -q -f vmdk -o subformat=twoGbMaxExtentSparse image 8M").ok();
+    let mut serving = Serving::start(&lab, "-w -f vmdk --external-files=any -k s image");
+    // Another file, in the place of the extent.
+    let files = fs::read_dir(lab.path("")).expect("lists").flatten();
+    let mut files = files.map(|entry| entry.path());
+    let is_extent = |path: &PathBuf| path.to_string_lossy().contains("s001");
+    let extent = files.find(is_extent).expect("has an extent");
+    fs::copy(&extent, lab.path("other")).expect("copies");
+    fs::rename(lab.path("other"), &extent).expect("renames");
+    let mut command = lab.command("qemu-io");
+    command.args(["-f", "raw", "-c", "write 0 64k", "-c", "flush", &serving.uri]);
+    command.output().expect("qemu-io is installed");
+    serving.signal(Signal::TERM);
+    assert!(!serving.child.wait().expect("ends").success());
+    let messages = serving.messages();
+    assert!(messages.contains("Permission denied"), "{messages}");
 }
 
 /// Numbers that look random.

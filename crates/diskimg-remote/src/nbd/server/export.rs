@@ -13,7 +13,10 @@ use std::ops::Range;
 const MIN_HOLE: u64 = 4096;
 
 /// Maximum number of descriptors of one context in a reply.
-const MAX_DESCRIPTORS: usize = 64 << 10;
+pub(super) const MAX_DESCRIPTORS: usize = 64 << 10;
+
+/// Entries of the map that are in memory at a time.
+const MAP_ENTRIES: usize = 1024;
 
 /// Length in bytes of requests that clients are told to prefer. QEMU's number.
 const PREFERRED_BLOCK: u64 = 4096;
@@ -175,8 +178,14 @@ impl Export {
                 }
             }
             (Context::Allocation, Self::Write(disk)) => {
-                for entry in disk.map(range, max.saturating_mul(4))? {
-                    status.push_entry(&entry);
+                let mut at = range.start;
+                // The list is full when it refuses an entry.
+                let mut fits = true;
+                while fits && at < range.end {
+                    let entries = disk.map(at..range.end, MAP_ENTRIES)?;
+                    let Some(last) = entries.last() else { break };
+                    at = last.start + last.length;
+                    fits = entries.iter().all(|entry| status.push_entry(entry));
                 }
             }
         }

@@ -188,6 +188,9 @@ pub(super) trait Peer: Send + Sync {
 
     /// Ends the connection, also for threads that receive or send.
     fn end(&self);
+
+    /// Returns true if the connection was ended, so that no more replies are sent.
+    fn is_ended(&self) -> bool;
 }
 
 /// Receives bytes from a peer.
@@ -245,6 +248,7 @@ pub(super) struct Stream {
     deadline: Mutex<Option<Instant>>,
     has_deadline: AtomicBool,
     stopping: AtomicBool,
+    closed: AtomicBool,
 }
 
 impl Stream {
@@ -266,6 +270,7 @@ impl Stream {
             deadline: Mutex::default(),
             has_deadline: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
         })
     }
 
@@ -278,6 +283,7 @@ impl Stream {
     /// Makes all threads that receive or send end.
     pub(super) fn close(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+        self.closed.store(true, Ordering::Relaxed);
         let _ = with_socket!(&self.socket, stream => stream.shutdown(Shutdown::Both));
     }
 
@@ -324,6 +330,10 @@ impl Peer for Stream {
     fn end(&self) {
         self.close();
     }
+
+    fn is_ended(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
 }
 
 /// A client that is connected by two streams, of any kind.
@@ -361,6 +371,10 @@ impl<R: Read + Send, W: Write + Send> Peer for Pipe<R, W> {
 
     fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
+    }
+
+    fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
     }
 }
 

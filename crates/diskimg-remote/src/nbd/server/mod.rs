@@ -25,6 +25,7 @@ use export::Export;
 use listener::{Peer, Stream};
 use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use transmission::Connection;
@@ -153,7 +154,8 @@ impl Server {
         self
     }
 
-    /// Makes [`serve`](Self::serve) return when the last client has disconnected.
+    /// Makes [`serve`](Self::serve) return when the last client has disconnected. Connections on which
+    /// the export is not chosen, such as tests whether a port is open, do not count.
     #[must_use]
     pub fn once(mut self, yes: bool) -> Self {
         self.once = yes;
@@ -183,8 +185,8 @@ impl Server {
                 |stream| {
                     let place = active.enter(Arc::clone(&stream));
                     let serve = move || {
-                        let _place = place;
-                        self.serve_client(&stream);
+                        let place = place;
+                        self.serve_client(&stream, place.active);
                     };
                     let started = std::thread::Builder::new().spawn_scoped(scope, serve);
                     started.map(drop)
@@ -205,10 +207,9 @@ impl Server {
         active: &Active,
     ) -> Result<()> {
         listener.prepare().map_err(|e| Error::io("cannot wait for connections", e))?;
-        let mut had_client = false;
         while !stop() {
             let count = active.count();
-            if self.once && had_client && count == 0 {
+            if self.once && count == 0 && active.had_client.load(Ordering::Relaxed) {
                 return Ok(());
             }
             if count >= self.connections.get() {
@@ -217,10 +218,11 @@ impl Server {
             }
             match listener.accept(POLL_INTERVAL) {
                 Ok(None) => {}
-                Ok(Some(stream)) => match start(Arc::new(stream)) {
-                    Ok(()) => had_client = true,
-                    Err(e) => (self.on_error)(&Error::io("cannot serve a connection", e)),
-                },
+                Ok(Some(stream)) => {
+                    if let Err(e) = start(Arc::new(stream)) {
+                        (self.on_error)(&Error::io("cannot serve a connection", e));
+                    }
+                }
                 // A client that has gone, or too many open files: not an error of the listener.
                 Err(e) => {
                     (self.on_error)(&Error::io("cannot accept a connection", e));
@@ -241,21 +243,23 @@ impl Server {
         input: impl Read + Send,
         output: impl Write + Send,
     ) -> io::Result<()> {
-        self.serve_peer(&listener::Pipe::new(input, output))
+        self.serve_peer(&listener::Pipe::new(input, output), || {})
     }
 
-    fn serve_client(&self, stream: &Stream) {
+    fn serve_client(&self, stream: &Stream, active: &Active) {
         // What clients do wrong is not reported: anyone could fill a log with it.
-        let _ = self.serve_peer(stream);
+        let _ = self.serve_peer(stream, || active.had_client.store(true, Ordering::Relaxed));
         if let Err(error) = self.export.flush() {
             (self.on_error)(&error);
         }
     }
 
-    fn serve_peer(&self, peer: &dyn Peer) -> io::Result<()> {
+    /// Serves a client. Calls `has_chosen` when it has chosen the export.
+    fn serve_peer(&self, peer: &dyn Peer, has_chosen: impl FnOnce()) -> io::Result<()> {
         peer.set_deadline(Some(Instant::now() + self.handshake_timeout))?;
         let Some(chosen) = handshake::negotiate(self, peer)? else { return Ok(()) };
         peer.set_deadline(None)?;
+        has_chosen();
         Connection::new(self, peer, chosen).run()
     }
 }
@@ -269,6 +273,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Active {
     streams: Mutex<Vec<Arc<Stream>>>,
     left: Condvar,
+    /// A client has chosen the export.
+    had_client: AtomicBool,
 }
 
 /// A connection that is being served, until this is dropped.

@@ -4,16 +4,17 @@
 //! sends the reply while another one receives. There is no queue: what is received and not answered
 //! yet is bounded by the number of threads and by [`MAX_IN_FLIGHT`].
 
-use super::export::{self, Part};
-use super::handshake::{Chosen, Context};
+use super::export::{self, MAX_DESCRIPTORS, Part};
+use super::handshake::Chosen;
 use super::listener::{Peer, Receiver, send_all};
 use super::{MAX_IN_FLIGHT, MAX_REQUEST, Server, lock};
 use crate::nbd::wire::{
-    BlockStatus, Chunk, ChunkFlags, CommandFlags as Flags, ErrorChunk, HoleChunk, Request,
-    SimpleReply, chunk, command, error, read_array,
+    BlockStatus, Chunk, ChunkFlags, CommandFlags as Flags, Descriptor, ErrorChunk, HoleChunk,
+    Request, SimpleReply, chunk, command, error, read_array,
 };
-use diskimg::{Error, Fetcher};
+use diskimg::{Error, Fetcher, GuestWriter};
 use std::io::{self, BufReader, IoSlice, Read};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread::{Builder, Scope};
@@ -24,8 +25,15 @@ const MAX_THREADS: usize = 16;
 /// Bytes that are received at a time, unless the data of a request are longer.
 const RECEIVE_BUFFER: usize = 64 << 10;
 
+/// Bytes of zeros that are written at a time, before it is asked whether the connection has ended.
+const ZEROS_AT_A_TIME: u64 = 32 << 20;
+
 /// Bytes of a buffer that a thread keeps for the next request.
 const KEPT_BUFFER: usize = 1 << 20;
+
+/// Bytes that a BLOCK_STATUS holds at most, for one context at a time: the descriptors, whose list
+/// doubles when it grows, the payload, and entries of the map.
+const STATUS_BYTES: usize = 4 * MAX_DESCRIPTORS * size_of::<Descriptor>();
 
 /// The error number of a request that fails, and whether it is an error of the image.
 type Outcome<T> = Result<T, Failure>;
@@ -175,13 +183,19 @@ impl<'a> Connection<'a> {
             // The next request follows the data.
             let len = u64::from(request.len);
             if io::copy(&mut input.by_ref().take(len), &mut io::sink())? < len {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+                return self.cut_off(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        let has_data = matches!(request.command, command::READ | command::WRITE);
-        let reserved = if has_data && fails.is_none() { request.len as usize } else { 0 };
+        let reserved = match request.command {
+            _ if fails.is_some() => 0,
+            command::READ | command::WRITE => request.len as usize,
+            command::BLOCK_STATUS => STATUS_BYTES,
+            _ => 0,
+        };
         if reserved > 0 {
             self.in_flight.reserve(reserved);
+        }
+        if reserved > 0 && request.command != command::BLOCK_STATUS {
             buf.truncate(reserved);
             let more = reserved - buf.len();
             if buf.try_reserve_exact(more).is_ok() {
@@ -191,11 +205,29 @@ impl<'a> Connection<'a> {
             } else {
                 return Err(io::ErrorKind::OutOfMemory.into());
             }
-            if request.command == command::WRITE {
-                input.read_exact(buf)?;
+            if request.command == command::WRITE
+                && let Err(error) = input.read_exact(buf)
+            {
+                self.in_flight.release(reserved);
+                return self.cut_off(error);
             }
         }
         Ok(Some(Received { request, fails, reserved }))
+    }
+
+    /// Returns that there are no more requests, if the data of one are incomplete because the server
+    /// stops: those that were received before are still answered.
+    ///
+    /// # Errors
+    /// `error` in any other case.
+    fn cut_off(&self, error: io::Error) -> io::Result<Option<Received>> {
+        match error.kind() == io::ErrorKind::UnexpectedEof && self.peer.is_stopping() {
+            true => {
+                self.ended.store(true, Ordering::Relaxed);
+                Ok(None)
+            }
+            false => Err(error),
+        }
     }
 
     /// Returns the error number of a request that is invalid or not allowed.
@@ -276,7 +308,7 @@ impl<'a> Connection<'a> {
                 if request.flags.contains(Flags::FAST_ZERO) {
                     return Err(Failure::Request(error::ENOTSUP));
                 }
-                disk.fill_zeroes(range)?;
+                self.fill_zeroes(disk, range)?;
             }
             _ if request.flags.contains(Flags::FAST_ZERO) && disk.unit() == 1 => {
                 return Err(Failure::Request(error::ENOTSUP));
@@ -285,6 +317,21 @@ impl<'a> Connection<'a> {
         }
         if request.flags.contains(Flags::FUA) {
             export.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Writes zeros, which takes as long as the client wants: up to 4 GiB. That ends with the
+    /// connection, so that a server can stop.
+    fn fill_zeroes(&self, disk: &GuestWriter, range: Range<u64>) -> Outcome<()> {
+        let mut at = range.start;
+        while at < range.end {
+            if self.peer.is_ended() {
+                return Err(Failure::Connection(io::ErrorKind::ConnectionAborted.into()));
+            }
+            let end = range.end.min(at + ZEROS_AT_A_TIME);
+            disk.fill_zeroes(at..end)?;
+            at = end;
         }
         Ok(())
     }
@@ -336,18 +383,13 @@ impl<'a> Connection<'a> {
     fn status(&self, request: &Request) -> Outcome<()> {
         let range = request.offset..request.offset + u64::from(request.len);
         let one = request.flags.contains(Flags::REQ_ONE);
-        let status = |&context: &Context| {
+        for (index, &context) in self.chosen.contexts.iter().enumerate() {
             let descriptors = self.server.export.status(context, range.clone(), one)?;
-            Ok(BlockStatus { context: context.id(), descriptors }.encode())
-        };
-        let payloads: Vec<_> =
-            self.chosen.contexts.iter().map(status).collect::<diskimg::Result<_>>()?;
-        let _sending = lock(&self.output);
-        for (index, payload) in payloads.iter().enumerate() {
-            let is_last = index + 1 == payloads.len();
+            let payload = BlockStatus { context: context.id(), descriptors }.encode();
+            let is_last = index + 1 == self.chosen.contexts.len();
             let header = header(request, chunk::BLOCK_STATUS, payload.len() as u32, is_last);
-            let mut slices = [IoSlice::new(&header), IoSlice::new(payload)];
-            send_all(self.peer, &mut slices).map_err(Failure::Connection)?;
+            // One at a time: chunks of several replies may be mixed.
+            self.send(&mut [IoSlice::new(&header), IoSlice::new(&payload)])?;
         }
         Ok(())
     }
@@ -405,5 +447,51 @@ impl InFlight {
     fn release(&self, len: usize) {
         *lock(&self.bytes) -= len;
         self.released.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::handshake::Context;
+    use super::super::listener::Pipe;
+    use super::*;
+    use diskimg::{Create, Format, Image, OpenOptions};
+
+    #[test]
+    fn what_a_request_holds_is_counted() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("image");
+        Create::new(Format::Qcow2).size(1 << 20).run(&path).expect("is created");
+        let server = Server::new(Image::open(&path).expect("opens"));
+        let request = |command, len| {
+            Request { flags: Flags::empty(), command, cookie: 1, offset: 0, len }.encode()
+        };
+        let input = [request(command::READ, 5000), request(command::BLOCK_STATUS, 1 << 20)];
+        let peer = Pipe::new(io::Cursor::new(input.concat()), io::sink());
+        let chosen = Chosen { structured: true, contexts: vec![Context::Allocation] };
+        let connection = Connection::new(&server, &peer, chosen);
+        let receive = || connection.receive(&mut Vec::new()).expect("receives");
+        assert_eq!(receive().expect("is a request").reserved, 5000);
+        assert_eq!(receive().expect("is a request").reserved, STATUS_BYTES);
+        assert!(receive().is_none());
+        assert_eq!(*lock(&connection.in_flight.bytes), 5000 + STATUS_BYTES);
+        const { assert!(STATUS_BYTES * MAX_THREADS <= MAX_IN_FLIGHT) };
+    }
+
+    #[test]
+    fn zeros_are_not_written_after_the_connection_has_ended() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("image");
+        Create::new(Format::Qcow2).size(1 << 20).run(&path).expect("is created");
+        let options = OpenOptions::new().format(Format::Qcow2);
+        let server = Server::writable(GuestWriter::open(&path, &options).expect("opens"));
+        let peer = Pipe::new(io::empty(), io::sink());
+        let connection = Connection::new(&server, &peer, Chosen::default());
+        let (flags, command) = (Flags::NO_HOLE, command::WRITE_ZEROES);
+        let request = Request { flags, command, cookie: 1, offset: 0, len: 1 << 20 };
+        connection.write(&request, &[]).expect("writes");
+        peer.end();
+        let failed = connection.write(&request, &[]).expect_err("nobody waits for it");
+        assert!(matches!(failed, Failure::Connection(_)), "{failed:?}");
     }
 }

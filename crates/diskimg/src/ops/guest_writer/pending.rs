@@ -66,6 +66,12 @@ impl Pending {
         self.entry(start).is_some()
     }
 
+    /// Returns true if the bytes of the unit at `start` are here, so that replacing them takes no more
+    /// memory.
+    pub(super) fn has_data(&self, start: u64) -> bool {
+        matches!(self.units.get(&start), Some(Unit::Data(_)))
+    }
+
     /// Returns the bytes of the unit at `start`. If it is not here, `read` fills `len` bytes.
     ///
     /// # Errors
@@ -76,7 +82,7 @@ impl Pending {
         len: usize,
         read: impl FnOnce(&mut [u8]) -> Result<()>,
     ) -> Result<&mut [u8]> {
-        if !matches!(self.units.get(&start), Some(Unit::Data(_))) {
+        if !self.has_data(start) {
             let mut bytes = vec![0; len];
             if !self.contains(start) {
                 read(&mut bytes)?;

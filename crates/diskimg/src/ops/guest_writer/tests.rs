@@ -136,6 +136,42 @@ fn zeros_deallocate_space_and_are_not_stored_where_there_are_zeros() {
 }
 
 #[test]
+fn what_cannot_be_stored_takes_a_bounded_amount_of_memory() {
+    const PART: u64 = 1 << 20;
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("image");
+    Create::new(Format::Qcow2).size(200 * PART).run(&path).expect("is created");
+    let storage: Arc<dyn Storage> =
+        Arc::new(MemoryStorage::new(std::fs::read(&path).expect("is read")));
+    let options = OpenOptions::new().format(Format::Qcow2);
+    let writer = GuestWriter::open_locked(&storage, &options, "image").expect("opens");
+    let mut header = [0; 512];
+    storage.read_exact_at(&mut header, 0).expect("reads");
+    // The image cannot be opened any more, and so not be changed.
+    storage.write_all_at(&[0; 512], 0).expect("writes");
+    let write = |part: u64, byte| writer.write_at(&[byte; PART as usize], part * PART);
+    let written = (0..200).take_while(|&part| write(part, 1).is_ok()).count() as u64;
+    assert!((60..=64).contains(&written), "{written}");
+    for part in written..200 {
+        write(part, 1).expect_err("there is no room");
+        writer.write_at(&[1], (part + 1) * PART - 1).expect_err("there is no room");
+    }
+    let pending = || writer.read_state().pending.bytes();
+    assert!(pending() < MAX_PENDING + PART as usize, "{}", pending());
+    writer.write_zeroes(150 * PART..151 * PART).expect_err("there is no room");
+    write(3, 2).expect("replaces what is there");
+    let mut read = vec![0; PART as usize];
+    storage.write_all_at(&header, 0).expect("writes");
+    writer.flush().expect("stores");
+    assert_eq!(pending(), 0);
+    for part in 0..written {
+        writer.read_at(&mut read, part * PART).expect("reads");
+        assert!(read.iter().all(|&byte| byte == if part == 3 { 2 } else { 1 }), "{part}");
+    }
+    write(199, 1).expect("writes");
+}
+
+#[test]
 fn an_image_is_opened_by_its_name_if_its_format_is_named_and_nobody_uses_it() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("image");

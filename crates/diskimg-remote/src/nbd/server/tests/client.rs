@@ -12,6 +12,11 @@ use std::time::Duration;
 
 /// Runs `test` with the address of a server, which ends afterwards.
 pub(super) fn with_server(server: &Server, test: impl FnOnce(SocketAddr)) {
+    with_server_to_stop(server, |address, _| test(address));
+}
+
+/// As [`with_server`], with what stops the server when it is set.
+pub(super) fn with_server_to_stop(server: &Server, test: impl FnOnce(SocketAddr, &AtomicBool)) {
     let listener = Listener::tcp("127.0.0.1:0").expect("listens");
     let address = listener.address().expect("has one");
     let stop = Stop::default();
@@ -20,7 +25,7 @@ pub(super) fn with_server(server: &Server, test: impl FnOnce(SocketAddr)) {
         {
             // Also if the test fails: the scope waits for the server.
             let _stop = StopOnDrop(&stop);
-            test(address);
+            test(address, &stop.0);
         }
         served.join().expect("does not panic").expect("serves");
     });

@@ -7,8 +7,8 @@ use crate::nbd::wire::{
     BASE_ALLOCATION, BlockStatus, ClientFlags, Descriptor, ExportInfo, GoOption, InfoReply,
     ServerReply, TransmissionFlags, chunk, command, error, info, option, option_reply,
 };
-use client::{Answer, Client, with_server};
-use diskimg::{Create, ErrorKind, Format, GuestWriter, Image, OpenOptions};
+use client::{Answer, Client, with_server, with_server_to_stop};
+use diskimg::{Create, ErrorKind, Format, GuestWriter, Image, OpenOptions, Options};
 use std::io::{Cursor, Write};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -192,6 +192,28 @@ fn block_status_tells_what_is_allocated() {
     });
 }
 
+#[test]
+fn block_status_of_a_disk_that_is_written_covers_many_entries() {
+    const COUNT: u64 = 3000;
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("image");
+    let clusters = Options::parse("cluster_size=512").expect("parses");
+    let create = Create::new(Format::Qcow2).options(clusters).size(COUNT * 1024);
+    create.run(&path).expect("is created");
+    let options = OpenOptions::new().format(Format::Qcow2);
+    let disk = GuestWriter::open(&path, &options).expect("opens");
+    (0..COUNT).for_each(|part| disk.write_at(&[1; 512], part * 1024).expect("writes"));
+    with_server(&Server::writable(disk), |address| {
+        let mut client = Client::ready(address, &[BASE_ALLOCATION]);
+        let parts = (0..COUNT * 2).map(|part| Descriptor { len: 512, flags: part as u32 % 2 * 3 });
+        let payload = BlockStatus { context: 0, descriptors: parts.collect() }.encode();
+        assert_eq!(
+            client.ask(0, command::BLOCK_STATUS, 0, (COUNT * 1024) as u32),
+            Answer::Chunks(vec![(chunk::BLOCK_STATUS, payload)])
+        );
+    });
+}
+
 /// As the specification says; the connection remains usable.
 #[test]
 fn requests_that_are_invalid_get_error_numbers() {
@@ -369,6 +391,46 @@ fn a_server_for_once_ends_with_its_last_client() {
         drop(Client::ready(address, &[]));
         served.join().expect("does not panic").expect("serves");
     });
+}
+
+#[test]
+fn a_server_for_once_does_not_end_with_what_is_no_client() {
+    let server = Server::new(image()).once(true);
+    with_server(&server, |address| {
+        // A test whether the port is open, and a client that asks and does not choose the export.
+        drop(std::net::TcpStream::connect(address).expect("connects"));
+        drop(Client::connect(address));
+        std::thread::sleep(Duration::from_millis(500));
+        let mut client = Client::ready(address, &[]);
+        assert_eq!(client.error(0, command::READ, 0, 1), 0);
+    });
+}
+
+#[test]
+fn requests_are_answered_although_the_server_stops_within_another_one() {
+    // More than the buffers of the sockets take, so that the replies are being sent.
+    const COUNT: usize = 14;
+    const LEN: u32 = 1 << 20;
+    // One that is valid, and one that fails.
+    for at in [0, size()] {
+        let (_dir, disk) = writer();
+        with_server_to_stop(&Server::writable(disk), |address, stop| {
+            let mut client = Client::ready(address, &[]);
+            for _ in 0..COUNT {
+                client.send(0, command::READ, 0, LEN, &[]);
+            }
+            client.send(0, command::WRITE, at, 4096, &[1; 100]);
+            std::thread::sleep(Duration::from_millis(200));
+            stop.store(true, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(300));
+            let data = [&[0; 8][..], &bytes()[..LEN as usize]].concat();
+            let read = Answer::Chunks(vec![(chunk::OFFSET_DATA, data)]);
+            for number in 0..COUNT {
+                assert!(client.receive(0) == read, "{number}");
+            }
+            assert!(client.is_closed());
+        });
+    }
 }
 
 #[test]
