@@ -310,12 +310,12 @@ fn the_region_of_the_bucket_is_learnt_once() {
 
 #[test]
 fn a_clock_that_is_wrong_is_corrected_once() {
-    let date = "Sun, 06 Nov 2033 08:49:37 GMT";
+    let there = || jiff::Timestamp::now() + SignedDuration::from_hours(20);
     let answer = move |received: &Received, accepts: bool| {
-        let is_right = received.header("x-amz-date")?.starts_with("20331106T0849");
-        let text = "<Error><Code>RequestTimeTooSkewed</Code></Error>";
-        let refusal = Reply::new("403 Forbidden", &[("Date", date)], text.as_bytes());
-        (!is_right || !accepts).then_some(refusal)
+        let there = there();
+        let signed = received.header("x-amz-date")?.parse::<jiff::Timestamp>().expect("a time");
+        let is_right = there.duration_since(signed).abs() < SignedDuration::from_mins(15);
+        (!is_right || !accepts).then(|| skewed(&there.strftime("%a, %d %b %Y %H:%M:%S GMT")))
     };
     let store = Store::start(move |received, _| answer(received, true));
     store.put(&bytes(MIB));
@@ -325,6 +325,27 @@ fn a_clock_that_is_wrong_is_corrected_once() {
     let failed = open(&client(&store, |_| {})).expect_err("is refused");
     assert!(text(&failed).contains("clock"), "{}", text(&failed));
     assert_eq!(store.received().len(), 2);
+}
+
+#[test]
+fn a_clock_that_cannot_be_right_is_not_believed() {
+    for date in ["Thu, 30 Dec 9999 21:59:59 GMT", "Mon, 01 Jan 0001 00:00:00 GMT", "yesterday"] {
+        let store = Store::start(move |_, _| Some(skewed(&date)));
+        let failed = open(&client(&store, |_| {})).expect_err("is refused");
+        assert!(text(&failed).contains("clock"), "{}", text(&failed));
+        assert_eq!(store.received().len(), 1, "{date}");
+        // Nothing panics when the upload is aborted, either.
+        let store = Store::start(move |received, _| {
+            received.path.contains("uploadId=").then(|| skewed(&date))
+        });
+        write(&client(&store, |_| {}), &bytes(9 * MIB)).expect_err("is refused");
+    }
+}
+
+/// Returns the refusal of a store whose clock shows another time.
+fn skewed(date: &dyn std::fmt::Display) -> Reply {
+    let text = "<Error><Code>RequestTimeTooSkewed</Code></Error>";
+    Reply::new("403 Forbidden", &[("Date", &date.to_string())], text.as_bytes())
 }
 
 #[test]
