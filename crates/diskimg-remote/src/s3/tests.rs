@@ -1,6 +1,7 @@
 //! A store that fails in every way, and the client's answers.
 
 mod store;
+mod uploads;
 
 use super::*;
 use crate::http::tests::server::{Received, Reply, Server};

@@ -40,7 +40,7 @@ enum Found {
 impl Upload {
     /// Makes the object visible.
     pub(super) fn publish(self: &Arc<Self>) -> io::Result<()> {
-        self.finish_parts()?;
+        self.finish_parts(&mut || false)?;
         let Some(id) = self.known_id() else { return self.put() };
         let parts = self.sent()?;
         let etags = etag_of_parts(parts.iter().map(|part| &*part.etag));
@@ -251,7 +251,11 @@ impl Upload {
         retry.attempts = retry.attempts.min(ABORT_ATTEMPTS);
         let abort = || {
             let call = Call { query: &[("uploadId", &id)], ..Call::new(Method::DELETE) };
-            self.object.attempt(&call).map(drop).map_err(SourceError::from)
+            self.object.attempt(&call).map(drop).map_err(|failure| match failure {
+                // The user may be waiting for the end of the program.
+                Failure::Temporary(error, _) => SourceError::Transient(error),
+                Failure::Final(error) => SourceError::Storage(error),
+            })
         };
         // Nobody is left who could be told. Stores can be told to remove old parts themselves.
         let _ = retry.repeat(abort);

@@ -3,12 +3,14 @@
 use super::digest::{Checksum, Digests};
 use super::layout::Layout;
 use crate::http::answer::Unexpected;
-use crate::http::transport::{Attempt, Failure, wrong};
+use crate::http::transport::{Attempt, Failure, MAX_WAIT, wrong};
 use crate::s3::object::{Call, Object, Payload, text};
 use crate::s3::xml::Reply;
 use diskimg::storage::source::{RetryPolicy, SourceError};
 use std::collections::VecDeque;
+use std::collections::hash_map::RandomState;
 use std::fs::File;
+use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +31,13 @@ const CONFIRMATION: Duration = Duration::from_secs(120);
 
 /// Bytes per second with which a part is uploaded at least, if attempts are repeated.
 const SLOWEST: u64 = 1 << 20;
+
+/// How often a caller that waits for the parts is asked whether the upload stops.
+const POLL: Duration = Duration::from_millis(100);
+
+/// How long requests may take to end when the upload stops. What they send later is refused, because
+/// the upload is aborted then.
+const LAST_REQUESTS: Duration = Duration::from_secs(5);
 
 /// Size in bytes of the stack of a thread that uploads.
 const STACK: usize = 1 << 20;
@@ -310,6 +319,21 @@ impl Upload {
         self.repeat_within(Duration::ZERO, attempt)
     }
 
+    /// Waits, and fails as soon as the upload stops.
+    fn pause(&self, time: Duration) -> io::Result<()> {
+        let state = self.state();
+        let goes_on = |_: &mut State| !self.stops.load(Ordering::Relaxed);
+        drop(self.changed.wait_timeout_while(state, time, goes_on));
+        self.require_not_stopped()
+    }
+
+    fn require_not_stopped(&self) -> io::Result<()> {
+        match self.stops.load(Ordering::Relaxed) {
+            true => Err(stopped()),
+            false => Ok(()),
+        }
+    }
+
     /// As [`repeat`](Self::repeat), for requests that may take `time` more.
     fn repeat_within<T>(
         &self,
@@ -318,19 +342,44 @@ impl Upload {
     ) -> io::Result<T> {
         let mut retry = self.retry.clone();
         retry.deadline = retry.deadline.saturating_add(time);
-        let attempt = || match self.stops.load(Ordering::Relaxed) {
-            true => Err(SourceError::Storage(stopped())),
-            false => attempt().map_err(SourceError::from),
+        // What the policy would wait ends when the upload stops.
+        let (shortest, longest) = (retry.first_delay, retry.max_delay.max(retry.first_delay));
+        (retry.first_delay, retry.max_delay) = (Duration::ZERO, Duration::ZERO);
+        let mut delay = shortest;
+        let mut number = 0;
+        let attempt = || {
+            self.require_not_stopped()?;
+            number += 1;
+            match attempt() {
+                Err(Failure::Temporary(error, wait)) => {
+                    if number < retry.attempts {
+                        delay = random(shortest..delay.saturating_mul(3).clamp(shortest, longest));
+                        let wait = wait.unwrap_or_default().min(MAX_WAIT);
+                        self.pause(wait.saturating_add(delay))?;
+                    }
+                    Err(SourceError::Transient(error))
+                }
+                Err(Failure::Final(error)) => Err(SourceError::Storage(error)),
+                Ok(done) => Ok(done),
+            }
         };
         retry.repeat(attempt).map_err(into_io)
     }
 
     /// Uploads what is missing of an object that is longer than a part, and waits for it.
-    pub(super) fn finish_parts(self: &Arc<Self>) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// Returns [`io::ErrorKind::Interrupted`] if `stopped` returns true meanwhile, and the error of
+    /// the first part that fails.
+    pub(super) fn finish_parts(
+        self: &Arc<Self>,
+        stopped: &mut dyn FnMut() -> bool,
+    ) -> io::Result<()> {
         let len = self.len()?;
         let mut state = self.state();
         state.require_running()?;
-        if self.known_id().is_none() && state.active == 0 && len <= state.layout.part() {
+        // The identifier is locked while it is created.
+        if state.active == 0 && len <= state.layout.part() && self.known_id().is_none() {
             return Ok(());
         }
         let layout = state.layout;
@@ -358,7 +407,14 @@ impl Upload {
             }
             self.add_threads(&mut state);
             while state.failed.is_none() && (state.active > 0 || !state.queue.is_empty()) {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                let waited = self.changed.wait_timeout(state, POLL);
+                drop(waited.unwrap_or_else(PoisonError::into_inner));
+                if stopped() {
+                    self.stops.store(true, Ordering::Relaxed);
+                    self.changed.notify_all();
+                    return self.require_not_stopped();
+                }
+                state = self.state();
             }
         }
     }
@@ -376,15 +432,18 @@ impl Upload {
         }
     }
 
-    /// Ends the threads.
+    /// Ends the threads, except those that wait for an answer too long.
     pub(super) fn join(&self) {
         self.stops.store(true, Ordering::Relaxed);
         let mut state = self.state();
         state.queue.clear();
         let threads = std::mem::take(&mut state.threads);
-        drop(state);
         self.changed.notify_all();
-        for thread in threads {
+        let is_busy = |state: &mut State| state.active > 0;
+        let waited = self.changed.wait_timeout_while(state, LAST_REQUESTS, is_busy);
+        let is_busy = waited.unwrap_or_else(PoisonError::into_inner).0.active > 0;
+        // A thread that waits for an answer ends by itself.
+        for thread in threads.into_iter().filter(|thread| !is_busy || thread.is_finished()) {
             let _ = thread.join();
         }
     }
@@ -468,6 +527,13 @@ pub(super) fn unexpected(message: &str) -> Failure {
 
 fn stopped() -> io::Error {
     io::Error::new(io::ErrorKind::Interrupted, "the upload was stopped")
+}
+
+/// Returns a random duration of the range.
+fn random(range: Range<Duration>) -> Duration {
+    // Each `RandomState` has other keys.
+    let fraction = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
+    range.start + (range.end - range.start).mul_f64(fraction)
 }
 
 fn into_io(error: SourceError) -> io::Error {

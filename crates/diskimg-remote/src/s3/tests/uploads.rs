@@ -1,0 +1,45 @@
+//! How uploads end.
+
+use super::*;
+use diskimg::storage::sink::Sink;
+use std::io;
+use std::time::Instant;
+
+/// Creates an object and writes it, without its end.
+fn begun(s3: &S3, content: &[u8]) -> Box<dyn Publish> {
+    let new = s3.create(&at("s3://bucket/key")).expect("creates");
+    let sink: Arc<dyn Sink> = new.sink();
+    sink.write_all_at(content, 0).expect("writes");
+    new
+}
+
+#[test]
+fn an_upload_can_be_stopped_while_it_waits_for_the_store() {
+    // A store that is busy for long, and one that does not answer at all.
+    let busy = |_: &Received| {
+        Reply::new(
+            "503 Slow Down",
+            &[("Retry-After", "25")],
+            b"<Error><Code>SlowDown</Code></Error>",
+        )
+    };
+    let silent = |_: &Received| Reply { stalls: Some(Duration::from_secs(60)), ..Reply::default() };
+    for (answer, limit) in [(busy as fn(&Received) -> Reply, 3), (silent, 9)] {
+        let store = Store::start(move |received, _| {
+            received.path.contains("partNumber=2").then(|| answer(received))
+        });
+        let s3 = client(&store, |o| o.http.retry.attempts = 30);
+        let new = begun(&s3, &bytes(20 * MIB));
+        let started = Instant::now();
+        let mut polls = 0;
+        let failed = new.flush_unless(Durability::Flushed, &mut || {
+            polls += 1;
+            polls > 5
+        });
+        let failed = failed.expect_err("is stopped");
+        assert_eq!(failed.io_error().kind(), io::ErrorKind::Interrupted, "{failed}");
+        drop(new);
+        assert!(started.elapsed() < Duration::from_secs(limit), "{:?}", started.elapsed());
+        assert_eq!((store.object(), store.uploads()), (None, 0));
+    }
+}
