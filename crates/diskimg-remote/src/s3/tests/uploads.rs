@@ -43,3 +43,40 @@ fn an_upload_can_be_stopped_while_it_waits_for_the_store() {
         assert_eq!((store.object(), store.uploads()), (None, 0));
     }
 }
+
+/// Returns true for the request that makes an object of several parts visible.
+fn completes(received: &Received) -> bool {
+    received.method == "POST" && received.path.contains("?uploadId=")
+}
+
+#[test]
+fn only_the_answer_of_a_store_completes_an_upload() {
+    let content = bytes(9 * MIB);
+    let old = vec![0; content.len()];
+    let result = |etag: &str| {
+        let name = "CompleteMultipartUploadResult";
+        Reply::new("200 OK", &[], format!("<{name}>{etag}</{name}>").as_bytes())
+    };
+    let html = |_: &str| Reply::new("200 OK", &[], b"<html><body>Welcome</body></html>");
+    let empty = |_: &str| Reply::new("200 OK", &[], b"<R/>");
+    // The `ETag` of parts that are encrypted is not a hash of their content, so that what the store
+    // says at the end is all that is known.
+    let answers: [&(dyn Fn(&str) -> Reply + Sync); 4] = [&html, &empty, &result, &result];
+    for (number, answer) in answers.into_iter().enumerate() {
+        let reply = answer(if number == 3 { "<ETag>&quot;new&quot;</ETag>" } else { "" });
+        let reply = reply.bytes;
+        let store = Store::start(move |received, _| match completes(received) {
+            true => Some(Reply { bytes: reply.clone(), ..Reply::default() }),
+            false if received.path.contains("partNumber=") => {
+                Some(Reply::new("200 OK", &[("ETag", "\"opaque\"")], b""))
+            }
+            false => None,
+        });
+        store.put(&old);
+        let message = write(&client(&store, |_| {}), &content).expect_err("is not completed");
+        let expected = ["not that of a store", "not that of a store", "does not say", "ETag"];
+        assert!(message.contains(expected[number]), "{message}");
+        assert!(store.object().expect("is there") == old);
+        assert_eq!(store.uploads(), 0, "{number}: its parts remain");
+    }
+}
