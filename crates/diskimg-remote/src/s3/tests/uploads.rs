@@ -80,3 +80,33 @@ fn only_the_answer_of_a_store_completes_an_upload() {
         assert_eq!(store.uploads(), 0, "{number}: its parts remain");
     }
 }
+
+#[test]
+fn a_store_that_keeps_other_bytes_is_noticed() {
+    const OTHER: &str = "\"0cc175b9c0f1b6a831c399e269772661\"";
+    const OPAQUE: &str = "\"part-2\"";
+    const KMS: (&str, &str) = ("x-amz-server-side-encryption", "aws:kms");
+    // The length of the object, the request whose answer is changed, and how; then the outcome.
+    for (len, changed, headers, expected) in [
+        (9 * MIB, "partNumber=2", vec![("ETag", OTHER)], "not kept what was sent"),
+        (9 * MIB, "partNumber=2", vec![("ETag", OPAQUE)], "but not of others"),
+        (9 * MIB, "partNumber=2", vec![("ETag", OTHER), KMS], "but not of others"),
+        (5, "key", vec![("ETag", OTHER)], "not kept what was sent"),
+        (5, "key", vec![("ETag", OTHER), KMS], ""),
+        (5, "key", vec![("ETag", OPAQUE)], ""),
+    ] {
+        let replies = headers.clone();
+        let store = Store::start(move |received, _| match &*received.method {
+            "PUT" if received.path.contains(changed) => Some(Reply::new("200 OK", &replies, b"")),
+            "HEAD" if len == 5 => {
+                Some(Reply::head("200 OK", &[("Content-Length", "5"), replies[0]]))
+            }
+            _ => None,
+        });
+        let outcome = write(&client(&store, |_| {}), &bytes(len));
+        let message = outcome.err().unwrap_or_default();
+        assert!(message.contains(expected), "{headers:?}: {message}");
+        assert_eq!(message.is_empty(), expected.is_empty(), "{headers:?}: {message}");
+        assert_eq!(store.uploads(), 0);
+    }
+}

@@ -56,7 +56,13 @@ impl Upload {
             self.checksum == Checksum::Md5
                 && md5_of_etag(&part.etag).as_ref() == Some(&part.digests.checksum)
         };
-        let etag = etags.filter(|_| parts.iter().all(is_md5));
+        let hashes = parts.iter().filter(|part| is_md5(part)).count();
+        if hashes > 0 && hashes < parts.len() {
+            let message =
+                "the store says of some parts, but not of others, that it kept what was sent";
+            return Err(io::Error::other(message));
+        }
+        let etag = etags.filter(|_| hashes > 0);
         let mut expected = Expected { len: self.len()?, etag, crc32c, confirmed: None };
         if self.create_only {
             self.require_absent()?;
@@ -163,6 +169,9 @@ impl Upload {
                 Ok(response) => {
                     let etag = response.headers().get(header::ETAG);
                     expected.confirmed = etag.and_then(|e| e.to_str().ok()).map(str::to_owned);
+                    if !self.require_kept(response.headers(), &digests)? {
+                        expected.etag = None;
+                    }
                     text(response, COMPLETION).map(drop)
                 }
                 // An earlier attempt may have succeeded.
@@ -175,8 +184,6 @@ impl Upload {
                 Err(refusal) => Err(refusal.into_failure()),
             }
         })?;
-        // An `ETag` may be something else if the store encrypts.
-        expected.etag = None;
         self.verify(&expected)
     }
 

@@ -1,6 +1,6 @@
 //! The parts of an object on their way to the store.
 
-use super::digest::{Checksum, Digests};
+use super::digest::{Checksum, Digests, md5_of_etag};
 use super::layout::Layout;
 use crate::http::answer::Unexpected;
 use crate::http::transport::{Attempt, Failure, MAX_WAIT, wrong};
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use ureq::http::{HeaderName, Method};
+use ureq::http::{HeaderMap, HeaderName, Method, header};
 
 /// Number of parts that are uploaded at a time.
 const IN_FLIGHT: usize = 4;
@@ -254,9 +254,23 @@ impl Upload {
             let etag =
                 etag.ok_or_else(|| unexpected("the server confirmed a part without ETag"))?;
             let etag = etag.to_owned();
+            self.require_kept(response.headers(), &digests)?;
             drop(text(response, self.object.transport.stall_timeout));
             Ok(Sent { changes, range: range.clone(), etag, digests })
         })
+    }
+
+    /// Verifies what the store says that it kept of a body: the hash of it, which is the `ETag` unless
+    /// the store encrypts with keys of others. Returns true if it could be verified.
+    pub(super) fn require_kept(&self, headers: &HeaderMap, digests: &Digests) -> Attempt<bool> {
+        const MESSAGE: &str =
+            "the store has not kept what was sent: its ETag is that of other bytes";
+        let etag = headers.get(header::ETAG).and_then(|etag| etag.to_str().ok());
+        match etag.and_then(md5_of_etag).filter(|_| self.checksum == Checksum::Md5) {
+            Some(hash) if hash == digests.checksum => Ok(true),
+            Some(_) if !has_other_etags(headers) => Err(unexpected(MESSAGE)),
+            _ => Ok(false),
+        }
     }
 
     /// Returns the identifier of the multipart upload, which is created if there is none.
@@ -519,6 +533,13 @@ fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
 #[cfg(windows)]
 fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     std::os::windows::fs::FileExt::seek_read(file, buf, offset)
+}
+
+/// Returns true for an answer about an encrypted object, whose `ETag` is not a hash of its content.
+fn has_other_etags(headers: &HeaderMap) -> bool {
+    let has_own_key = headers.contains_key("x-amz-server-side-encryption-customer-algorithm");
+    let method = headers.get("x-amz-server-side-encryption").and_then(|v| v.to_str().ok());
+    has_own_key || method.is_some_and(|method| method.starts_with("aws:kms"))
 }
 
 pub(super) fn unexpected(message: &str) -> Failure {
