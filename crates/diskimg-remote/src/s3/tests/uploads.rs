@@ -110,3 +110,23 @@ fn a_store_that_keeps_other_bytes_is_noticed() {
         assert_eq!(store.uploads(), 0);
     }
 }
+
+#[test]
+fn parts_in_flight_are_not_sent_twice() {
+    let store = Store::start(|received, _| {
+        if received.path.contains("partNumber=") {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        None
+    });
+    let content = bytes(30 * MIB);
+    let new = begun(&client(&store, |_| {}), &content);
+    let puts = || store.received().iter().filter(|r| r.path.contains("partNumber=")).count();
+    while puts() < 2 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    new.flush(Durability::Flushed).expect("flushes");
+    new.publish(Durability::Flushed).expect("publishes");
+    assert_eq!(puts(), 4);
+    assert!(store.object().expect("is there") == content);
+}

@@ -81,6 +81,8 @@ struct Part {
     /// Number of changes.
     changes: u64,
     queued: bool,
+    /// The changes that are being sent.
+    sending: Option<u64>,
     /// It was queued before all was written, which is done once.
     was_early: bool,
     sent: Option<Sent>,
@@ -217,12 +219,14 @@ impl Upload {
             };
             state.active += 1;
             let layout = state.layout;
-            let changes = state.part(index).changes;
-            state.part(index).queued = false;
+            let part = state.part(index);
+            let changes = part.changes;
+            (part.queued, part.sending) = (false, Some(changes));
             drop(state);
             let sent = self.send(index, layout, changes);
             state = self.state();
             state.active -= 1;
+            state.part(index).sending = None;
             match sent {
                 Ok(sent) => state.part(index).sent = Some(sent),
                 // The store noticed that the part changed while it was sent.
@@ -410,8 +414,8 @@ impl Upload {
                     continue;
                 }
                 is_complete = false;
-                // One that is being sent is queued again if that was not the last change.
-                if !part.queued {
+                // One that is being sent is queued again if that is not the last change.
+                if !part.queued && part.sending != Some(part.changes) {
                     part.queued = true;
                     state.queue.push_back(index);
                 }
