@@ -22,7 +22,9 @@ use std::io::Read;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
+use ureq::http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header,
+};
 use ureq::{Body, SendBody};
 
 /// How far the clock of a service can be ahead or behind. A server that states more is not believed.
@@ -133,11 +135,23 @@ impl Object {
             if response.status().is_success() {
                 return Ok(Ok(response));
             }
-            let refusal = Refusal::read(response, self.transport.stall_timeout);
+            let mut refusal = Refusal::read(response, self.transport.stall_timeout);
+            if let Some(issued) = &issued {
+                refusal.conceal(issued.keys.secrets());
+            }
             if !self.adjust(&refusal, &mut adjusted, issued.as_ref(), &learnt) {
                 return Ok(Err(refusal));
             }
         }
+    }
+
+    /// Returns a refusal in a response whose status is a success.
+    pub(crate) fn late_refusal(&self, headers: HeaderMap, text: &str) -> Refusal {
+        let mut refusal = Refusal::parse(StatusCode::OK, headers, text);
+        if let Some(issued) = self.credentials.as_ref().and_then(|keys| keys.issued()) {
+            refusal.conceal(issued.keys.secrets());
+        }
+        refusal
     }
 
     fn send(

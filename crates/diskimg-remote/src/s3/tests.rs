@@ -379,6 +379,30 @@ fn keys_that_expire_are_renewed() {
 }
 
 #[test]
+fn a_store_that_repeats_secrets_is_not_quoted() {
+    let echo = |received: &Received| {
+        let token = received.header("x-amz-security-token").expect("is sent");
+        let text = format!(
+            "<Error><Code>Odd</Code><Message>The token {token} of secret+key is odd</Message></Error>"
+        );
+        Some(text)
+    };
+    // Also after the status of a success.
+    for status in ["400 Bad Request", "200 OK"] {
+        let store = Store::start(move |received, _| {
+            let refuses = status != "200 OK" || received.path.contains("?uploadId=");
+            let text = if refuses { echo(received)? } else { return None };
+            Some(Reply::new(status, &[], text.as_bytes()))
+        });
+        let s3 = client(&store, |o| {
+            o.keys = Some(Keys::new("AK", "secret+key", Some("session/token".into())));
+        });
+        let message = write(&s3, &bytes(9 * MIB)).expect_err("is refused");
+        assert!(message.contains("Odd: The token *** of *** is odd"), "{message}");
+    }
+}
+
+#[test]
 fn a_version_and_other_parameters_are_sent() {
     let store = Store::start(|received, _| Some(Reply::part(received, b"content", "\"1\"")));
     let s3 = client(&store, |o| {

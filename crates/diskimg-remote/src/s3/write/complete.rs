@@ -129,7 +129,7 @@ impl Upload {
         let text = text(response, COMPLETION)?;
         match Reply::parse(&text) {
             Some(reply) if reply.name == "Error" => {
-                Ok(Err(Refusal::parse(StatusCode::OK, headers, &text)))
+                Ok(Err(self.object.late_refusal(headers, &text)))
             }
             Some(reply) if reply.name == "CompleteMultipartUploadResult" => {
                 Ok(Ok(reply.find("ETag").map(str::to_owned)))
