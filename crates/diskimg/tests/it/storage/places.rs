@@ -115,7 +115,7 @@ fn nothing_is_published_after_an_error_or_if_the_conversion_is_cancelled() {
     let failing = convert(Arc::new(HalfReadable(disk())));
     let error = failing.run_to(Output::to_place(Upload::new(&store, false))).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io, "{error}");
-    let stop = |_| std::ops::ControlFlow::Break(());
+    let stop = |_| ControlFlow::Break(());
     let cancelled = convert(Arc::new(disk())).progress(&stop);
     let error = cancelled.run_to(Output::to_place(Upload::new(&store, false))).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
