@@ -21,7 +21,7 @@ const MAX_HEADERS: usize = 256 << 10;
 const CONNECTIONS: usize = 16;
 
 /// Longest wait that a server can ask for with `Retry-After`.
-const MAX_WAIT: Duration = Duration::from_secs(30);
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(30);
 
 /// Makes requests. Connections are kept open.
 pub(crate) struct Transport {

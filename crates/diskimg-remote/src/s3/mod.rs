@@ -132,22 +132,24 @@ impl S3 {
         let profiles = Profiles::load(&environment).map_err(unreadable)?;
         let name = options.profile.clone().or_else(|| environment.get("AWS_PROFILE"));
         let profile = profiles.get(name.as_deref().unwrap_or("default")).unwrap_or_default();
-        let setting = |names: [&str; 2], key| {
+        let setting = |names: [&str; 2], own: Option<String>| {
             let variable = names.iter().find_map(|name| environment.get(name));
-            let own = || profile.get(key).map(str::to_owned);
             // A profile that the caller names is meant as a whole.
             match options.profile {
-                Some(_) => own().or(variable),
-                None => variable.or_else(own),
+                Some(_) => own.or(variable),
+                None => variable.or(own),
             }
         };
-        let endpoint = options
-            .endpoint
-            .clone()
-            .or_else(|| setting(["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"], "endpoint_url"));
+        let endpoint = match &options.endpoint {
+            Some(url) => Some(url.clone()),
+            None => {
+                setting(["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"], profiles.endpoint(&profile)?)
+            }
+        };
         let endpoint = endpoint.map(|url| Endpoint::parse(&url)).transpose()?;
         let region = options.region.clone();
-        let region = region.or_else(|| setting(["AWS_REGION", "AWS_DEFAULT_REGION"], "region"));
+        let of_profile = || profile.get("region").map(str::to_owned);
+        let region = region.or_else(|| setting(["AWS_REGION", "AWS_DEFAULT_REGION"], of_profile()));
         let region = checked_region(region.as_deref().unwrap_or(DEFAULT_REGION))?;
         let is_stranger = http.forbid_private_addresses;
         let is_anonymous = options.anonymous

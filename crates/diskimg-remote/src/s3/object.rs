@@ -22,8 +22,13 @@ use std::io::Read;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
+use ureq::http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header,
+};
 use ureq::{Body, SendBody};
+
+/// How far the clock of a service can be ahead or behind. A server that states more is not believed.
+const MAX_SKEW: SignedDuration = SignedDuration::from_hours(24);
 
 /// An object, and how it is accessed.
 #[derive(Debug)]
@@ -46,6 +51,14 @@ pub(crate) struct Learnt {
     pub(crate) region: String,
     /// How far the clock of the service is ahead.
     pub(crate) skew: SignedDuration,
+}
+
+impl Learnt {
+    /// Returns the time by the clock of the service.
+    fn time(&self) -> Timestamp {
+        let now = Timestamp::now();
+        now.saturating_add(self.skew).unwrap_or(now)
+    }
 }
 
 /// A request.
@@ -122,11 +135,23 @@ impl Object {
             if response.status().is_success() {
                 return Ok(Ok(response));
             }
-            let refusal = Refusal::read(response, self.transport.stall_timeout);
+            let mut refusal = Refusal::read(response, self.transport.stall_timeout);
+            if let Some(issued) = &issued {
+                refusal.conceal(issued.keys.secrets());
+            }
             if !self.adjust(&refusal, &mut adjusted, issued.as_ref(), &learnt) {
                 return Ok(Err(refusal));
             }
         }
+    }
+
+    /// Returns a refusal in a response whose status is a success.
+    pub(crate) fn late_refusal(&self, headers: HeaderMap, text: &str) -> Refusal {
+        let mut refusal = Refusal::parse(StatusCode::OK, headers, text);
+        if let Some(issued) = self.credentials.as_ref().and_then(|keys| keys.issued()) {
+            refusal.conceal(issued.keys.secrets());
+        }
+        refusal
     }
 
     fn send(
@@ -161,7 +186,7 @@ impl Object {
             if let Ok(value) = HeaderValue::try_from(&hash) {
                 headers.insert(HeaderName::from_static("x-amz-content-sha256"), value);
             }
-            let time = Timestamp::now() + learnt.skew;
+            let time = learnt.time();
             let scope = Scope { region: &learnt.region, service: "s3", time };
             sign(&call.method, &uri, &mut headers, &hash, &issued.keys, scope);
         }
@@ -209,8 +234,9 @@ impl Object {
         if refusal.code == "RequestTimeTooSkewed" && !std::mem::replace(&mut adjusted.clock, true) {
             let date = refusal.headers.get(header::DATE).and_then(|date| date.to_str().ok());
             let date = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
-            if let Some(date) = date {
-                self.learnt().skew = date.timestamp().duration_since(Timestamp::now());
+            let skew = date.map(|date| date.timestamp().duration_since(Timestamp::now()));
+            if let Some(skew) = skew.filter(|skew| skew.abs() <= MAX_SKEW) {
+                self.learnt().skew = skew;
                 return true;
             }
         }

@@ -4,6 +4,7 @@ use super::xml::Reply;
 use crate::http::answer::Unexpected;
 use crate::http::body::Paced;
 use crate::http::transport::{Failure, retry_after};
+use crate::percent::encoded;
 use std::io::{self, Read};
 use std::time::Duration;
 use ureq::Body;
@@ -11,6 +12,12 @@ use ureq::http::{HeaderMap, Response, StatusCode};
 
 /// Maximum length in bytes of what is read of a refusal.
 const MAX_BODY: u64 = 64 << 10;
+
+/// Maximum length in bytes of a code.
+const MAX_CODE: usize = 64;
+
+/// Minimum length in bytes of a secret: replacing shorter ones would spoil messages.
+const MIN_SECRET: usize = 4;
 
 /// Maximum number of characters of a message that are repeated.
 const MAX_MESSAGE: usize = 300;
@@ -53,9 +60,26 @@ impl Refusal {
         }
         let header = headers.get("x-amz-bucket-region").and_then(|value| value.to_str().ok());
         region = header.map(str::to_owned).or(region);
-        code.retain(|c| c.is_ascii_alphanumeric() || c == '.' || c == '_');
-        code.truncate(64);
+        code.retain(is_of_code);
+        // A longer one is something else.
+        if code.len() > MAX_CODE {
+            code.clear();
+        }
         Self { status, headers, code, message, region }
+    }
+
+    /// Replaces secrets in what the service says, which may repeat the request.
+    pub(crate) fn conceal<'s>(&mut self, secrets: impl IntoIterator<Item = &'s str>) {
+        const STARS: &str = "***";
+        for secret in secrets.into_iter().filter(|secret| secret.len() >= MIN_SECRET) {
+            for form in [secret.to_owned(), encoded(secret), form_encoded(secret)] {
+                self.message = self.message.replace(&form, STARS);
+            }
+            let in_code: String = secret.chars().filter(|&c| is_of_code(c)).collect();
+            if in_code.len() >= MIN_SECRET && self.code.contains(&in_code) {
+                self.code = STARS.to_owned();
+            }
+        }
     }
 
     /// Returns true if the same request may succeed later.
@@ -131,13 +155,28 @@ impl Refusal {
     }
 }
 
+fn is_of_code(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '.' || c == '_'
+}
+
+/// Returns text percent-encoded with digits in lower case.
+fn form_encoded(text: &str) -> String {
+    let lower = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+            char::from(byte).to_string()
+        }
+        byte => format!("%{byte:02x}"),
+    };
+    text.bytes().map(lower).collect()
+}
+
 /// Checks what is said to the user of a reply.
 ///
 /// # Panics
 /// If it has control characters or is too long.
 pub(crate) fn check(text: &str) {
     let refusal = Refusal::parse(StatusCode::BAD_REQUEST, HeaderMap::new(), text);
-    assert!(refusal.code.len() <= 64);
+    assert!(refusal.code.len() <= MAX_CODE);
     let is_temporary = refusal.is_temporary();
     let (Failure::Temporary(error, _) | Failure::Final(error)) = refusal.into_failure();
     let said = error.to_string();
@@ -183,6 +222,22 @@ mod tests {
         assert!(!failure(400, json).1.to_string().contains('\x1b'));
         let json = "{\"__type\":\"ExpiredTokenException\",\"message\":\"old\"}";
         assert!(refusal(400, json).is_expired());
+    }
+
+    #[test]
+    fn secrets_are_not_repeated() {
+        let secret = "ab/C+d&e==";
+        let xml = "<Error><Code>C</Code><Message>1 ab/C+d&amp;e== 2 ab%2FC%2Bd%26e%3D%3D 3 \
+                   ab%2fC%2bd%26e%3d%3d.</Message></Error>";
+        let mut found = refusal(400, xml);
+        found.conceal([secret, "", "e"]);
+        assert_eq!(found.text(), "the server answered 400 Bad Request: C: 1 *** 2 *** 3 ***.");
+        let mut found =
+            refusal(400, "{\"code\":\"ab/C+d&e==\",\"message\":\"\\u0061b\\/C+d&e==\"}");
+        found.conceal([secret]);
+        assert_eq!(found.text(), "the server answered 400 Bad Request: ***: ***");
+        let long = format!("<Error><Code>{}</Code></Error>", "a".repeat(MAX_CODE + 1));
+        assert_eq!(refusal(400, &long).text(), "the server answered 400 Bad Request");
     }
 
     #[test]

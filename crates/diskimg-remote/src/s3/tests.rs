@@ -1,6 +1,7 @@
 //! A store that fails in every way, and the client's answers.
 
 mod store;
+mod uploads;
 
 use super::*;
 use crate::http::tests::server::{Received, Reply, Server};
@@ -310,12 +311,12 @@ fn the_region_of_the_bucket_is_learnt_once() {
 
 #[test]
 fn a_clock_that_is_wrong_is_corrected_once() {
-    let date = "Sun, 06 Nov 2033 08:49:37 GMT";
+    let there = || jiff::Timestamp::now() + SignedDuration::from_hours(20);
     let answer = move |received: &Received, accepts: bool| {
-        let is_right = received.header("x-amz-date")?.starts_with("20331106T0849");
-        let text = "<Error><Code>RequestTimeTooSkewed</Code></Error>";
-        let refusal = Reply::new("403 Forbidden", &[("Date", date)], text.as_bytes());
-        (!is_right || !accepts).then_some(refusal)
+        let there = there();
+        let signed = received.header("x-amz-date")?.parse::<jiff::Timestamp>().expect("a time");
+        let is_right = there.duration_since(signed).abs() < SignedDuration::from_mins(15);
+        (!is_right || !accepts).then(|| skewed(&there.strftime("%a, %d %b %Y %H:%M:%S GMT")))
     };
     let store = Store::start(move |received, _| answer(received, true));
     store.put(&bytes(MIB));
@@ -325,6 +326,27 @@ fn a_clock_that_is_wrong_is_corrected_once() {
     let failed = open(&client(&store, |_| {})).expect_err("is refused");
     assert!(text(&failed).contains("clock"), "{}", text(&failed));
     assert_eq!(store.received().len(), 2);
+}
+
+#[test]
+fn a_clock_that_cannot_be_right_is_not_believed() {
+    for date in ["Thu, 30 Dec 9999 21:59:59 GMT", "Mon, 01 Jan 0001 00:00:00 GMT", "yesterday"] {
+        let store = Store::start(move |_, _| Some(skewed(&date)));
+        let failed = open(&client(&store, |_| {})).expect_err("is refused");
+        assert!(text(&failed).contains("clock"), "{}", text(&failed));
+        assert_eq!(store.received().len(), 1, "{date}");
+        // Nothing panics when the upload is aborted, either.
+        let store = Store::start(move |received, _| {
+            received.path.contains("uploadId=").then(|| skewed(&date))
+        });
+        write(&client(&store, |_| {}), &bytes(9 * MIB)).expect_err("is refused");
+    }
+}
+
+/// Returns the refusal of a store whose clock shows another time.
+fn skewed(date: &dyn std::fmt::Display) -> Reply {
+    let text = "<Error><Code>RequestTimeTooSkewed</Code></Error>";
+    Reply::new("403 Forbidden", &[("Date", &date.to_string())], text.as_bytes())
 }
 
 #[test]
@@ -354,6 +376,30 @@ fn keys_that_expire_are_renewed() {
     let s3 = S3::in_environment(options, environment).expect("is valid");
     read(&*open(&s3).expect("opens")).expect("reads");
     assert_eq!(issued.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn a_store_that_repeats_secrets_is_not_quoted() {
+    let echo = |received: &Received| {
+        let token = received.header("x-amz-security-token").expect("is sent");
+        let text = format!(
+            "<Error><Code>Odd</Code><Message>The token {token} of secret+key is odd</Message></Error>"
+        );
+        Some(text)
+    };
+    // Also after the status of a success.
+    for status in ["400 Bad Request", "200 OK"] {
+        let store = Store::start(move |received, _| {
+            let refuses = status != "200 OK" || received.path.contains("?uploadId=");
+            let text = if refuses { echo(received)? } else { return None };
+            Some(Reply::new(status, &[], text.as_bytes()))
+        });
+        let s3 = client(&store, |o| {
+            o.keys = Some(Keys::new("AK", "secret+key", Some("session/token".into())));
+        });
+        let message = write(&s3, &bytes(9 * MIB)).expect_err("is refused");
+        assert!(message.contains("Odd: The token *** of *** is odd"), "{message}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Names of objects: `s3://BUCKET/KEY[?versionId=ID&endpoint=URL&region=NAME]`, and the URLs of requests.
 
-use crate::percent::{decoded, encoded};
+use crate::percent::encoded;
 use diskimg::open::Url;
 use diskimg::{Error, Result};
 
@@ -40,7 +40,7 @@ impl ObjectUrl {
         if bucket.ends_with("--x-s3") {
             return Err(Error::unsupported("directory buckets (S3 Express) are not supported"));
         }
-        let key = decoded(key);
+        let key = decoded(key)?;
         if key.is_empty() {
             return Err(malformed());
         }
@@ -59,13 +59,39 @@ impl ObjectUrl {
                         ));
                 }
             };
-            let value = decoded(value);
+            let value = decoded(value)?;
             if value.is_empty() || place.replace(value).is_some() {
                 return Err(Error::invalid(format!("the URL has no single value of '{name}'")));
             }
         }
         Ok(parsed)
     }
+}
+
+/// Returns a percent-encoded part of a URL decoded. A `%` that no two digits follow stands for itself.
+///
+/// # Errors
+/// Returns [`Invalid`](diskimg::ErrorKind::Invalid) if it is not UTF-8: keys are, and another one would
+/// be meant.
+fn decoded(text: &str) -> Result<String> {
+    let digit = |byte: Option<&u8>| char::from(*byte?).to_digit(16);
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        match (byte, digit(after.first()), digit(after.get(1))) {
+            (b'%', Some(high), Some(low)) => {
+                bytes.push((high << 4 | low) as u8);
+                rest = &after[2..];
+            }
+            _ => {
+                bytes.push(byte);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| {
+        Error::invalid(format!("'{}' is not UTF-8 when it is decoded", diskimg::printable(text)))
+    })
 }
 
 /// Returns the URL of the object `name`, a path relative to the key of `url` up to its last slash, of
@@ -174,6 +200,11 @@ mod tests {
     fn objects_are_named_by_urls() {
         let found = parse("s3://my-bucket/a%20b/c#d.qcow2").expect("is valid");
         assert_eq!((&*found.bucket, &*found.key), ("my-bucket", "a b/c#d.qcow2"));
+        for (key, meant) in
+            [("%EF%BF%BD", "\u{fffd}"), ("\u{fffd}%c3%BC", "\u{fffd}ü"), ("%+f%", "%+f%")]
+        {
+            assert_eq!(parse(&format!("s3://bucket/{key}")).expect(key).key, meant);
+        }
         let all = "s3://b.c/k?versionId=a%2Bb&endpoint=http%3A//h:1&region=r-1";
         let found = parse(all).expect("is valid");
         assert_eq!(found.version.as_deref(), Some("a+b"));
@@ -192,6 +223,9 @@ mod tests {
             "s3://bucket/k?versionId=",
             "s3://bucket/k?region=a&region=b",
             "s3://bucket:80/k",
+            "s3://bucket/%FF%FEx",
+            "s3://bucket/k%C3",
+            "s3://bucket/k?versionId=%ED%A0%80",
         ] {
             let error = parse(wrong).expect_err(wrong).to_string();
             assert!(!error.contains("secret"), "{error}");

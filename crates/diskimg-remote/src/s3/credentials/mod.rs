@@ -78,6 +78,11 @@ impl Keys {
         self.token.as_ref().map(|token| token.as_str())
     }
 
+    /// Returns what must not be shown.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &str> {
+        [Some(self.secret()), self.token()].into_iter().flatten()
+    }
+
     /// Returns true if the keys can be parts of headers.
     fn is_valid(&self) -> bool {
         let is_word = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
@@ -149,6 +154,11 @@ impl Credentials {
             }
             (Err(failure), None) => Err(failure),
         }
+    }
+
+    /// Returns the keys that were issued last.
+    pub(crate) fn issued(&self) -> Option<Arc<Issued>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).issued.clone()
     }
 
     /// Forgets keys that a service refused because they have expired. Returns false if asking for

@@ -6,6 +6,11 @@
 //!   source_profile = default
 //!   s3 =
 //!     max_concurrent_requests = 20    an indented line belongs to the one before it
+//!   services = own
+//!
+//!   [services own]
+//!   s3 =
+//!     endpoint_url = https://store
 //! ```
 
 use super::{Environment, Keys};
@@ -21,7 +26,12 @@ pub(crate) struct Profiles {
     profiles: HashMap<String, Profile>,
     /// Sessions of single sign-on, by their name.
     sessions: HashMap<String, HashMap<String, String>>,
+    /// Settings of services, by the name that profiles refer to.
+    services: HashMap<String, HashMap<String, String>>,
 }
+
+/// The name of the setting `endpoint_url` of `s3` in [`Profiles::services`].
+const S3_ENDPOINT: &str = "s3\nendpoint_url";
 
 /// The settings of a profile, names in lower case.
 #[derive(Debug, Clone, Default)]
@@ -60,6 +70,7 @@ impl Profiles {
             let (kind, name) = section.split_once([' ', '\t']).unwrap_or(("", &section));
             let name = name.trim().trim_matches('"');
             match kind {
+                "services" => self.services.entry(name.to_owned()).or_default().extend(settings),
                 "sso-session" => self.sessions.entry(name.to_owned()).or_default().extend(settings),
                 "profile" => self.add(name, settings),
                 "" if name == "default" => self.add(name, settings),
@@ -77,6 +88,23 @@ impl Profiles {
 
     fn add(&mut self, name: &str, settings: HashMap<String, String>) {
         self.profiles.entry(name.to_owned()).or_default().settings.extend(settings);
+    }
+
+    /// Returns the URL of the store that a profile names.
+    ///
+    /// # Errors
+    /// Returns [`Invalid`](diskimg::ErrorKind::Invalid) if its settings are in a section that does
+    /// not exist: the store would be another one.
+    pub(crate) fn endpoint(&self, profile: &Profile) -> diskimg::Result<Option<String>> {
+        let own = profile.get("endpoint_url");
+        let Some(name) = profile.get("services") else { return Ok(own.map(str::to_owned)) };
+        let services = self.services.get(name).ok_or_else(|| {
+            diskimg::Error::invalid(format!(
+                "there is no section [services {name}] in the files of AWS"
+            ))
+        })?;
+        let of_service = services.get(S3_ENDPOINT).map(|url| &**url).filter(|url| !url.is_empty());
+        Ok(of_service.or(own).map(str::to_owned))
     }
 
     /// Returns a profile, with the settings of its session of single sign-on.
@@ -128,9 +156,11 @@ fn read(file: &Path) -> Attempt<String> {
     }
 }
 
-/// Returns the sections of a file, in its order.
+/// Returns the sections of a file, in its order. The name of an indented setting follows that of the
+/// setting that it belongs to, and a line feed.
 fn sections(text: &str) -> Vec<(String, HashMap<String, String>)> {
     let mut sections: Vec<(String, HashMap<String, String>)> = Vec::new();
+    let mut parent = String::new();
     for line in text.lines() {
         let is_nested = line.starts_with([' ', '\t']);
         let line = line.trim();
@@ -139,6 +169,7 @@ fn sections(text: &str) -> Vec<(String, HashMap<String, String>)> {
         }
         if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
             sections.push((name.trim().to_owned(), HashMap::new()));
+            parent.clear();
             continue;
         }
         let (Some((_, settings)), Some((name, value))) =
@@ -146,12 +177,15 @@ fn sections(text: &str) -> Vec<(String, HashMap<String, String>)> {
         else {
             continue;
         };
-        if !is_nested {
-            // A comment after a value begins with a space.
-            let value = value.split(" #").next().and_then(|v| v.split(" ;").next());
-            let value = value.unwrap_or_default().trim();
-            settings.insert(name.trim().to_ascii_lowercase(), value.to_owned());
+        // A comment after a value begins with a space.
+        let value = value.split(" #").next().and_then(|v| v.split(" ;").next());
+        let value = value.unwrap_or_default().trim();
+        let mut name = name.trim().to_ascii_lowercase();
+        match is_nested {
+            true => name = format!("{parent}\n{name}"),
+            false => parent.clone_from(&name),
         }
+        settings.insert(name, value.to_owned());
     }
     sections
 }
@@ -188,5 +222,25 @@ mod tests {
         assert_eq!(get("a b").kind(), Some(Kind::Process));
         assert_eq!(get("half").static_keys(), None);
         assert!(profiles.get("other").is_none());
+    }
+
+    #[test]
+    fn services_have_endpoints_of_their_own() {
+        let profiles = Profiles::parse(
+            "[profile a]\nservices = own\nendpoint_url = http://all\n\
+             [profile b]\nservices = other\nendpoint_url = http://all\n\
+             [profile c]\nservices = absent\nendpoint_url = http://all\n\
+             [profile d]\ns3 =\n  endpoint_url = http://nested\n\
+             [services own]\nsts =\n  endpoint_url = http://sts\n\
+             S3 = \n\tendpoint_url = http://s3 # x\n\
+             [services other]\n  endpoint_url = http://stray\nsts =\n  endpoint_url = http://sts\n",
+            "",
+        );
+        let endpoint = |name: &str| profiles.endpoint(&profiles.get(name).expect(name));
+        assert_eq!(endpoint("a").expect("is valid").as_deref(), Some("http://s3"));
+        assert_eq!(endpoint("b").expect("is valid").as_deref(), Some("http://all"));
+        assert_eq!(endpoint("d").expect("is valid"), None);
+        let error = endpoint("c").expect_err("there is none").to_string();
+        assert!(error.contains("[services absent]"), "{error}");
     }
 }

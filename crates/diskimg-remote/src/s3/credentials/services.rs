@@ -16,6 +16,10 @@ use ureq::{AsSendBody, Body};
 /// Maximum length in bytes of a reply.
 const MAX_REPLY: u64 = 1 << 20;
 
+/// Headers of requests that must not be shown.
+const SECRET_HEADERS: [&str; 4] =
+    ["authorization", "x-amz-security-token", "x-amz-sso_bearer_token", "x-aws-ec2-metadata-token"];
+
 /// How long services on the same host may take.
 const LOCAL_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -56,10 +60,28 @@ pub(super) fn fetch(
     request: ureq::http::Result<Request<impl AsSendBody>>,
     what: &str,
 ) -> Attempt<String> {
+    fetch_with(transport, request, what, &[])
+}
+
+/// As [`fetch`], with a body that contains `secrets`.
+pub(super) fn fetch_with(
+    transport: &Transport,
+    request: ureq::http::Result<Request<impl AsSendBody>>,
+    what: &str,
+    secrets: &[&str],
+) -> Attempt<String> {
     let request = request.map_err(|e| refused(format!("{what}: the request is malformed: {e}")))?;
+    let of_request = SECRET_HEADERS.iter().filter_map(|name| request.headers().get(*name));
+    let of_request: Vec<_> =
+        of_request.filter_map(|v| v.to_str().ok().map(str::to_owned)).collect();
     let response = transport.send(request).map_err(|failure| in_service(failure, what))?;
     if !response.status().is_success() {
-        let refusal = Refusal::read(response, transport.stall_timeout);
+        let mut refusal = Refusal::read(response, transport.stall_timeout);
+        // A token may follow the name of its kind.
+        let words = of_request
+            .iter()
+            .flat_map(|value| std::iter::once(&**value).chain(value.split(' ').skip(1)));
+        refusal.conceal(words.chain(secrets.iter().copied()));
         return Err(in_service(refusal.into_failure(), what));
     }
     text(response, what)

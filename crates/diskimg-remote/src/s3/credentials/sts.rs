@@ -1,7 +1,7 @@
 //! Keys of roles: the Security Token Service.
 
 use super::profile::Profile;
-use super::services::{Services, endpoint, fetch};
+use super::services::{Services, endpoint, fetch_with};
 use super::{Environment, Issued, Keys, refused};
 use crate::http::transport::Attempt;
 use crate::percent::encoded;
@@ -56,11 +56,11 @@ impl Services {
     fn ask(
         &self,
         endpoint: &str,
-        fields: &[(&str, &str)],
+        given: &[(&str, &str)],
         keys: Option<&Keys>,
         region: &str,
     ) -> Attempt<Issued> {
-        let fields = fields.iter().chain(&[("Version", "2011-06-15")]);
+        let fields = given.iter().chain(&[("Version", "2011-06-15")]);
         let fields: Vec<_> = fields.map(|(n, value)| format!("{n}={}", encoded(value))).collect();
         let body = fields.join("&");
         let uri: Uri = format!("{endpoint}/")
@@ -78,7 +78,13 @@ impl Services {
             *request.headers_mut() = headers;
             request
         });
-        let text = fetch(&self.remote, request, WHAT)?;
+        let token = given.iter().find(|(name, _)| *name == "WebIdentityToken");
+        let secrets: Vec<_> = token
+            .map(|&(_, token)| token)
+            .into_iter()
+            .chain(keys.into_iter().flat_map(Keys::secrets))
+            .collect();
+        let text = fetch_with(&self.remote, request, WHAT, &secrets)?;
         keys_of_xml(&text).ok_or_else(|| refused(format!("the reply of {WHAT} is malformed")))
     }
 }

@@ -252,6 +252,31 @@ fn a_container_is_asked_with_the_token_of_the_file() {
 }
 
 #[test]
+fn services_that_repeat_tokens_are_not_quoted() {
+    let lab = Lab::new(|received| {
+        let token = received.header("authorization").unwrap_or_default();
+        let said = format!(
+            "{{\"code\":\"Odd\",\"message\":\"{token} {}\"}}",
+            String::from_utf8_lossy(&received.body).replace("identity%2Ftoken", "identity/token")
+        );
+        Reply::new("400 Bad Request", &[], said.as_bytes())
+    });
+    let url = format!("{}/keys", lab.url());
+    let file = lab.file("token", "identity/token\n");
+    for variables in [
+        vec![
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &*url),
+            ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "Bearer container-token"),
+        ],
+        vec![("AWS_WEB_IDENTITY_TOKEN_FILE", &*file), ("AWS_ROLE_ARN", "arn:r")],
+    ] {
+        let message = lab.keys(None, &variables).expect_err("is refused");
+        assert!(message.contains("Odd") && message.contains("***"), "{message}");
+        assert!(!message.contains("-token") && !message.contains("/token"), "{message}");
+    }
+}
+
+#[test]
 fn keys_are_renewed_before_they_expire() {
     let count = Arc::new(AtomicUsize::new(0));
     let issued = Arc::clone(&count);

@@ -148,8 +148,13 @@ impl Inner {
                     count += 1;
                 }
                 let etag = format!("\"{}-{count}\"", sigv4::hex(&hashes.finalize()));
+                let text = format!(
+                    "  \n<CompleteMultipartUploadResult><ETag>{}</ETag>\
+                     </CompleteMultipartUploadResult>",
+                    etag.replace('"', "&quot;")
+                );
                 contents.object = Some((object, etag));
-                Reply::new("200 OK", &[], b"  \n<CompleteMultipartUploadResult/>")
+                Reply::new("200 OK", &[], text.as_bytes())
             }
             _ => error("405 Method Not Allowed", "MethodNotAllowed"),
         }

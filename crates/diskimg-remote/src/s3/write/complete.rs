@@ -21,15 +21,20 @@ const ABORT_ATTEMPTS: u32 = 3;
 /// What the store must say of the complete object.
 struct Expected {
     len: u64,
+    /// Computed from what was uploaded.
     etag: Option<String>,
     crc32c: Option<String>,
+    /// The `ETag` in the answer to the last request.
+    confirmed: Option<String>,
 }
 
 /// What the store says of an object.
 enum Found {
     /// Its checksum or `ETag` is that of what was uploaded.
     Same,
-    /// It has the length of what was uploaded, and the store says nothing else that is known.
+    /// It is what the store confirmed, and its length is that of what was uploaded.
+    Confirmed,
+    /// It has the length of what was uploaded, and may be an older object.
     Similar,
     Different(String),
     Absent,
@@ -40,7 +45,7 @@ enum Found {
 impl Upload {
     /// Makes the object visible.
     pub(super) fn publish(self: &Arc<Self>) -> io::Result<()> {
-        self.finish_parts()?;
+        self.finish_parts(&mut || false)?;
         let Some(id) = self.known_id() else { return self.put() };
         let parts = self.sent()?;
         let etags = etag_of_parts(parts.iter().map(|part| &*part.etag));
@@ -51,29 +56,43 @@ impl Upload {
             self.checksum == Checksum::Md5
                 && md5_of_etag(&part.etag).as_ref() == Some(&part.digests.checksum)
         };
-        let etag = etags.filter(|_| parts.iter().all(is_md5));
-        let expected = Expected { len: self.len()?, etag, crc32c };
+        let hashes = parts.iter().filter(|part| is_md5(part)).count();
+        if hashes > 0 && hashes < parts.len() {
+            let message =
+                "the store says of some parts, but not of others, that it kept what was sent";
+            return Err(io::Error::other(message));
+        }
+        let etag = etags.filter(|_| hashes > 0);
+        let mut expected = Expected { len: self.len()?, etag, crc32c, confirmed: None };
         if self.create_only {
             self.require_absent()?;
         }
-        self.complete(&id, &parts, &expected)?;
-        self.forget();
+        expected.confirmed = self.complete(&id, &parts, &expected)?;
         self.join();
-        self.verify(&expected)
+        self.verify(&expected)?;
+        // If the store has not really completed the upload, it is aborted.
+        self.forget();
+        Ok(())
     }
 
     /// Completes a multipart upload. After a request whose outcome is not known, the object is looked
-    /// at: completing twice is allowed, but the upload may be gone then.
-    fn complete(&self, id: &str, parts: &[Sent], expected: &Expected) -> io::Result<()> {
+    /// at: completing twice is allowed, but the upload may be gone then. Returns the `ETag` that the
+    /// store states.
+    fn complete(
+        &self,
+        id: &str,
+        parts: &[Sent],
+        expected: &Expected,
+    ) -> io::Result<Option<String>> {
         let body = completion(parts, self.checksum);
         let mut is_repeated = false;
         let outcome = self.repeat(|| {
             let was_repeated = std::mem::replace(&mut is_repeated, true);
             match self.complete_once(id, &body)? {
-                Ok(()) => Ok(()),
+                Ok(etag) => Ok(etag),
                 Err(refusal) if was_repeated && refusal.code == "NoSuchUpload" => {
                     match self.find(expected)? {
-                        Found::Same => Ok(()),
+                        Found::Same => Ok(None),
                         _ => Err(refusal.into_failure()),
                     }
                 }
@@ -82,14 +101,14 @@ impl Upload {
         });
         match outcome {
             Err(error) if is_repeated && is_unclear(&error) => match self.find_repeated(expected) {
-                Ok(Found::Same) => Ok(()),
+                Ok(Found::Same) => Ok(None),
                 _ => Err(error),
             },
             outcome => outcome,
         }
     }
 
-    fn complete_once(&self, id: &str, body: &str) -> Attempt<Result<(), Refusal>> {
+    fn complete_once(&self, id: &str, body: &str) -> Attempt<Result<Option<String>, Refusal>> {
         let mut headers = vec![(header::CONTENT_TYPE, "application/xml")];
         if self.create_only {
             headers.push((header::IF_NONE_MATCH, "*"));
@@ -110,9 +129,15 @@ impl Upload {
         let text = text(response, COMPLETION)?;
         match Reply::parse(&text) {
             Some(reply) if reply.name == "Error" => {
-                Ok(Err(Refusal::parse(StatusCode::OK, headers, &text)))
+                Ok(Err(self.object.late_refusal(headers, &text)))
             }
-            Some(_) => Ok(Ok(())),
+            Some(reply) if reply.name == "CompleteMultipartUploadResult" => {
+                Ok(Ok(reply.find("ETag").map(str::to_owned)))
+            }
+            // That of a proxy, for example.
+            Some(_) => {
+                Err(unexpected("the answer to the end of the upload is not that of a store"))
+            }
             None => {
                 let message = "the server's answer to the end of the upload is cut off";
                 Err(Failure::Temporary(io::Error::other(message), None))
@@ -123,7 +148,7 @@ impl Upload {
     /// Uploads an object that fits into one part.
     fn put(&self) -> io::Result<()> {
         let range = 0..self.len()?;
-        let mut expected = Expected { len: range.end, etag: None, crc32c: None };
+        let mut expected = Expected { len: range.end, etag: None, crc32c: None, confirmed: None };
         let mut is_repeated = false;
         self.repeat(|| {
             let was_repeated = std::mem::replace(&mut is_repeated, true);
@@ -141,7 +166,14 @@ impl Upload {
                 ..Call::new(Method::PUT)
             })?;
             match response {
-                Ok(response) => text(response, COMPLETION).map(drop),
+                Ok(response) => {
+                    let etag = response.headers().get(header::ETAG);
+                    expected.confirmed = etag.and_then(|e| e.to_str().ok()).map(str::to_owned);
+                    if !self.require_kept(response.headers(), &digests)? {
+                        expected.etag = None;
+                    }
+                    text(response, COMPLETION).map(drop)
+                }
                 // An earlier attempt may have succeeded.
                 Err(refusal) if was_repeated && refusal.status == 412 => {
                     match self.find(&expected)? {
@@ -152,8 +184,6 @@ impl Upload {
                 Err(refusal) => Err(refusal.into_failure()),
             }
         })?;
-        // An `ETag` may be something else if the store encrypts.
-        expected.etag = None;
         self.verify(&expected)
     }
 
@@ -170,7 +200,10 @@ impl Upload {
     /// Fails if the object is not what was uploaded.
     fn verify(&self, expected: &Expected) -> io::Result<()> {
         match self.find_repeated(expected)? {
-            Found::Same | Found::Similar | Found::Unknown => Ok(()),
+            Found::Same | Found::Confirmed | Found::Unknown => Ok(()),
+            Found::Similar => Err(io::Error::other(
+                "the store does not say that the object is the one that was uploaded",
+            )),
             Found::Absent => Err(io::Error::other(
                 "the object is not there after it was uploaded: someone else has removed it",
             )),
@@ -228,17 +261,19 @@ impl Upload {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let len: Option<u64> = text("content-length").and_then(|len| len.parse().ok());
         let is_same = |found: Option<&str>, expected: &Option<String>| {
-            let (found, expected) = (found?, expected.as_ref()?);
-            Some(found.trim_matches('"') == expected.trim_matches('"'))
+            Some(plain(found?) == plain(expected.as_ref()?))
         };
         let checksum = is_same(text("x-amz-checksum-crc32c"), &expected.crc32c);
         let etag = is_same(text("etag").filter(|etag| is_hash(etag)), &expected.etag);
+        let confirmed = is_same(text("etag"), &expected.confirmed);
         Ok(match len {
             None => return Err(unexpected("the server does not state the length of the object")),
             Some(len) if expected.len != len => Found::Different("the length".into()),
             _ if checksum == Some(false) => Found::Different("the checksum".into()),
             _ if etag == Some(false) => Found::Different("the ETag".into()),
+            _ if confirmed == Some(false) => Found::Different("the ETag".into()),
             _ if checksum.or(etag).is_some() => Found::Same,
+            _ if confirmed.is_some() => Found::Confirmed,
             _ => Found::Similar,
         })
     }
@@ -251,12 +286,21 @@ impl Upload {
         retry.attempts = retry.attempts.min(ABORT_ATTEMPTS);
         let abort = || {
             let call = Call { query: &[("uploadId", &id)], ..Call::new(Method::DELETE) };
-            self.object.attempt(&call).map(drop).map_err(SourceError::from)
+            self.object.attempt(&call).map(drop).map_err(|failure| match failure {
+                // The user may be waiting for the end of the program.
+                Failure::Temporary(error, _) => SourceError::Transient(error),
+                Failure::Final(error) => SourceError::Storage(error),
+            })
         };
         // Nobody is left who could be told. Stores can be told to remove old parts themselves.
         let _ = retry.repeat(abort);
         self.forget();
     }
+}
+
+/// Returns an `ETag` without what differs between responses.
+fn plain(etag: &str) -> &str {
+    etag.trim().trim_start_matches("W/").trim_matches('"')
 }
 
 /// Returns true for an `ETag` that is a hash of the object, or of those of its parts.

@@ -89,8 +89,12 @@ impl Publish for NewObject {
         Ok(vec![(self.name.clone(), Arc::new(file))])
     }
 
-    fn flush(&self, _: Durability) -> Result<()> {
-        self.upload.finish_parts().map_err(|e| self.error(e))
+    fn flush(&self, durability: Durability) -> Result<()> {
+        self.flush_unless(durability, &mut || false)
+    }
+
+    fn flush_unless(&self, _: Durability, stopped: &mut dyn FnMut() -> bool) -> Result<()> {
+        self.upload.finish_parts(stopped).map_err(|e| self.error(e))
     }
 
     fn publish(self: Box<Self>, _: Durability) -> Result<()> {

@@ -1,21 +1,23 @@
 //! The parts of an object on their way to the store.
 
-use super::digest::{Checksum, Digests};
+use super::digest::{Checksum, Digests, md5_of_etag};
 use super::layout::Layout;
 use crate::http::answer::Unexpected;
-use crate::http::transport::{Attempt, Failure, wrong};
+use crate::http::transport::{Attempt, Failure, MAX_WAIT, wrong};
 use crate::s3::object::{Call, Object, Payload, text};
 use crate::s3::xml::Reply;
 use diskimg::storage::source::{RetryPolicy, SourceError};
 use std::collections::VecDeque;
+use std::collections::hash_map::RandomState;
 use std::fs::File;
+use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use ureq::http::{HeaderName, Method};
+use ureq::http::{HeaderMap, HeaderName, Method, header};
 
 /// Number of parts that are uploaded at a time.
 const IN_FLIGHT: usize = 4;
@@ -29,6 +31,13 @@ const CONFIRMATION: Duration = Duration::from_secs(120);
 
 /// Bytes per second with which a part is uploaded at least, if attempts are repeated.
 const SLOWEST: u64 = 1 << 20;
+
+/// How often a caller that waits for the parts is asked whether the upload stops.
+const POLL: Duration = Duration::from_millis(100);
+
+/// How long requests may take to end when the upload stops. What they send later is refused, because
+/// the upload is aborted then.
+const LAST_REQUESTS: Duration = Duration::from_secs(5);
 
 /// Size in bytes of the stack of a thread that uploads.
 const STACK: usize = 1 << 20;
@@ -72,6 +81,8 @@ struct Part {
     /// Number of changes.
     changes: u64,
     queued: bool,
+    /// The changes that are being sent.
+    sending: Option<u64>,
     /// It was queued before all was written, which is done once.
     was_early: bool,
     sent: Option<Sent>,
@@ -208,12 +219,14 @@ impl Upload {
             };
             state.active += 1;
             let layout = state.layout;
-            let changes = state.part(index).changes;
-            state.part(index).queued = false;
+            let part = state.part(index);
+            let changes = part.changes;
+            (part.queued, part.sending) = (false, Some(changes));
             drop(state);
             let sent = self.send(index, layout, changes);
             state = self.state();
             state.active -= 1;
+            state.part(index).sending = None;
             match sent {
                 Ok(sent) => state.part(index).sent = Some(sent),
                 // The store noticed that the part changed while it was sent.
@@ -245,9 +258,23 @@ impl Upload {
             let etag =
                 etag.ok_or_else(|| unexpected("the server confirmed a part without ETag"))?;
             let etag = etag.to_owned();
+            self.require_kept(response.headers(), &digests)?;
             drop(text(response, self.object.transport.stall_timeout));
             Ok(Sent { changes, range: range.clone(), etag, digests })
         })
+    }
+
+    /// Verifies what the store says that it kept of a body: the hash of it, which is the `ETag` unless
+    /// the store encrypts with keys of others. Returns true if it could be verified.
+    pub(super) fn require_kept(&self, headers: &HeaderMap, digests: &Digests) -> Attempt<bool> {
+        const MESSAGE: &str =
+            "the store has not kept what was sent: its ETag is that of other bytes";
+        let etag = headers.get(header::ETAG).and_then(|etag| etag.to_str().ok());
+        match etag.and_then(md5_of_etag).filter(|_| self.checksum == Checksum::Md5) {
+            Some(hash) if hash == digests.checksum => Ok(true),
+            Some(_) if !has_other_etags(headers) => Err(unexpected(MESSAGE)),
+            _ => Ok(false),
+        }
     }
 
     /// Returns the identifier of the multipart upload, which is created if there is none.
@@ -310,6 +337,21 @@ impl Upload {
         self.repeat_within(Duration::ZERO, attempt)
     }
 
+    /// Waits, and fails as soon as the upload stops.
+    fn pause(&self, time: Duration) -> io::Result<()> {
+        let state = self.state();
+        let goes_on = |_: &mut State| !self.stops.load(Ordering::Relaxed);
+        drop(self.changed.wait_timeout_while(state, time, goes_on));
+        self.require_not_stopped()
+    }
+
+    fn require_not_stopped(&self) -> io::Result<()> {
+        match self.stops.load(Ordering::Relaxed) {
+            true => Err(stopped()),
+            false => Ok(()),
+        }
+    }
+
     /// As [`repeat`](Self::repeat), for requests that may take `time` more.
     fn repeat_within<T>(
         &self,
@@ -318,19 +360,44 @@ impl Upload {
     ) -> io::Result<T> {
         let mut retry = self.retry.clone();
         retry.deadline = retry.deadline.saturating_add(time);
-        let attempt = || match self.stops.load(Ordering::Relaxed) {
-            true => Err(SourceError::Storage(stopped())),
-            false => attempt().map_err(SourceError::from),
+        // What the policy would wait ends when the upload stops.
+        let (shortest, longest) = (retry.first_delay, retry.max_delay.max(retry.first_delay));
+        (retry.first_delay, retry.max_delay) = (Duration::ZERO, Duration::ZERO);
+        let mut delay = shortest;
+        let mut number = 0;
+        let attempt = || {
+            self.require_not_stopped()?;
+            number += 1;
+            match attempt() {
+                Err(Failure::Temporary(error, wait)) => {
+                    if number < retry.attempts {
+                        delay = random(shortest..delay.saturating_mul(3).clamp(shortest, longest));
+                        let wait = wait.unwrap_or_default().min(MAX_WAIT);
+                        self.pause(wait.saturating_add(delay))?;
+                    }
+                    Err(SourceError::Transient(error))
+                }
+                Err(Failure::Final(error)) => Err(SourceError::Storage(error)),
+                Ok(done) => Ok(done),
+            }
         };
         retry.repeat(attempt).map_err(into_io)
     }
 
     /// Uploads what is missing of an object that is longer than a part, and waits for it.
-    pub(super) fn finish_parts(self: &Arc<Self>) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// Returns [`io::ErrorKind::Interrupted`] if `stopped` returns true meanwhile, and the error of
+    /// the first part that fails.
+    pub(super) fn finish_parts(
+        self: &Arc<Self>,
+        stopped: &mut dyn FnMut() -> bool,
+    ) -> io::Result<()> {
         let len = self.len()?;
         let mut state = self.state();
         state.require_running()?;
-        if self.known_id().is_none() && state.active == 0 && len <= state.layout.part() {
+        // The identifier is locked while it is created.
+        if state.active == 0 && len <= state.layout.part() && self.known_id().is_none() {
             return Ok(());
         }
         let layout = state.layout;
@@ -347,8 +414,8 @@ impl Upload {
                     continue;
                 }
                 is_complete = false;
-                // One that is being sent is queued again if that was not the last change.
-                if !part.queued {
+                // One that is being sent is queued again if that is not the last change.
+                if !part.queued && part.sending != Some(part.changes) {
                     part.queued = true;
                     state.queue.push_back(index);
                 }
@@ -358,7 +425,14 @@ impl Upload {
             }
             self.add_threads(&mut state);
             while state.failed.is_none() && (state.active > 0 || !state.queue.is_empty()) {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                let waited = self.changed.wait_timeout(state, POLL);
+                drop(waited.unwrap_or_else(PoisonError::into_inner));
+                if stopped() {
+                    self.stops.store(true, Ordering::Relaxed);
+                    self.changed.notify_all();
+                    return self.require_not_stopped();
+                }
+                state = self.state();
             }
         }
     }
@@ -376,15 +450,18 @@ impl Upload {
         }
     }
 
-    /// Ends the threads.
+    /// Ends the threads, except those that wait for an answer too long.
     pub(super) fn join(&self) {
         self.stops.store(true, Ordering::Relaxed);
         let mut state = self.state();
         state.queue.clear();
         let threads = std::mem::take(&mut state.threads);
-        drop(state);
         self.changed.notify_all();
-        for thread in threads {
+        let is_busy = |state: &mut State| state.active > 0;
+        let waited = self.changed.wait_timeout_while(state, LAST_REQUESTS, is_busy);
+        let is_busy = waited.unwrap_or_else(PoisonError::into_inner).0.active > 0;
+        // A thread that waits for an answer ends by itself.
+        for thread in threads.into_iter().filter(|thread| !is_busy || thread.is_finished()) {
             let _ = thread.join();
         }
     }
@@ -462,12 +539,26 @@ fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     std::os::windows::fs::FileExt::seek_read(file, buf, offset)
 }
 
+/// Returns true for an answer about an encrypted object, whose `ETag` is not a hash of its content.
+fn has_other_etags(headers: &HeaderMap) -> bool {
+    let has_own_key = headers.contains_key("x-amz-server-side-encryption-customer-algorithm");
+    let method = headers.get("x-amz-server-side-encryption").and_then(|v| v.to_str().ok());
+    has_own_key || method.is_some_and(|method| method.starts_with("aws:kms"))
+}
+
 pub(super) fn unexpected(message: &str) -> Failure {
     wrong(Unexpected(message.into()))
 }
 
 fn stopped() -> io::Error {
     io::Error::new(io::ErrorKind::Interrupted, "the upload was stopped")
+}
+
+/// Returns a random duration of the range.
+fn random(range: Range<Duration>) -> Duration {
+    // Each `RandomState` has other keys.
+    let fraction = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
+    range.start + (range.end - range.start).mul_f64(fraction)
 }
 
 fn into_io(error: SourceError) -> io::Error {

@@ -30,6 +30,8 @@ use std::sync::{Arc, Mutex};
 
 const OWN_FILE: &str = "the output is one of the source's own files";
 
+const INCOMPLETE: &str = "cannot complete the output";
+
 /// What a conversion writes to.
 #[derive(Debug)]
 pub(super) struct Prepared {
@@ -151,13 +153,12 @@ impl Settings<'_> {
         output.set_caching(self.caching).map_err(|e| {
             Error::output("cannot bypass the page cache", e).with_remedy(Remedy::UsePageCache)
         })?;
-        let incomplete = |e| Error::output("cannot complete the output", e);
         let outcome = prepare(&mut self, &mut input, &mut output).and_then(|mut prepared| {
             self.copy_bitmaps(&mut input, &mut *prepared.spec)?;
             let target = prepared.spec.start(&mut output)?;
             let (mut done, lost) =
                 self.transfer(&input, &prepared, target, &output, cap.as_ref())?;
-            output.flush(self.durability).map_err(incomplete)?;
+            self.flush(&input, &output)?;
             self.read_back(&input, &output, &prepared, &lost, &mut done)?;
             // The last opportunity to cancel.
             report(self.progress, input.size(), input.size())?;
@@ -165,10 +166,23 @@ impl Settings<'_> {
             Ok(done)
         });
         let outcome = outcome.map_err(|e| e.with_loss_of(&output)).and_then(|done| {
-            output.publish(self.durability).map_err(incomplete)?;
+            output.publish(self.durability).map_err(|e| Error::output(INCOMPLETE, e))?;
             Ok(done)
         });
         outcome.map_err(|e| e.in_file(name))
+    }
+
+    /// Flushes the output, which can be cancelled.
+    fn flush(&self, input: &Input, output: &Output) -> Result<()> {
+        let mut cancelled = None;
+        let flushed = output.flush_unless(self.durability, &mut || {
+            cancelled = report(self.progress, input.size(), input.size()).err();
+            cancelled.is_some()
+        });
+        match (flushed, cancelled) {
+            (Err(_), Some(cancelled)) => Err(cancelled),
+            (flushed, _) => flushed.map_err(|e| Error::output(INCOMPLETE, e)),
+        }
     }
 
     /// Returns the limit on what is written, if there is one.

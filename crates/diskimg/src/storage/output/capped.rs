@@ -109,6 +109,14 @@ impl Publish for Capped {
         self.inner.flush(durability)
     }
 
+    fn flush_unless(
+        &self,
+        durability: Durability,
+        stopped: &mut dyn FnMut() -> bool,
+    ) -> Result<()> {
+        self.inner.flush_unless(durability, stopped)
+    }
+
     fn publish(self: Box<Self>, durability: Durability) -> Result<()> {
         self.inner.publish(durability)
     }

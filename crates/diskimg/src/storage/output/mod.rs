@@ -326,6 +326,16 @@ impl Output {
         self.place.flush(durability)
     }
 
+    /// As [`flush`](Self::flush), unless `stopped` returns true meanwhile; see
+    /// [`Publish::flush_unless`].
+    pub(crate) fn flush_unless(
+        &self,
+        durability: Durability,
+        stopped: &mut dyn FnMut() -> bool,
+    ) -> Result<()> {
+        self.place.flush_unless(durability, stopped)
+    }
+
     /// Second part of [`commit`](Self::commit): renames the files.
     pub(crate) fn publish(mut self, durability: Durability) -> Result<()> {
         self.remove_leftovers();

@@ -137,6 +137,21 @@ pub trait Publish: Send + Sync + Debug {
     /// Returns the underlying error, with the file that it concerns.
     fn flush(&self, durability: Durability) -> Result<()>;
 
+    /// As [`flush`](Self::flush), but calls `stopped` several times a second while it waits for
+    /// others, such as a server. The default does not call it.
+    ///
+    /// # Errors
+    /// Returns [`io::ErrorKind::Interrupted`] if `stopped` returns true, and the errors of
+    /// [`flush`](Self::flush).
+    fn flush_unless(
+        &self,
+        durability: Durability,
+        stopped: &mut dyn FnMut() -> bool,
+    ) -> Result<()> {
+        let _ = stopped;
+        self.flush(durability)
+    }
+
     /// Makes all files visible under their names, replacing older ones.
     ///
     /// # Errors

@@ -4,10 +4,14 @@ use diskimg::open::{Location, OpenMode, Protocol, Protocols};
 use diskimg::storage::output::{OutputError, Publish, Result};
 use diskimg::storage::sink::{MemorySink, Sink};
 use diskimg::storage::source::{MemorySource, Source, SourceError};
-use diskimg::{Convert, Durability, Error, ErrorKind, Format, OpenOptions, Options, Output};
+use diskimg::{
+    Convert, Durability, Error, ErrorKind, Format, OpenOptions, Options, Output, Progress,
+};
 use diskimg_testkit::disk::noise;
 use diskimg_testkit::faulty::{Fault, FaultPlan, FaultySink};
 use std::io;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What happened to an object of the store.
@@ -111,7 +115,7 @@ fn nothing_is_published_after_an_error_or_if_the_conversion_is_cancelled() {
     let failing = convert(Arc::new(HalfReadable(disk())));
     let error = failing.run_to(Output::to_place(Upload::new(&store, false))).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io, "{error}");
-    let stop = |_| std::ops::ControlFlow::Break(());
+    let stop = |_| ControlFlow::Break(());
     let cancelled = convert(Arc::new(disk())).progress(&stop);
     let error = cancelled.run_to(Output::to_place(Upload::new(&store, false))).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
@@ -244,5 +248,46 @@ fn an_error_of_writing_names_the_place() {
         let error = format!("{:#}", convert(Arc::new(disk())).run_to(output).unwrap_err());
         assert!(error.starts_with(&format!("{name}: ")), "{error}");
         assert!(error.contains("No space left on device"), "{error}");
+    }
+}
+
+/// An upload that lasts until it is stopped.
+#[derive(Debug)]
+struct Endless(Box<Upload>);
+
+impl Publish for Endless {
+    fn sink(&self) -> Arc<dyn Sink> {
+        self.0.sink()
+    }
+
+    fn flush(&self, _: Durability) -> Result<()> {
+        panic!("it cannot be stopped")
+    }
+
+    fn flush_unless(&self, _: Durability, stopped: &mut dyn FnMut() -> bool) -> Result<()> {
+        while !stopped() {}
+        Err(OutputError::new(None, io::ErrorKind::Interrupted.into()))
+    }
+
+    fn publish(self: Box<Self>, _: Durability) -> Result<()> {
+        panic!("it is not complete")
+    }
+}
+
+#[test]
+fn a_conversion_can_be_cancelled_while_the_output_is_completed() {
+    for is_capped in [false, true] {
+        let store = Arc::default();
+        let output = Output::to_place(Box::new(Endless(Upload::new(&store, false))));
+        let calls = AtomicUsize::new(0);
+        let progress = |at: Progress| match at.done == at.total {
+            true if calls.fetch_add(1, Ordering::Relaxed) == 3 => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        };
+        let convert = convert(Arc::new(disk())).progress(&progress);
+        let convert = if is_capped { convert.max_size(1 << 30) } else { convert };
+        let failed = convert.run_to(output).expect_err("is cancelled");
+        assert_eq!(failed.kind(), ErrorKind::Cancelled, "{failed}");
+        assert_eq!(store.lock().unwrap().events, ["abort"]);
     }
 }
