@@ -25,6 +25,8 @@
 mod addresses;
 #[cfg(any(feature = "http", feature = "nbd"))]
 mod certificates;
+#[cfg(any(feature = "s3", feature = "swift"))]
+mod environment;
 #[cfg(feature = "http")]
 pub mod http;
 #[cfg(feature = "nbd")]
@@ -37,3 +39,5 @@ pub mod rbd;
 pub mod s3;
 #[cfg(any(feature = "http", feature = "nbd"))]
 mod system;
+#[cfg(any(feature = "s3", feature = "swift"))]
+mod upload;
