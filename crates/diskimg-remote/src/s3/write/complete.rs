@@ -46,7 +46,11 @@ impl Upload {
     /// Makes the object visible.
     pub(super) fn publish(self: &Arc<Self>) -> io::Result<()> {
         self.finish_parts(&mut || false)?;
-        let Some(id) = self.known_id() else { return self.put() };
+        let Some(id) = self.known_id() else {
+            self.put()?;
+            self.end_record(None);
+            return Ok(());
+        };
         let parts = self.sent()?;
         let etags = etag_of_parts(parts.iter().map(|part| &*part.etag));
         let crc32c = (self.checksum == Checksum::Crc32c)
@@ -72,6 +76,7 @@ impl Upload {
         self.verify(&expected)?;
         // If the store has not really completed the upload, it is aborted.
         self.forget();
+        self.end_record(Some(&id));
         Ok(())
     }
 
@@ -278,14 +283,24 @@ impl Upload {
         })
     }
 
-    /// Ends the upload and removes its parts, unless it was completed.
+    /// Ends the upload and removes its parts, unless it was completed or can be continued.
     pub(super) fn stop(&self) {
         self.join();
-        let Some(id) = self.known_id() else { return };
+        if self.resume.is_some() {
+            return;
+        }
+        if let Some(id) = self.known_id() {
+            self.abort(&id);
+            self.forget();
+        }
+    }
+
+    /// Removes the parts of an upload.
+    pub(super) fn abort(&self, id: &str) {
         let mut retry = self.retry.clone();
         retry.attempts = retry.attempts.min(ABORT_ATTEMPTS);
         let abort = || {
-            let call = Call { query: &[("uploadId", &id)], ..Call::new(Method::DELETE) };
+            let call = Call { query: &[("uploadId", id)], ..Call::new(Method::DELETE) };
             self.object.attempt(&call).map(drop).map_err(|failure| match failure {
                 // The user may be waiting for the end of the program.
                 Failure::Temporary(error, _) => SourceError::Transient(error),
@@ -294,7 +309,6 @@ impl Upload {
         };
         // Nobody is left who could be told. Stores can be told to remove old parts themselves.
         let _ = retry.repeat(abort);
-        self.forget();
     }
 }
 

@@ -14,6 +14,7 @@
 mod complete;
 mod digest;
 mod layout;
+mod resume;
 mod spool;
 mod upload;
 
@@ -22,6 +23,8 @@ use diskimg::storage::output::{Durability, OutputError, Publish, Result};
 use diskimg::storage::sink::{FileSink, Sink};
 use diskimg::storage::source::{FileSource, RetryPolicy, Source, temporary_file};
 use layout::Layout;
+use resume::Resume;
+pub(super) use resume::check as check_resume;
 use spool::Spool;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -38,20 +41,25 @@ pub(super) struct NewObject {
 }
 
 impl NewObject {
-    /// Creates the temporary file. With `create_only`, the object must not exist.
+    /// Creates the temporary file. With `create_only`, the object must not exist. `resume` is a file
+    /// that records the upload.
     ///
     /// # Errors
-    /// Returns [`io::ErrorKind::AlreadyExists`] if it does, and the underlying error if the
-    /// temporary file cannot be created.
+    /// Returns [`io::ErrorKind::AlreadyExists`] if it does, [`io::ErrorKind::InvalidInput`] if the
+    /// file records another upload, and the underlying error if it cannot be read or the temporary
+    /// file cannot be created.
     pub(super) fn create(
         object: Object,
         retry: RetryPolicy,
         create_only: bool,
+        resume: Option<&Path>,
         name: String,
     ) -> io::Result<Self> {
+        let resume =
+            resume.map(|path| Resume::load(path, resume::destination(&object))).transpose()?;
         let file = temporary_file()?;
         let reader = file.try_clone()?;
-        let upload = Arc::new(Upload::new(object, retry, create_only, reader));
+        let upload = Arc::new(Upload::new(object, retry, create_only, resume, reader));
         if create_only {
             upload.require_absent()?;
         }

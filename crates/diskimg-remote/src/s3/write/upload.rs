@@ -2,6 +2,7 @@
 
 use super::digest::{Checksum, Digests, md5_of_etag};
 use super::layout::Layout;
+use super::resume::Resume;
 use crate::http::answer::Unexpected;
 use crate::http::transport::{Attempt, Failure, MAX_WAIT, wrong};
 use crate::s3::object::{Call, Object, Payload, text};
@@ -49,6 +50,8 @@ pub(super) struct Upload {
     pub(super) retry: RetryPolicy,
     pub(super) create_only: bool,
     pub(super) checksum: Checksum,
+    /// What a later run needs.
+    pub(super) resume: Option<Resume>,
     file: File,
     state: Mutex<State>,
     /// Notified when a part is queued or done, and when the upload stops.
@@ -99,7 +102,13 @@ pub(super) struct Sent {
 }
 
 impl Upload {
-    pub(super) fn new(object: Object, retry: RetryPolicy, create_only: bool, file: File) -> Self {
+    pub(super) fn new(
+        object: Object,
+        retry: RetryPolicy,
+        create_only: bool,
+        resume: Option<Resume>,
+        file: File,
+    ) -> Self {
         let checksum = if object.is_amazon() { Checksum::Crc32c } else { Checksum::Md5 };
         let state = State {
             layout: Layout::new(0),
@@ -116,6 +125,7 @@ impl Upload {
             retry,
             create_only,
             checksum,
+            resume,
             file,
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -241,10 +251,16 @@ impl Upload {
     fn send(&self, index: usize, layout: Layout, changes: u64) -> io::Result<Sent> {
         let range = layout.range(index, self.len()?);
         let id = self.id()?;
-        let number = (index + 1).to_string();
-        let time = Duration::from_secs((range.end - range.start) / SLOWEST);
+        let len = range.end - range.start;
+        let part = index as u32 + 1;
+        let number = part.to_string();
+        let time = Duration::from_secs(len / SLOWEST);
         self.repeat_within(time, || {
             let digests = self.digests(&range)?;
+            let kept = self.resume.as_ref().and_then(|state| state.kept(part, len, &digests));
+            if let Some(etag) = kept {
+                return Ok(Sent { changes, range: range.clone(), etag, digests });
+            }
             let headers = self.checksum_headers(&digests);
             let headers: Vec<_> = headers.iter().map(|(name, v)| (name.clone(), &**v)).collect();
             let response = self.object.attempt(&Call {
@@ -260,6 +276,9 @@ impl Upload {
             let etag = etag.to_owned();
             self.require_kept(response.headers(), &digests)?;
             drop(text(response, self.object.transport.stall_timeout));
+            if let Some(state) = &self.resume {
+                state.sent(part, len, &digests, &etag).map_err(Failure::Final)?;
+            }
             Ok(Sent { changes, range: range.clone(), etag, digests })
         })
     }
@@ -283,6 +302,9 @@ impl Upload {
         if let Some(id) = &*id {
             return Ok(id.clone());
         }
+        if let Some(kept) = self.resumed()? {
+            return Ok(id.insert(kept).clone());
+        }
         let algorithm = HeaderName::from_static("x-amz-checksum-algorithm");
         let headers = [(algorithm, "CRC32C")];
         let new = self.repeat(|| {
@@ -295,6 +317,9 @@ impl Upload {
             let id = Reply::parse(&text).and_then(|r| r.find("UploadId").map(str::to_owned));
             id.ok_or_else(|| unexpected("the server began an upload without an identifier"))
         })?;
+        if let Some(state) = &self.resume {
+            state.begin(&new)?;
+        }
         Ok(id.insert(new).clone())
     }
 
@@ -305,6 +330,7 @@ impl Upload {
 
     pub(super) fn digests(&self, range: &Range<u64>) -> Attempt<Digests> {
         let signs = self.object.credentials.is_some() && !self.object.is_encrypted();
+        let signs = signs || self.resume.is_some();
         Digests::of(self.reader(range), self.checksum, signs).map_err(Failure::Final)
     }
 
