@@ -35,3 +35,33 @@ pub(crate) fn encoded(component: &str) -> String {
     }
     text
 }
+
+/// Returns a percent-encoded part of a URL decoded. A `%` that no two digits follow stands for itself.
+///
+/// # Errors
+/// Returns [`Invalid`](diskimg::ErrorKind::Invalid) if it is not UTF-8: keys are, and another one would
+/// be meant.
+#[cfg(any(feature = "s3", feature = "swift"))]
+pub(crate) fn name_decoded(text: &str) -> diskimg::Result<String> {
+    let digit = |byte: Option<&u8>| char::from(*byte?).to_digit(16);
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        match (byte, digit(after.first()), digit(after.get(1))) {
+            (b'%', Some(high), Some(low)) => {
+                bytes.push((high << 4 | low) as u8);
+                rest = &after[2..];
+            }
+            _ => {
+                bytes.push(byte);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| {
+        diskimg::Error::invalid(format!(
+            "'{}' is not UTF-8 when it is decoded",
+            diskimg::printable(text)
+        ))
+    })
+}

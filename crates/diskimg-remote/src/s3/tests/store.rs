@@ -147,7 +147,7 @@ impl Inner {
                     object.extend(part_bytes);
                     count += 1;
                 }
-                let etag = format!("\"{}-{count}\"", sigv4::hex(&hashes.finalize()));
+                let etag = format!("\"{}-{count}\"", crate::upload::hash::hex(&hashes.finalize()));
                 let text = format!(
                     "  \n<CompleteMultipartUploadResult><ETag>{}</ETag>\
                      </CompleteMultipartUploadResult>",
@@ -162,7 +162,7 @@ impl Inner {
 }
 
 fn etag(bytes: &[u8]) -> String {
-    format!("\"{}\"", sigv4::hex(&Md5::digest(bytes)))
+    format!("\"{}\"", crate::upload::hash::hex(&Md5::digest(bytes)))
 }
 
 fn decoded(text: &str) -> String {

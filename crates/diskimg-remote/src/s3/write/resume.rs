@@ -11,10 +11,11 @@
 //! the store when the upload is completed.
 
 use super::digest::Digests;
-use super::upload::{Upload, unexpected};
+use super::{Multipart, unexpected};
 use crate::http::transport::Attempt;
 use crate::s3::object::{Call, Object, text};
 use crate::s3::xml::Reply;
+use crate::upload::Upload;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -211,15 +212,15 @@ fn parse(text: &str) -> Option<(String, Record)> {
     Some((word(&value, "destination")?, Record { id: word(&value, "upload"), parts }))
 }
 
-impl Upload {
+impl Multipart {
     /// Returns the upload that the file records, if the store still has it. Parts that it has are not
     /// sent again.
-    pub(super) fn resumed(&self) -> io::Result<Option<String>> {
+    pub(super) fn resumed(&self, upload: &Upload<Self>) -> io::Result<Option<String>> {
         let Some((state, id)) = self.resume.as_ref().and_then(|state| Some((state, state.id()?)))
         else {
             return Ok(None);
         };
-        let listed = self.repeat(|| self.listed(&id))?;
+        let listed = upload.repeat(|| self.listed(&id))?;
         if let Some(listed) = &listed {
             state.retain(listed);
         }
@@ -262,10 +263,10 @@ impl Upload {
 
     /// Ends what the file records, after the object was completed. An upload that was not needed any
     /// more is aborted.
-    pub(super) fn end_record(&self, used: Option<&str>) {
+    pub(super) fn end_record(&self, upload: &Upload<Self>, used: Option<&str>) {
         let Some(state) = &self.resume else { return };
         if let Some(id) = state.id().filter(|id| Some(&**id) != used) {
-            self.abort(&id);
+            self.remove(upload, &id);
         }
         state.finish();
     }
