@@ -62,13 +62,14 @@ fn create_only(store: &Moto) {
     let [access, secret, _] = store.make_role();
     store.require_signatures(0);
     let only = s3_of(store, Keys::new(access, secret, None), true);
-    for len in [MIB, 20 * MIB] {
+    for (len, refused) in [(MIB, "PUT /bucket/old-"), (20 * MIB, "POST /bucket/old-")] {
         let ours = written(&only, &format!("s3://bucket/old-{len}"), &vec![1; len]);
         ours.flush(Durability::Flushed).expect("flushes");
         let error = ours.publish(Durability::Flushed).expect_err("it exists").to_string();
         assert!(error.contains("exists already"), "{error}");
         let requests = store.requests();
-        assert!(requests.iter().any(|request| request.ends_with(" 412")), "{requests:?}");
+        let is_refused = |r: &String| r.starts_with(refused) && r.ends_with(" 412");
+        assert_eq!(requests.iter().filter(|r| is_refused(r)).count(), 1, "{requests:?}");
         let new = written(&only, &format!("s3://bucket/new-{len}"), &vec![3; len]);
         new.publish(Durability::Flushed).expect("publishes");
     }

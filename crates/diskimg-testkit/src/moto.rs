@@ -65,9 +65,17 @@ impl Moto {
     /// Returns method, path and status of each request that was answered.
     pub fn requests(&self) -> Vec<String> {
         let request = |line: &str| {
-            let (request, status) = line.split_once('"')?.1.split_once(" HTTP/1.1\" ")?;
+            // Refusals are in colours.
+            let mut parts = line.split('\x1b');
+            let first = parts.next().map(str::to_owned);
+            let plain = parts.fold(first?, |line, part| {
+                line + part.split_once('m').map_or("", |(_, text)| text)
+            });
+            let (request, status) = plain.split_once('"')?.1.split_once(" HTTP/1.1\" ")?;
             Some(format!("{request} {}", status.split(' ').next()?))
         };
+        // A line is written after the response was sent.
+        std::thread::sleep(Duration::from_millis(100));
         self.log().lines().filter_map(request).collect()
     }
 

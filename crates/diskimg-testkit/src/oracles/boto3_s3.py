@@ -24,7 +24,8 @@ def make_role(endpoint, access, secret):
         region_name="us-east-1",
     )
     iam.create_user(UserName="user")
-    may = policy(Action=["sts:AssumeRole", "s3:PutObject"], Resource="*")
+    actions = ["sts:AssumeRole", "s3:PutObject", "s3:AbortMultipartUpload"]
+    may = policy(Action=actions, Resource="*")
     iam.put_user_policy(UserName="user", PolicyName="p", PolicyDocument=may)
     key = iam.create_access_key(UserName="user")["AccessKey"]
     trust = policy(Principal={"AWS": "*"}, Action=["sts:AssumeRole"])
