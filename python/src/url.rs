@@ -27,11 +27,13 @@ struct S3Args(
     bool,
     bool,
     bool,
+    Option<PathBuf>,
 );
 
 impl S3Args {
     fn options(self, http: HttpOptions) -> S3Options {
-        let Self(endpoint, region, profile, keys, anonymous, requester_pays, create_only) = self;
+        let Self(endpoint, region, profile, keys, anonymous, requester_pays, create_only, resume) =
+            self;
         let mut options = S3Options::default();
         options.http = http;
         (options.endpoint, options.region, options.profile) = (endpoint, region, profile);
@@ -39,6 +41,7 @@ impl S3Args {
         options.anonymous = anonymous;
         options.requester_pays = requester_pays;
         options.create_only = create_only;
+        options.resume = resume;
         options
     }
 }

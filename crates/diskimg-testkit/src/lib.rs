@@ -24,6 +24,7 @@
 //!   servers
 //!     nbd        servers of NBD
 //!     nginx      HTTP, with TLS and passwords, or without ranges
+//!     moto       an S3 store, and services that issue keys
 //!     radosgw    an S3 store: Ceph with its gateway
 //!     swift      Swift, and Keystone
 //!   storage
@@ -44,6 +45,8 @@
 pub mod appliance;
 pub mod asif;
 pub mod bochs;
+#[cfg(unix)]
+mod boto3;
 pub mod cloop;
 pub mod crash;
 pub mod disk;
@@ -55,6 +58,8 @@ pub mod growth;
 pub mod hole;
 pub mod hosted;
 pub mod iso;
+#[cfg(unix)]
+pub mod moto;
 #[cfg(unix)]
 pub mod nbd;
 #[cfg(unix)]

@@ -1,10 +1,10 @@
 //! A store that is compatible with S3: a cluster of Ceph with one node and its RADOS Gateway, on the
 //! loopback interface, with everything in memory.
 
+use crate::boto3::boto3;
 use crate::tool::{run, try_run};
 use std::fs;
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -181,12 +181,7 @@ impl Radosgw {
     /// # Panics
     /// Panics if it fails, or if boto3 is missing.
     pub fn boto3(&self, args: &[&str]) -> String {
-        let python = std::env::var_os("DISKIMG_ORACLES").map(PathBuf::from);
-        let python = python.expect("./test.sh installs boto3 and sets DISKIMG_ORACLES");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/oracles/boto3_s3.py");
-        let script = script.display().to_string();
-        let own = [&*script, &self.endpoint(), Self::ACCESS_KEY, Self::SECRET_KEY];
-        run(&python.join("bin/python").display().to_string(), [&own, args].concat())
+        boto3(&self.endpoint(), (Self::ACCESS_KEY, Self::SECRET_KEY), args)
     }
 
     /// Returns the configuration of the cluster, which names a keyring of its administrator.

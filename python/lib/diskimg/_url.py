@@ -11,7 +11,14 @@ from diskimg._errors import InvalidError
 from diskimg.types import Path
 
 S3Args = tuple[
-    str | None, str | None, str | None, tuple[str, str, str | None] | None, bool, bool, bool
+    str | None,
+    str | None,
+    str | None,
+    tuple[str, str, str | None] | None,
+    bool,
+    bool,
+    bool,
+    str | None,
 ]
 """How an S3 store is accessed: arguments for the native module."""
 
@@ -46,6 +53,11 @@ class S3:
     """Pay for the requests to a bucket of others."""
     create_only: bool = False
     """Do not replace an existing object, as far as the store can guarantee that."""
+    resume: Path | None = None
+    """A file that records the upload of one object: an upload that was interrupted, also by the end
+    of the process, is kept, and continued by the next one with the same URL and file. It is removed
+    at the end. In its directory, files are created and removed.
+    """
 
     def _args(self) -> S3Args:
         if (self.access_key is None) != (self.secret_key is None):
@@ -61,6 +73,7 @@ class S3:
             self.anonymous,
             self.requester_pays,
             self.create_only,
+            None if self.resume is None else os.fsdecode(self.resume),
         )
 
 

@@ -26,6 +26,8 @@ Several SRC are concatenated or, with -O ova, become one disk each. FILE.ova:N i
 appliance. DST is created or replaced when it is complete. '-' is standard input or output.
 Sizes may end in k, M, G, T, P or E.";
 
+const NO_UPLOAD: &str = "--resume is for new images in stores (s3: URLs)";
+
 /// Maximum value of `-S`, as in QEMU.
 const MAX_SPARSE: u64 = 16 << 20;
 
@@ -104,6 +106,12 @@ pub(crate) struct Args {
     /// Write at most BYTES per second
     #[arg(short, long, value_name = "BYTES")]
     rate: Option<String>,
+    /// Continue an upload that STATE records
+    #[arg(
+        long_help = "Record the upload to an s3: URL in the file STATE, and continue it if STATE exists"
+    )]
+    #[arg(long, value_name = "STATE", value_hint = clap::ValueHint::FilePath)]
+    resume: Option<PathBuf>,
     /// Write at most SIZE bytes
     #[arg(long_help = "Write at most SIZE bytes to the files of DST together")]
     #[arg(long, value_name = "SIZE")]
@@ -214,6 +222,8 @@ pub(crate) struct Job {
     pub(crate) threads: Option<usize>,
     /// `-r`.
     pub(crate) rate: Option<u64>,
+    /// `--resume`.
+    pub(crate) resume: Option<PathBuf>,
     /// `--max-size`.
     pub(crate) max_size: Option<u64>,
     /// `--salvage`.
@@ -324,6 +334,7 @@ impl Args {
             sparse: sparse(self.sparse_size.as_deref())?,
             threads: threads(self.threads.as_deref())?,
             rate: self.rate.as_deref().map(|r| common::size("rate limit", r)).transpose()?,
+            resume: self.resume.clone(),
             max_size: self
                 .max_size
                 .as_deref()
@@ -419,18 +430,29 @@ impl Args {
             if self.no_create {
                 return Err(Failure::error("-n requires an existing image, not standard output"));
             }
-            return Ok(Destination::Stdout);
+            return match self.resume {
+                Some(_) => Err(Failure::error(NO_UPLOAD)),
+                None => Ok(Destination::Stdout),
+            };
         }
         if let Some(url) = remote::url(path) {
             if self.files.iter().any(|source| source == name) {
                 return Err(Failure::error(format!("{url}: the output is one of the sources")));
             }
             remote::prepare(url.scheme());
-            let server = Server { url, network: self.network_args.clone() };
+            let mut server = Server { url, network: self.network_args.clone() };
+            if let Some(state) = &self.resume
+                && (self.no_create || !server.resume(state))
+            {
+                return Err(Failure::error(NO_UPLOAD));
+            }
             return Ok(match self.no_create {
                 true => Destination::ExistingOn(server),
                 false => Destination::NewOn(server),
             });
+        }
+        if self.resume.is_some() {
+            return Err(Failure::error(NO_UPLOAD));
         }
         let path = local_path(path).map_err(|e| e.in_file(path))?;
         common::require_device(self.output_format.as_deref(), &path)?;

@@ -44,6 +44,7 @@ const RARELY_USED: [(&str, &[&str]); 9] = [
             "recompress",
             "reflink",
             "report",
+            "resume",
             "salvage",
             "sha256",
             "skip_broken_bitmaps",

@@ -240,7 +240,8 @@ fn rules(job: &Job) -> Rules {
         // The backing file of a new image is named by the options.
         Destination::NewOn(server) => rules
             .allow_backing(Path::new(""), &job.options, job.external_files)
-            .allow_servers(&server.files()),
+            .allow_servers(&server.files())
+            .allow_replace(job.resume.as_deref()),
         Destination::ExistingOn(server) => rules.allow_servers(&server.files()),
         Destination::Stdout => rules,
     }

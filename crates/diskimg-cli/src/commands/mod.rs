@@ -101,6 +101,9 @@ fn calls_for_files(command: &Command) -> Calls {
                 Calls::create(path).and_options(&job.options).and_spool()
             }
             convert_args::Destination::Existing(_) => Calls::modify().and_spool(),
+            convert_args::Destination::NewOn(_) if job.resume.is_some() => {
+                Calls::create_files().and_spool()
+            }
             convert_args::Destination::NewOn(_) | convert_args::Destination::ExistingOn(_) => {
                 Calls::read().and_spool()
             }

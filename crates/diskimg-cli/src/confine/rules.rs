@@ -135,6 +135,14 @@ impl Rules {
         }
     }
 
+    /// Also allows reading and replacing a file, and therefore all files in its directory.
+    pub(crate) fn allow_replace(self, path: Option<&Path>) -> Self {
+        match path {
+            Some(path) => self.allow(parent(path), FileAccess::Replace),
+            None => self,
+        }
+    }
+
     /// Also allows overwriting the existing image at `path` and the files that it may consist of,
     /// and reading those that it may refer to.
     pub(crate) fn allow_modify(self, path: &Path, policy: ExternalFiles) -> Self {

@@ -65,6 +65,9 @@ struct S3Args {
     /// Pay for requests to the S3 buckets of others
     #[arg(long)]
     request_payer: bool,
+    /// `convert --resume`.
+    #[arg(skip)]
+    resume: Option<PathBuf>,
 }
 
 /// Certificates of a client.
@@ -224,6 +227,18 @@ impl Server {
     /// Returns where the image is.
     pub(crate) fn location(&self) -> Location {
         self.url.clone().into()
+    }
+
+    /// Records uploads in `state`, and continues that which it records. Returns false if uploads to
+    /// this server cannot be continued.
+    #[cfg_attr(not(feature = "s3"), expect(unused_variables, reason = "no protocol uploads"))]
+    pub(crate) fn resume(&mut self, state: &Path) -> bool {
+        #[cfg(feature = "s3")]
+        if self.url.scheme() == "s3" {
+            self.network.s3.resume = Some(state.to_owned());
+            return true;
+        }
+        false
     }
 
     /// Returns the files that are read to access the server.

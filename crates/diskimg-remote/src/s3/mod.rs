@@ -66,6 +66,12 @@ pub struct S3Options {
     /// Whether an existing object is not replaced. Not all stores can guarantee that if several
     /// programs create the object at the same time.
     pub create_only: bool,
+    /// A file that records the upload of one object, so that it can be continued after an error or
+    /// the end of the process: it is not aborted then. The next run writes the object again, and the
+    /// parts that the store has already are not sent again. The file is removed when the upload is
+    /// complete. It is replaced after each part, by way of another file in its directory. Only one
+    /// run at a time may use it.
+    pub resume: Option<PathBuf>,
 }
 
 impl S3Options {
@@ -248,13 +254,15 @@ impl Protocol for S3 {
         }
         let retry = self.options.http.retry.clone();
         let create_only = self.options.create_only;
-        let new = write::create(object, retry, create_only, at.to_string());
+        let resume = self.options.resume.as_deref();
+        let new = write::create(object, retry, create_only, resume, at.to_string());
         Ok(Box::new(new.map_err(|e| Error::io("cannot create the object", e))?))
     }
 }
 
 /// Parses the bytes of a reply or of a file as the client does, for fuzzing: an error if the first byte
-/// is 0, keys in XML or JSON if it is 1 or 2, or else profiles.
+/// is 0, keys in XML or JSON if it is 1 or 2, the record of an upload
+/// if it is 3, or else profiles.
 ///
 /// # Panics
 /// If what was found could harm the user who reads it.
@@ -266,6 +274,7 @@ pub fn parse_for_fuzzing(bytes: &[u8]) {
         0 => refusal::check(text),
         1 => drop(credentials::keys_of_xml(text)),
         2 => drop(credentials::keys_of_json(text)),
+        3 => write::check_resume(text),
         _ => drop(Profiles::parse(text, text)),
     }
 }

@@ -17,6 +17,11 @@ pub(crate) struct Reply {
 impl Reply {
     /// Parses a reply. Entities are not expanded. Returns `None` if it is malformed.
     pub(crate) fn parse(text: &str) -> Option<Self> {
+        Some(Self::parse_list(text, "")?.0)
+    }
+
+    /// Parses a reply and its elements with the name `item`, as [`parse`](Self::parse).
+    pub(crate) fn parse_list(text: &str, item: &str) -> Option<(Self, Vec<Self>)> {
         let options = roxmltree::ParsingOptions {
             nodes_limit: MAX_NODES,
             ..roxmltree::ParsingOptions::default()
@@ -24,6 +29,12 @@ impl Reply {
         // Amazon sends spaces while it completes an upload.
         let document = roxmltree::Document::parse_with_options(text.trim_start(), options).ok()?;
         let root = document.root_element();
+        let items =
+            root.descendants().filter(|node| node.is_element() && node.tag_name().name() == item);
+        Some((Self::of(root), items.map(Self::of).collect()))
+    }
+
+    fn of(root: roxmltree::Node<'_, '_>) -> Self {
         let mut reply = Self { name: root.tag_name().name().to_owned(), ..Self::default() };
         for element in root.descendants().filter(|node| node.is_element()) {
             if let Some(text) = element.text() {
@@ -31,7 +42,7 @@ impl Reply {
                 reply.texts.entry(name).or_insert_with(|| text.trim().to_owned());
             }
         }
-        Some(reply)
+        reply
     }
 
     /// Returns the text of the first element with a name, if it is not empty.
@@ -59,6 +70,10 @@ mod tests {
         for wrong in ["", "<R>", "<!DOCTYPE R [<!ENTITY e \"x\">]><R>&e;</R>"] {
             assert_eq!(Reply::parse(wrong), None, "{wrong}");
         }
+        let (_, items) =
+            Reply::parse_list("<R><A><B>1</B></A><A><B>2</B></A></R>", "A").expect("is XML");
+        let texts: Vec<_> = items.iter().filter_map(|item| item.find("B")).collect();
+        assert_eq!(texts, ["1", "2"]);
         let many = format!("<R>{}</R>", "<a/>".repeat(MAX_NODES as usize));
         assert_eq!(Reply::parse(&many), None);
         assert_eq!(escaped("<\"a&b\">"), "&lt;\"a&amp;b\"&gt;");

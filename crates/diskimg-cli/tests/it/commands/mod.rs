@@ -26,6 +26,7 @@ mod map;
 mod map_page;
 mod measure;
 #[cfg(target_os = "linux")]
+mod moto;
 mod nbd;
 mod ova;
 #[cfg(target_os = "linux")]

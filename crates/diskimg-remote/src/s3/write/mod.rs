@@ -10,6 +10,7 @@
 
 mod complete;
 mod digest;
+mod resume;
 
 use super::object::{Call, Object, Payload, text};
 use super::xml::Reply;
@@ -19,8 +20,11 @@ use crate::upload::hash::md5_of_etag;
 use crate::upload::{Limits, NewObject, Store, Upload};
 use digest::{Checksum, Digests};
 use diskimg::storage::source::RetryPolicy;
+use resume::Resume;
+pub(super) use resume::check as check_resume;
 use std::io::{self, Read};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use ureq::http::{HeaderMap, HeaderName, Method, header};
@@ -38,6 +42,8 @@ pub(super) struct Multipart {
     object: Object,
     create_only: bool,
     checksum: Checksum,
+    /// What a later run needs.
+    resume: Option<Resume>,
     /// The identifier of a multipart upload, once there is one. Locked while it is created.
     id: Mutex<Option<String>>,
 }
@@ -49,19 +55,22 @@ pub(super) struct Sent {
     digests: Digests,
 }
 
-/// Creates an object. With `create_only`, it must not exist.
+/// Creates an object. With `create_only`, it must not exist. `resume` is a file that records the upload.
 ///
 /// # Errors
-/// Returns [`io::ErrorKind::AlreadyExists`] if it does, and the underlying error if the temporary file
+/// Returns [`io::ErrorKind::AlreadyExists`] if the object does, [`io::ErrorKind::InvalidInput`] if the
+/// file records another upload, and the underlying error if it cannot be read or the temporary file
 /// cannot be created.
 pub(super) fn create(
     object: Object,
     retry: RetryPolicy,
     create_only: bool,
+    resume: Option<&Path>,
     name: String,
 ) -> io::Result<NewObject<Multipart>> {
     let checksum = if object.is_amazon() { Checksum::Crc32c } else { Checksum::Md5 };
-    let store = Multipart { object, create_only, checksum, id: Mutex::default() };
+    let resume = resume.map(|path| Resume::load(path, resume::destination(&object))).transpose()?;
+    let store = Multipart { object, create_only, checksum, resume, id: Mutex::default() };
     let new = NewObject::create(store, LIMITS, retry, name)?;
     if create_only {
         let upload = new.upload();
@@ -78,6 +87,10 @@ impl Store for Multipart {
         if id.is_some() {
             return Ok(());
         }
+        if let Some(kept) = self.resumed(upload)? {
+            *id = Some(kept);
+            return Ok(());
+        }
         let algorithm = HeaderName::from_static("x-amz-checksum-algorithm");
         let headers = [(algorithm, "CRC32C")];
         let new = upload.repeat(|| {
@@ -90,6 +103,9 @@ impl Store for Multipart {
             let id = Reply::parse(&text).and_then(|r| r.find("UploadId").map(str::to_owned));
             id.ok_or_else(|| unexpected("the server began an upload without an identifier"))
         })?;
+        if let Some(state) = &self.resume {
+            state.begin(&new)?;
+        }
         *id = Some(new);
         Ok(())
     }
@@ -99,9 +115,14 @@ impl Store for Multipart {
     }
 
     fn put_part(&self, upload: &Upload<Self>, index: usize, range: &Range<u64>) -> Attempt<Sent> {
-        let number = (index + 1).to_string();
+        let part = u32::try_from(index + 1).unwrap_or(u32::MAX);
+        let (number, len) = (part.to_string(), range.end - range.start);
         let id = self.id().unwrap_or_default();
         let digests = self.digests(upload, range)?;
+        let kept = self.resume.as_ref().and_then(|state| state.kept(part, len, &digests));
+        if let Some(etag) = kept {
+            return Ok(Sent { etag, digests });
+        }
         let headers = self.checksum_headers(&digests);
         let headers: Vec<_> = headers.iter().map(|(name, v)| (name.clone(), &**v)).collect();
         let response = self.object.attempt(&Call {
@@ -116,25 +137,31 @@ impl Store for Multipart {
         let etag = etag.to_owned();
         self.require_kept(response.headers(), &digests)?;
         drop(text(response, self.object.transport.stall_timeout));
+        if let Some(state) = &self.resume {
+            state.sent(part, len, &digests, &etag).map_err(Failure::Final)?;
+        }
         Ok(Sent { etag, digests })
     }
 
     fn complete(&self, upload: &Upload<Self>, parts: &[Sent]) -> io::Result<()> {
-        self.complete_parts(upload, parts)
+        let id = self.id();
+        self.complete_parts(upload, parts)?;
+        self.end_record(upload, id.as_deref());
+        Ok(())
     }
 
     fn put(&self, upload: &Upload<Self>) -> io::Result<()> {
-        self.put_whole(upload)
+        self.put_whole(upload)?;
+        self.end_record(upload, None);
+        Ok(())
     }
 
+    /// As the trait says, unless a later run may continue the upload.
     fn abort(&self, upload: &Upload<Self>) {
-        let Some(id) = self.id() else { return };
-        // Stores can be told to remove old parts themselves.
-        upload.repeat_removal(|| {
-            let call = Call { query: &[("uploadId", &id)], ..Call::new(Method::DELETE) };
-            self.object.attempt(&call).map(drop)
-        });
-        self.forget();
+        if let Some(id) = self.id().filter(|_| self.resume.is_none()) {
+            self.remove(upload, &id);
+            self.forget();
+        }
     }
 }
 
@@ -142,6 +169,15 @@ impl Multipart {
     /// Returns the identifier of the multipart upload if there is one.
     fn id(&self) -> Option<String> {
         self.id.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Removes the parts of a multipart upload.
+    fn remove(&self, upload: &Upload<Self>, id: &str) {
+        // Stores can be told to remove old parts themselves.
+        upload.repeat_removal(|| {
+            let call = Call { query: &[("uploadId", id)], ..Call::new(Method::DELETE) };
+            self.object.attempt(&call).map(drop)
+        });
     }
 
     /// Forgets the multipart upload, which was completed or aborted.
@@ -164,6 +200,7 @@ impl Multipart {
 
     fn digests(&self, upload: &Upload<Self>, range: &Range<u64>) -> Attempt<Digests> {
         let signs = self.object.credentials.is_some() && !self.object.is_encrypted();
+        let signs = signs || self.resume.is_some();
         Digests::of(upload.reader(range), self.checksum, signs).map_err(Failure::Final)
     }
 

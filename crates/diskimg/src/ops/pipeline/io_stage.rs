@@ -38,8 +38,9 @@ impl IoStage {
         let most = address_space_limit()
             .map_or(MAX_THREADS, |limit| (limit.saturating_sub(RESERVE) / PER_THREAD) as usize);
         let threads = hints.in_flight.min(most).min(MAX_THREADS);
-        // The decoded data takes at least as much memory as the stored data.
-        let memory = (threads as u64).saturating_mul(hints.optimal).saturating_mul(2);
+        // A task of uncompressed data weighs three times what it reads. Tasks are committed in order,
+        // so that behind a slow request some others are complete; the rest are still in flight.
+        let memory = (threads as u64).saturating_mul(hints.optimal).saturating_mul(6);
         (hints.is_remote() && threads > 0).then_some(Self { threads, group: hints.optimal, memory })
     }
 }
