@@ -68,28 +68,13 @@ impl ObjectUrl {
     }
 }
 
-/// Returns a percent-encoded part of a URL decoded. A `%` that no two digits follow stands for itself.
+/// Returns a percent-encoded part of a URL decoded.
 ///
 /// # Errors
 /// Returns [`Invalid`](diskimg::ErrorKind::Invalid) if it is not UTF-8: keys are, and another one would
 /// be meant.
 fn decoded(text: &str) -> Result<String> {
-    let digit = |byte: Option<&u8>| char::from(*byte?).to_digit(16);
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        match (byte, digit(after.first()), digit(after.get(1))) {
-            (b'%', Some(high), Some(low)) => {
-                bytes.push((high << 4 | low) as u8);
-                rest = &after[2..];
-            }
-            _ => {
-                bytes.push(byte);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| {
+    crate::percent::decoded_text(text).ok_or_else(|| {
         Error::invalid(format!("'{}' is not UTF-8 when it is decoded", diskimg::printable(text)))
     })
 }

@@ -166,7 +166,7 @@ fn etag(bytes: &[u8]) -> String {
 }
 
 fn decoded(text: &str) -> String {
-    crate::percent::decoded(text)
+    crate::percent::decoded_text(text).expect("is UTF-8")
 }
 
 /// Returns text as the value of a parameter.
