@@ -32,5 +32,6 @@ fn options(args: &NetworkArgs) -> S3Options {
     options.profile.clone_from(&store.aws_profile);
     options.anonymous = store.no_sign_request;
     options.requester_pays = store.request_payer;
+    options.create_only = args.create_only;
     options
 }
