@@ -25,15 +25,23 @@
 mod addresses;
 #[cfg(any(feature = "http", feature = "nbd"))]
 mod certificates;
+#[cfg(any(feature = "s3", feature = "swift"))]
+mod environment;
 #[cfg(feature = "http")]
 pub mod http;
 #[cfg(feature = "nbd")]
 pub mod nbd;
+#[cfg(feature = "swift")]
+pub mod openstack;
 #[cfg(any(feature = "http", feature = "rbd"))]
 mod percent;
 #[cfg(feature = "rbd")]
 pub mod rbd;
 #[cfg(feature = "s3")]
 pub mod s3;
+#[cfg(feature = "swift")]
+pub mod swift;
 #[cfg(any(feature = "http", feature = "nbd"))]
 mod system;
+#[cfg(any(feature = "s3", feature = "swift"))]
+mod upload;

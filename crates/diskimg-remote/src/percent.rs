@@ -20,10 +20,17 @@ pub(crate) fn decoded(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// As [`decoded`]; `None` if that is not UTF-8.
-#[cfg(any(feature = "rbd", feature = "s3"))]
-pub(crate) fn decoded_text(text: &str) -> Option<String> {
-    String::from_utf8(decoded(text)).ok()
+/// As [`decoded`], for names in URLs.
+///
+/// # Errors
+/// Returns [`Invalid`](diskimg::ErrorKind::Invalid) if it is not UTF-8: names are, and another one
+/// would be meant.
+#[cfg(any(feature = "rbd", feature = "s3", feature = "swift"))]
+pub(crate) fn name_decoded(text: &str) -> diskimg::Result<String> {
+    String::from_utf8(decoded(text)).map_err(|_| {
+        let shown = diskimg::printable(text);
+        diskimg::Error::invalid(format!("'{shown}' is not UTF-8 when it is decoded"))
+    })
 }
 
 /// Returns the component of a path percent-encoded: RFC 3986, section 2.3.

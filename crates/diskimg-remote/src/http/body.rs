@@ -1,9 +1,13 @@
 //! Bodies of responses, which may be longer, shorter or slower than they should be.
 
 use super::answer::Unexpected;
+#[cfg(any(feature = "s3", feature = "swift"))]
+use super::transport::{Attempt, Failure};
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 use ureq::Body;
+#[cfg(any(feature = "s3", feature = "swift"))]
+use ureq::http::Response;
 
 /// Bytes that must arrive within the stall timeout: a server that sends a byte now and then is given
 /// up.
@@ -65,6 +69,19 @@ pub(crate) fn read_body(body: &mut Body, buf: &mut [u8], interval: Duration) -> 
         // All that was asked for is there.
         Err(_) => Ok(filled),
     }
+}
+
+/// Returns the text of a reply, at most 1 MiB.
+#[cfg(any(feature = "s3", feature = "swift"))]
+pub(crate) fn text(response: Response<Body>, stall_timeout: Duration) -> Attempt<String> {
+    const MAX: u64 = 1 << 20;
+    let reader = response.into_body().into_with_config().limit(MAX).reader();
+    let mut bytes = Vec::new();
+    Paced::new(reader, stall_timeout)
+        .take(MAX)
+        .read_to_end(&mut bytes)
+        .map_err(|e| Failure::Temporary(e, None))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The error of a body that is shorter than it should be.

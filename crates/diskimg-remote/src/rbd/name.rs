@@ -1,6 +1,6 @@
 //! Names of images in a cluster.
 
-use crate::percent::decoded_text;
+use crate::percent::name_decoded;
 use diskimg::open::{NodeUrl, Url};
 use diskimg::{Error, Result};
 
@@ -36,9 +36,7 @@ impl Name {
 
     fn of_glance(rest: &str) -> Result<Self> {
         let form = "expected rbd://FSID/POOL/IMAGE/SNAPSHOT";
-        // Another name would be meant.
-        let parts: Option<Vec<_>> = rest.split('/').map(decoded_text).collect();
-        let parts = parts.ok_or_else(|| Error::invalid("the decoded name is not UTF-8"))?;
+        let parts: Vec<_> = rest.split('/').map(name_decoded).collect::<Result<_>>()?;
         let [fsid, pool, image, snapshot] = parts.as_slice() else {
             return Err(Error::invalid(form));
         };

@@ -248,7 +248,7 @@ impl Protocol for S3 {
         }
         let retry = self.options.http.retry.clone();
         let create_only = self.options.create_only;
-        let new = write::NewObject::create(object, retry, create_only, at.to_string());
+        let new = write::create(object, retry, create_only, at.to_string());
         Ok(Box::new(new.map_err(|e| Error::io("cannot create the object", e))?))
     }
 }

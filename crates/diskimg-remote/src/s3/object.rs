@@ -13,9 +13,10 @@ use super::refusal::Refusal;
 use super::sigv4::{Scope, UNSIGNED_PAYLOAD, sha256_hex, sign};
 use super::url::{Endpoint, is_region, request_url};
 use crate::http::answer::{Unexpected, Version};
+pub(crate) use crate::http::body::text;
 use crate::http::client::range_value;
 use crate::http::source::Ranges;
-use crate::http::transport::{Attempt, Failure, Transport, wrong};
+use crate::http::transport::{Attempt, Transport, wrong};
 use crate::percent::encoded;
 use jiff::{SignedDuration, Timestamp};
 use std::io::Read;
@@ -298,16 +299,4 @@ impl Ranges for Object {
     fn stall_timeout(&self) -> Duration {
         self.transport.stall_timeout
     }
-}
-
-/// Returns the text of a reply, at most 1 MiB.
-pub(crate) fn text(response: Response<Body>, stall_timeout: Duration) -> Attempt<String> {
-    const MAX: u64 = 1 << 20;
-    let reader = response.into_body().into_with_config().limit(MAX).reader();
-    let mut bytes = Vec::new();
-    crate::http::body::Paced::new(reader, stall_timeout)
-        .take(MAX)
-        .read_to_end(&mut bytes)
-        .map_err(|e| Failure::Temporary(e, None))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

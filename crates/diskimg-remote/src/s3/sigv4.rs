@@ -6,6 +6,7 @@
 //! ```
 
 use super::credentials::Keys;
+use crate::upload::hash::hex;
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -112,14 +113,6 @@ fn hmac(key: &[u8], text: &str) -> [u8; 32] {
 /// Returns the SHA-256 hash of `bytes` in hexadecimal.
 pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
-}
-
-/// Returns bytes in hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Names of objects: `s3://BUCKET/KEY[?versionId=ID&endpoint=URL&region=NAME]`, and the URLs of requests.
 
-use crate::percent::encoded;
+use crate::percent::{encoded, name_decoded};
 use diskimg::open::Url;
 use diskimg::{Error, Result};
 
@@ -40,7 +40,7 @@ impl ObjectUrl {
         if bucket.ends_with("--x-s3") {
             return Err(Error::unsupported("directory buckets (S3 Express) are not supported"));
         }
-        let key = decoded(key)?;
+        let key = name_decoded(key)?;
         if key.is_empty() {
             return Err(malformed());
         }
@@ -59,24 +59,13 @@ impl ObjectUrl {
                         ));
                 }
             };
-            let value = decoded(value)?;
+            let value = name_decoded(value)?;
             if value.is_empty() || place.replace(value).is_some() {
                 return Err(Error::invalid(format!("the URL has no single value of '{name}'")));
             }
         }
         Ok(parsed)
     }
-}
-
-/// Returns a percent-encoded part of a URL decoded.
-///
-/// # Errors
-/// Returns [`Invalid`](diskimg::ErrorKind::Invalid) if it is not UTF-8: keys are, and another one would
-/// be meant.
-fn decoded(text: &str) -> Result<String> {
-    crate::percent::decoded_text(text).ok_or_else(|| {
-        Error::invalid(format!("'{}' is not UTF-8 when it is decoded", diskimg::printable(text)))
-    })
 }
 
 /// Returns the URL of the object `name`, a path relative to the key of `url` up to its last slash, of

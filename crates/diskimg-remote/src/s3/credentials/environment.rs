@@ -1,62 +1,16 @@
 //! Variables and files of the user.
 
 use super::{Keys, MAX_TOKEN, refused};
+use crate::environment::Environment;
 use crate::http::transport::{Attempt, Failure};
-use std::env;
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-/// Looks a variable up.
-type Variable = dyn Fn(&str) -> Option<String> + Send + Sync;
-
-/// The variables of this process, or none.
-#[derive(Clone)]
-pub(crate) struct Environment(Arc<Variable>);
-
-impl fmt::Debug for Environment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Environment")
-    }
-}
 
 impl Environment {
-    pub(crate) fn of_process() -> Self {
-        Self(Arc::new(|name| env::var(name).ok()))
-    }
-
-    /// Without variables, and without the files of the user.
-    pub(crate) fn empty() -> Self {
-        Self(Arc::new(|_| None))
-    }
-
-    #[cfg(test)]
-    pub(crate) fn of(variables: &[(&str, &str)]) -> Self {
-        let variables: Vec<_> =
-            variables.iter().map(|&(n, v)| (n.to_owned(), v.to_owned())).collect();
-        Self(Arc::new(move |name| {
-            variables.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone())
-        }))
-    }
-
-    /// Returns a variable that is not empty.
-    pub(crate) fn get(&self, name: &str) -> Option<String> {
-        (self.0)(name).filter(|value| !value.trim().is_empty())
-    }
-
-    /// Returns true if a variable is set and does not say no.
-    pub(crate) fn is_on(&self, name: &str) -> bool {
-        self.get(name).is_some_and(|value| {
-            !matches!(&*value.trim().to_ascii_lowercase(), "0" | "no" | "false" | "off")
-        })
-    }
-
     /// Returns the directory `.aws` of the user.
     fn directory(&self) -> Option<PathBuf> {
-        let home = self.get("HOME").or_else(|| self.get("USERPROFILE"))?;
-        Some(Path::new(&home).join(".aws"))
+        Some(self.home()?.join(".aws"))
     }
 
     /// Returns the file with settings of profiles.

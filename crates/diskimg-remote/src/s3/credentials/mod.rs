@@ -19,7 +19,7 @@ mod sts;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use environment::Environment;
+pub(crate) use crate::environment::Environment;
 pub(crate) use profile::Profiles;
 pub(crate) use services::{Services, keys_of_json};
 pub(crate) use sts::keys_of_xml;

@@ -189,7 +189,7 @@ fn single_sign_on_uses_the_token_of_the_login() {
     };
     let name = |text: &str| {
         use sha1::{Digest, Sha1};
-        format!(".aws/sso/cache/{}.json", crate::s3::sigv4::hex(&Sha1::digest(text.as_bytes())))
+        format!(".aws/sso/cache/{}.json", crate::upload::hash::hex(&Sha1::digest(text.as_bytes())))
     };
     lab.file(&name("corp"), &token("2099-01-01T00:00:00Z"));
     lab.file(&name("https://corp"), &token("2001-01-01T00:00:00Z"));

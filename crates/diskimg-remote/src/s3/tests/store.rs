@@ -147,7 +147,7 @@ impl Inner {
                     object.extend(part_bytes);
                     count += 1;
                 }
-                let etag = format!("\"{}-{count}\"", sigv4::hex(&hashes.finalize()));
+                let etag = format!("\"{}-{count}\"", crate::upload::hash::hex(&hashes.finalize()));
                 let text = format!(
                     "  \n<CompleteMultipartUploadResult><ETag>{}</ETag>\
                      </CompleteMultipartUploadResult>",
@@ -162,11 +162,11 @@ impl Inner {
 }
 
 fn etag(bytes: &[u8]) -> String {
-    format!("\"{}\"", sigv4::hex(&Md5::digest(bytes)))
+    format!("\"{}\"", crate::upload::hash::hex(&Md5::digest(bytes)))
 }
 
 fn decoded(text: &str) -> String {
-    crate::percent::decoded_text(text).expect("is UTF-8")
+    crate::percent::name_decoded(text).expect("is UTF-8")
 }
 
 /// Returns text as the value of a parameter.

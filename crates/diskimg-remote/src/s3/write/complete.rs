@@ -1,22 +1,19 @@
 //! How an upload ends: the object appears, or nothing is left.
 
-use super::digest::{Checksum, Digests, crc32c_of_parts, etag_of_parts, md5_of_etag};
-use super::upload::{Sent, Upload, unexpected};
+use super::digest::{Checksum, Digests, crc32c_of_parts, etag_of_parts};
+use super::{Multipart, Sent, unexpected};
 use crate::http::transport::{Attempt, Failure};
 use crate::s3::object::{Call, text};
 use crate::s3::refusal::Refusal;
 use crate::s3::xml::{Reply, escaped};
-use diskimg::storage::source::SourceError;
+use crate::upload::Upload;
+use crate::upload::hash::{hex, md5_of_etag};
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 use ureq::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 
 /// How long a store may take to put the parts of a large object together.
 const COMPLETION: Duration = Duration::from_secs(600);
-
-/// Maximum number of attempts to remove what is not needed.
-const ABORT_ATTEMPTS: u32 = 3;
 
 /// What the store must say of the complete object.
 struct Expected {
@@ -42,12 +39,9 @@ enum Found {
     Unknown,
 }
 
-impl Upload {
-    /// Makes the object visible.
-    pub(super) fn publish(self: &Arc<Self>) -> io::Result<()> {
-        self.finish_parts(&mut || false)?;
-        let Some(id) = self.known_id() else { return self.put() };
-        let parts = self.sent()?;
+impl Multipart {
+    /// Makes the object of these parts visible.
+    pub(super) fn complete_parts(&self, upload: &Upload<Self>, parts: &[Sent]) -> io::Result<()> {
         let etags = etag_of_parts(parts.iter().map(|part| &*part.etag));
         let crc32c = (self.checksum == Checksum::Crc32c)
             .then(|| crc32c_of_parts(parts.iter().map(|part| &*part.digests.checksum)));
@@ -63,13 +57,13 @@ impl Upload {
             return Err(io::Error::other(message));
         }
         let etag = etags.filter(|_| hashes > 0);
-        let mut expected = Expected { len: self.len()?, etag, crc32c, confirmed: None };
+        let mut expected = Expected { len: upload.len()?, etag, crc32c, confirmed: None };
         if self.create_only {
-            self.require_absent()?;
+            self.require_absent(upload)?;
         }
-        expected.confirmed = self.complete(&id, &parts, &expected)?;
-        self.join();
-        self.verify(&expected)?;
+        expected.confirmed = self.complete_repeated(upload, parts, &expected)?;
+        upload.join();
+        self.verify(upload, &expected)?;
         // If the store has not really completed the upload, it is aborted.
         self.forget();
         Ok(())
@@ -78,17 +72,18 @@ impl Upload {
     /// Completes a multipart upload. After a request whose outcome is not known, the object is looked
     /// at: completing twice is allowed, but the upload may be gone then. Returns the `ETag` that the
     /// store states.
-    fn complete(
+    fn complete_repeated(
         &self,
-        id: &str,
+        upload: &Upload<Self>,
         parts: &[Sent],
         expected: &Expected,
     ) -> io::Result<Option<String>> {
         let body = completion(parts, self.checksum);
         let mut is_repeated = false;
-        let outcome = self.repeat(|| {
+        let id = self.id().unwrap_or_default();
+        let outcome = upload.repeat(|| {
             let was_repeated = std::mem::replace(&mut is_repeated, true);
-            match self.complete_once(id, &body)? {
+            match self.complete_once(&id, &body)? {
                 Ok(etag) => Ok(etag),
                 Err(refusal) if was_repeated && refusal.code == "NoSuchUpload" => {
                     match self.find(expected)? {
@@ -100,10 +95,12 @@ impl Upload {
             }
         });
         match outcome {
-            Err(error) if is_repeated && is_unclear(&error) => match self.find_repeated(expected) {
-                Ok(Found::Same) => Ok(None),
-                _ => Err(error),
-            },
+            Err(error) if is_repeated && is_unclear(&error) => {
+                match self.find_repeated(upload, expected) {
+                    Ok(Found::Same) => Ok(None),
+                    _ => Err(error),
+                }
+            }
             outcome => outcome,
         }
     }
@@ -146,13 +143,13 @@ impl Upload {
     }
 
     /// Uploads an object that fits into one part.
-    fn put(&self) -> io::Result<()> {
-        let range = 0..self.len()?;
+    pub(super) fn put_whole(&self, upload: &Upload<Self>) -> io::Result<()> {
+        let range = 0..upload.len()?;
         let mut expected = Expected { len: range.end, etag: None, crc32c: None, confirmed: None };
         let mut is_repeated = false;
-        self.repeat(|| {
+        upload.repeat(|| {
             let was_repeated = std::mem::replace(&mut is_repeated, true);
-            let digests = self.digests(&range)?;
+            let digests = self.digests(upload, &range)?;
             self.expect(&mut expected, &digests);
             let mut headers = self.checksum_headers(&digests);
             if self.create_only {
@@ -161,7 +158,7 @@ impl Upload {
             let headers: Vec<_> = headers.iter().map(|(name, v)| (name.clone(), &**v)).collect();
             let response = self.object.exchange(&Call {
                 headers: &headers,
-                body: self.payload(&range, &digests, &|| self.reader(&range)),
+                body: self.payload(&range, &digests, &|| upload.reader(&range)),
                 time: Some(COMPLETION),
                 ..Call::new(Method::PUT)
             })?;
@@ -184,22 +181,22 @@ impl Upload {
                 Err(refusal) => Err(refusal.into_failure()),
             }
         })?;
-        self.verify(&expected)
+        self.verify(upload, &expected)
     }
 
     fn expect(&self, expected: &mut Expected, digests: &Digests) {
         match self.checksum {
             Checksum::Crc32c => expected.crc32c = Some(digests.base64()),
             Checksum::Md5 => {
-                let hash = crate::s3::sigv4::hex(&digests.checksum);
+                let hash = hex(&digests.checksum);
                 expected.etag = Some(format!("\"{hash}\""));
             }
         }
     }
 
     /// Fails if the object is not what was uploaded.
-    fn verify(&self, expected: &Expected) -> io::Result<()> {
-        match self.find_repeated(expected)? {
+    fn verify(&self, upload: &Upload<Self>, expected: &Expected) -> io::Result<()> {
+        match self.find_repeated(upload, expected)? {
             Found::Same | Found::Confirmed | Found::Unknown => Ok(()),
             Found::Similar => Err(io::Error::other(
                 "the store does not say that the object is the one that was uploaded",
@@ -215,24 +212,15 @@ impl Upload {
     }
 
     /// Fails if the object exists, as far as this user may know.
-    pub(super) fn require_absent(&self) -> io::Result<()> {
-        match self.repeat_lookup(|| self.head())? {
+    pub(super) fn require_absent(&self, upload: &Upload<Self>) -> io::Result<()> {
+        match upload.repeat_lookup(|| self.head())? {
             Ok(_) => Err(io::Error::new(io::ErrorKind::AlreadyExists, "the object exists already")),
             Err(_) => Ok(()),
         }
     }
 
-    fn find_repeated(&self, expected: &Expected) -> io::Result<Found> {
-        self.repeat_lookup(|| self.find(expected))
-    }
-
-    /// As [`repeat`](Self::repeat), even if the upload is over.
-    fn repeat_lookup<T>(&self, mut attempt: impl FnMut() -> Attempt<T>) -> io::Result<T> {
-        let found = self.retry.repeat(|| attempt().map_err(SourceError::from));
-        found.map_err(|error| match error {
-            SourceError::Storage(error) | SourceError::Transient(error) => error,
-            other => io::Error::other(other),
-        })
+    fn find_repeated(&self, upload: &Upload<Self>, expected: &Expected) -> io::Result<Found> {
+        upload.repeat_lookup(|| self.find(expected))
     }
 
     fn head(&self) -> Attempt<Result<HeaderMap, StatusCode>> {
@@ -276,25 +264,6 @@ impl Upload {
             _ if confirmed.is_some() => Found::Confirmed,
             _ => Found::Similar,
         })
-    }
-
-    /// Ends the upload and removes its parts, unless it was completed.
-    pub(super) fn stop(&self) {
-        self.join();
-        let Some(id) = self.known_id() else { return };
-        let mut retry = self.retry.clone();
-        retry.attempts = retry.attempts.min(ABORT_ATTEMPTS);
-        let abort = || {
-            let call = Call { query: &[("uploadId", &id)], ..Call::new(Method::DELETE) };
-            self.object.attempt(&call).map(drop).map_err(|failure| match failure {
-                // The user may be waiting for the end of the program.
-                Failure::Temporary(error, _) => SourceError::Transient(error),
-                Failure::Final(error) => SourceError::Storage(error),
-            })
-        };
-        // Nobody is left who could be told. Stores can be told to remove old parts themselves.
-        let _ = retry.repeat(abort);
-        self.forget();
     }
 }
 

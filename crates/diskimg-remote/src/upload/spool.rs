@@ -1,6 +1,7 @@
 //! The sink: a temporary file, whose parts are uploaded when they are complete.
 
-use super::upload::Upload;
+use super::Store;
+use super::parts::Upload;
 use diskimg::storage::sink::{FileSink, Sink};
 use diskimg::storage::source::Source;
 use std::io;
@@ -8,12 +9,12 @@ use std::sync::Arc;
 
 /// Records what is written to the temporary file.
 #[derive(Debug)]
-pub(super) struct Spool {
+pub(super) struct Spool<S: Store> {
     pub(super) file: FileSink,
-    pub(super) upload: Arc<Upload>,
+    pub(super) upload: Arc<Upload<S>>,
 }
 
-impl Spool {
+impl<S: Store> Spool<S> {
     /// Writes, and records that a range has changed. It is recorded afterwards: a part that is being
     /// uploaded meanwhile is uploaded again.
     fn recorded<T>(
@@ -29,7 +30,7 @@ impl Spool {
     }
 }
 
-impl Sink for Spool {
+impl<S: Store> Sink for Spool<S> {
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         self.recorded(offset, buf.len() as u64, |file| file.write_all_at(buf, offset))
     }

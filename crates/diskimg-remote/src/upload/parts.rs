@@ -1,11 +1,8 @@
 //! The parts of an object on their way to the store.
 
-use super::digest::{Checksum, Digests, md5_of_etag};
+use super::Store;
 use super::layout::Layout;
-use crate::http::answer::Unexpected;
-use crate::http::transport::{Attempt, Failure, MAX_WAIT, wrong};
-use crate::s3::object::{Call, Object, Payload, text};
-use crate::s3::xml::Reply;
+use crate::http::transport::{Attempt, Failure, MAX_WAIT};
 use diskimg::storage::source::{RetryPolicy, SourceError};
 use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
@@ -17,7 +14,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use ureq::http::{HeaderMap, HeaderName, Method, header};
 
 /// Number of parts that are uploaded at a time.
 const IN_FLIGHT: usize = 4;
@@ -25,9 +21,6 @@ const IN_FLIGHT: usize = 4;
 /// Parts that are this many parts behind the last byte that was written are uploaded even if not all
 /// of their bytes were written: the rest are zeros.
 const LAG: usize = 40;
-
-/// How long a store may take to confirm a part.
-const CONFIRMATION: Duration = Duration::from_secs(120);
 
 /// Bytes per second with which a part is uploaded at least, if attempts are repeated.
 const SLOWEST: u64 = 1 << 20;
@@ -39,29 +32,28 @@ const POLL: Duration = Duration::from_millis(100);
 /// the upload is aborted then.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
 
+/// Maximum number of attempts to remove what is not needed.
+const REMOVAL_ATTEMPTS: u32 = 3;
+
 /// Size in bytes of the stack of a thread that uploads.
 const STACK: usize = 1 << 20;
 
 /// An upload that is not completed.
 #[derive(Debug)]
-pub(super) struct Upload {
-    pub(super) object: Object,
-    pub(super) retry: RetryPolicy,
-    pub(super) create_only: bool,
-    pub(super) checksum: Checksum,
+pub(crate) struct Upload<S: Store> {
+    pub(crate) store: S,
+    pub(crate) retry: RetryPolicy,
     file: File,
-    state: Mutex<State>,
+    state: Mutex<State<S::Receipt>>,
     /// Notified when a part is queued or done, and when the upload stops.
     changed: Condvar,
-    /// The identifier of a multipart upload, once there is one. Locked while it is created.
-    id: Mutex<Option<String>>,
     stops: AtomicBool,
 }
 
 #[derive(Debug)]
-struct State {
+struct State<R> {
     layout: Layout,
-    parts: Vec<Part>,
+    parts: Vec<Part<R>>,
     queue: VecDeque<usize>,
     /// Number of parts that are being uploaded.
     active: usize,
@@ -74,8 +66,8 @@ struct State {
 }
 
 /// A part as it was written and sent.
-#[derive(Debug, Clone, Default)]
-struct Part {
+#[derive(Debug, Clone)]
+struct Part<R> {
     /// Sum of the lengths of what was written.
     written: u64,
     /// Number of changes.
@@ -85,24 +77,28 @@ struct Part {
     sending: Option<u64>,
     /// It was queued before all was written, which is done once.
     was_early: bool,
-    sent: Option<Sent>,
+    sent: Option<Sent<R>>,
+}
+
+impl<R> Default for Part<R> {
+    fn default() -> Self {
+        Self { written: 0, changes: 0, queued: false, sending: None, was_early: false, sent: None }
+    }
 }
 
 /// What the store has of a part.
 #[derive(Debug, Clone)]
-pub(super) struct Sent {
+struct Sent<R> {
     /// The changes that it includes.
     changes: u64,
     range: Range<u64>,
-    pub(super) etag: String,
-    pub(super) digests: Digests,
+    receipt: R,
 }
 
-impl Upload {
-    pub(super) fn new(object: Object, retry: RetryPolicy, create_only: bool, file: File) -> Self {
-        let checksum = if object.is_amazon() { Checksum::Crc32c } else { Checksum::Md5 };
+impl<S: Store> Upload<S> {
+    pub(super) fn new(store: S, retry: RetryPolicy, layout: Layout, file: File) -> Self {
         let state = State {
-            layout: Layout::new(0),
+            layout,
             parts: Vec::new(),
             queue: VecDeque::new(),
             active: 0,
@@ -112,25 +108,24 @@ impl Upload {
             threads: Vec::new(),
         };
         Self {
-            object,
+            store,
             retry,
-            create_only,
-            checksum,
             file,
             state: Mutex::new(state),
             changed: Condvar::new(),
-            id: Mutex::default(),
             stops: AtomicBool::new(false),
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State<S::Receipt>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets the sizes of the parts. Must be called before anything is written.
-    pub(super) fn set_layout(&self, layout: Layout) {
-        self.state().layout = layout;
+    /// Sets the sizes of the parts to those of an object of at most `len` bytes. Must be called before
+    /// anything is written.
+    pub(super) fn expect_len(&self, len: u64) {
+        let mut state = self.state();
+        state.layout = Layout::new(len, state.layout.limits());
     }
 
     /// Returns the temporary file.
@@ -139,7 +134,7 @@ impl Upload {
     }
 
     /// Returns the length of the object.
-    pub(super) fn len(&self) -> io::Result<u64> {
+    pub(crate) fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
 
@@ -190,7 +185,7 @@ impl Upload {
     }
 
     /// Starts threads for the parts in the queue.
-    fn add_threads(self: &Arc<Self>, state: &mut State) {
+    fn add_threads(self: &Arc<Self>, state: &mut State<S::Receipt>) {
         self.changed.notify_all();
         while state.threads.len() < IN_FLIGHT.min(state.active + state.queue.len()) {
             let upload = Arc::clone(self);
@@ -238,109 +233,58 @@ impl Upload {
     }
 
     /// Uploads a part.
-    fn send(&self, index: usize, layout: Layout, changes: u64) -> io::Result<Sent> {
+    fn send(&self, index: usize, layout: Layout, changes: u64) -> io::Result<Sent<S::Receipt>> {
         let range = layout.range(index, self.len()?);
-        let id = self.id()?;
-        let number = (index + 1).to_string();
+        self.store.begin(self)?;
         let time = Duration::from_secs((range.end - range.start) / SLOWEST);
         self.repeat_within(time, || {
-            let digests = self.digests(&range)?;
-            let headers = self.checksum_headers(&digests);
-            let headers: Vec<_> = headers.iter().map(|(name, v)| (name.clone(), &**v)).collect();
-            let response = self.object.attempt(&Call {
-                query: &[("partNumber", &number), ("uploadId", &id)],
-                headers: &headers,
-                body: self.payload(&range, &digests, &|| self.reader(&range)),
-                time: Some(CONFIRMATION),
-                ..Call::new(Method::PUT)
-            })?;
-            let etag = response.headers().get("etag").and_then(|etag| etag.to_str().ok());
-            let etag =
-                etag.ok_or_else(|| unexpected("the server confirmed a part without ETag"))?;
-            let etag = etag.to_owned();
-            self.require_kept(response.headers(), &digests)?;
-            drop(text(response, self.object.transport.stall_timeout));
-            Ok(Sent { changes, range: range.clone(), etag, digests })
+            let receipt = self.store.put_part(self, index, &range)?;
+            Ok(Sent { changes, range: range.clone(), receipt })
         })
     }
 
-    /// Verifies what the store says that it kept of a body: the hash of it, which is the `ETag` unless
-    /// the store encrypts with keys of others. Returns true if it could be verified.
-    pub(super) fn require_kept(&self, headers: &HeaderMap, digests: &Digests) -> Attempt<bool> {
-        const MESSAGE: &str =
-            "the store has not kept what was sent: its ETag is that of other bytes";
-        let etag = headers.get(header::ETAG).and_then(|etag| etag.to_str().ok());
-        match etag.and_then(md5_of_etag).filter(|_| self.checksum == Checksum::Md5) {
-            Some(hash) if hash == digests.checksum => Ok(true),
-            Some(_) if !has_other_etags(headers) => Err(unexpected(MESSAGE)),
-            _ => Ok(false),
-        }
-    }
-
-    /// Returns the identifier of the multipart upload, which is created if there is none.
-    fn id(&self) -> io::Result<String> {
-        let mut id = self.id.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(id) = &*id {
-            return Ok(id.clone());
-        }
-        let algorithm = HeaderName::from_static("x-amz-checksum-algorithm");
-        let headers = [(algorithm, "CRC32C")];
-        let new = self.repeat(|| {
-            let response = self.object.attempt(&Call {
-                query: &[("uploads", "")],
-                headers: if self.checksum == Checksum::Crc32c { &headers } else { &[] },
-                ..Call::new(Method::POST)
-            })?;
-            let text = text(response, self.object.transport.stall_timeout)?;
-            let id = Reply::parse(&text).and_then(|r| r.find("UploadId").map(str::to_owned));
-            id.ok_or_else(|| unexpected("the server began an upload without an identifier"))
-        })?;
-        Ok(id.insert(new).clone())
-    }
-
-    /// Returns the identifier of the multipart upload if there is one.
-    pub(super) fn known_id(&self) -> Option<String> {
-        self.id.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(super) fn digests(&self, range: &Range<u64>) -> Attempt<Digests> {
-        let signs = self.object.credentials.is_some() && !self.object.is_encrypted();
-        Digests::of(self.reader(range), self.checksum, signs).map_err(Failure::Final)
-    }
-
-    /// Returns the headers by which the store verifies a body.
-    pub(super) fn checksum_headers(&self, digests: &Digests) -> Vec<(HeaderName, String)> {
-        let name = match self.checksum {
-            Checksum::Crc32c => "x-amz-checksum-crc32c",
-            Checksum::Md5 => "content-md5",
-        };
-        vec![(HeaderName::from_static(name), digests.base64())]
-    }
-
-    pub(super) fn payload<'a>(
-        &self,
-        range: &Range<u64>,
-        digests: &'a Digests,
-        open: &'a dyn Fn() -> Box<dyn Read + 'a>,
-    ) -> Payload<'a> {
-        let len = range.end - range.start;
-        Payload::Stream { len, open, sha256: digests.sha256.as_deref() }
-    }
-
     /// Returns a reader of a range of the temporary file. It fails when the upload stops.
-    pub(super) fn reader(&self, range: &Range<u64>) -> Box<dyn Read + '_> {
-        Box::new(PartReader { upload: self, at: range.start, end: range.end })
+    pub(crate) fn reader(&self, range: &Range<u64>) -> Box<dyn Read + '_> {
+        Box::new(PartReader {
+            file: &self.file,
+            stops: &self.stops,
+            at: range.start,
+            end: range.end,
+        })
     }
 
     /// Repeats what fails temporarily, unless the upload stops.
-    pub(super) fn repeat<T>(&self, attempt: impl FnMut() -> Attempt<T>) -> io::Result<T> {
+    pub(crate) fn repeat<T>(&self, attempt: impl FnMut() -> Attempt<T>) -> io::Result<T> {
         self.repeat_within(Duration::ZERO, attempt)
+    }
+
+    /// As [`repeat`](Self::repeat), even if the upload is over.
+    pub(crate) fn repeat_lookup<T>(
+        &self,
+        mut attempt: impl FnMut() -> Attempt<T>,
+    ) -> io::Result<T> {
+        let found = self.retry.repeat(|| attempt().map_err(SourceError::from));
+        found.map_err(into_io)
+    }
+
+    /// As [`repeat`](Self::repeat), once the upload has stopped, for requests that remove what is not
+    /// needed. Nobody is left who could be told of errors, and the user may be waiting for the end of
+    /// the program.
+    pub(crate) fn repeat_removal(&self, mut attempt: impl FnMut() -> Attempt<()>) {
+        let mut retry = self.retry.clone();
+        retry.attempts = retry.attempts.min(REMOVAL_ATTEMPTS);
+        let _ = retry.repeat(|| {
+            attempt().map_err(|failure| match failure {
+                Failure::Temporary(error, _) => SourceError::Transient(error),
+                Failure::Final(error) => SourceError::Storage(error),
+            })
+        });
     }
 
     /// Waits, and fails as soon as the upload stops.
     fn pause(&self, time: Duration) -> io::Result<()> {
         let state = self.state();
-        let goes_on = |_: &mut State| !self.stops.load(Ordering::Relaxed);
+        let goes_on = |_: &mut State<S::Receipt>| !self.stops.load(Ordering::Relaxed);
         drop(self.changed.wait_timeout_while(state, time, goes_on));
         self.require_not_stopped()
     }
@@ -396,8 +340,7 @@ impl Upload {
         let len = self.len()?;
         let mut state = self.state();
         state.require_running()?;
-        // The identifier is locked while it is created.
-        if state.active == 0 && len <= state.layout.part() && self.known_id().is_none() {
+        if state.active == 0 && len <= state.layout.part() && !self.store.has_begun() {
             return Ok(());
         }
         let layout = state.layout;
@@ -437,12 +380,31 @@ impl Upload {
         }
     }
 
-    /// Returns the parts of the finished object.
-    pub(super) fn sent(&self) -> io::Result<Vec<Sent>> {
+    /// Makes the object visible.
+    pub(super) fn publish(self: &Arc<Self>) -> io::Result<()> {
+        self.finish_parts(&mut || false)?;
+        match self.store.has_begun() {
+            true => self.store.complete(self, &self.sent()?),
+            false => self.store.put(self),
+        }
+    }
+
+    /// Ends the upload, and removes its parts unless it was completed.
+    pub(super) fn stop(&self) {
+        self.join();
+        self.store.abort(self);
+    }
+
+    /// Returns the receipts of the parts of the finished object.
+    fn sent(&self) -> io::Result<Vec<S::Receipt>> {
         let len = self.len()?;
         let state = self.state();
         let count = state.layout.count(len).unwrap_or(0);
-        let parts = state.parts.iter().take(count).filter_map(|part| part.sent.clone());
+        let parts = state
+            .parts
+            .iter()
+            .take(count)
+            .filter_map(|part| Some(part.sent.as_ref()?.receipt.clone()));
         let parts: Vec<_> = parts.collect();
         match parts.len() == count {
             true => Ok(parts),
@@ -451,13 +413,13 @@ impl Upload {
     }
 
     /// Ends the threads, except those that wait for an answer too long.
-    pub(super) fn join(&self) {
+    pub(crate) fn join(&self) {
         self.stops.store(true, Ordering::Relaxed);
         let mut state = self.state();
         state.queue.clear();
         let threads = std::mem::take(&mut state.threads);
         self.changed.notify_all();
-        let is_busy = |state: &mut State| state.active > 0;
+        let is_busy = |state: &mut State<S::Receipt>| state.active > 0;
         let waited = self.changed.wait_timeout_while(state, LAST_REQUESTS, is_busy);
         let is_busy = waited.unwrap_or_else(PoisonError::into_inner).0.active > 0;
         // A thread that waits for an answer ends by itself.
@@ -465,14 +427,9 @@ impl Upload {
             let _ = thread.join();
         }
     }
-
-    /// Forgets the multipart upload, which was completed or aborted.
-    pub(super) fn forget(&self) {
-        *self.id.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
 }
 
-impl State {
+impl<R: Clone> State<R> {
     fn require_running(&self) -> io::Result<()> {
         match &self.failed {
             Some((kind, message)) => Err(io::Error::new(*kind, message.clone())),
@@ -484,7 +441,7 @@ impl State {
         self.failed.get_or_insert_with(|| (error.kind(), error.to_string()));
     }
 
-    fn part(&mut self, index: usize) -> &mut Part {
+    fn part(&mut self, index: usize) -> &mut Part<R> {
         if self.parts.len() <= index {
             self.parts.resize(index + 1, Part::default());
         }
@@ -502,7 +459,7 @@ impl State {
     }
 }
 
-impl Part {
+impl<R> Part<R> {
     /// Returns true if the store has the part as it is.
     fn is_sent(&self, range: &Range<u64>) -> bool {
         let sent = self.sent.as_ref();
@@ -512,18 +469,19 @@ impl Part {
 
 /// A range of the temporary file.
 struct PartReader<'u> {
-    upload: &'u Upload,
+    file: &'u File,
+    stops: &'u AtomicBool,
     at: u64,
     end: u64,
 }
 
 impl Read for PartReader<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.upload.stops.load(Ordering::Relaxed) {
+        if self.stops.load(Ordering::Relaxed) {
             return Err(stopped());
         }
         let len = (self.end - self.at).min(buf.len() as u64) as usize;
-        let n = read_at(&self.upload.file, &mut buf[..len], self.at)?;
+        let n = read_at(self.file, &mut buf[..len], self.at)?;
         self.at += n as u64;
         Ok(n)
     }
@@ -537,17 +495,6 @@ fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
 #[cfg(windows)]
 fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     std::os::windows::fs::FileExt::seek_read(file, buf, offset)
-}
-
-/// Returns true for an answer about an encrypted object, whose `ETag` is not a hash of its content.
-fn has_other_etags(headers: &HeaderMap) -> bool {
-    let has_own_key = headers.contains_key("x-amz-server-side-encryption-customer-algorithm");
-    let method = headers.get("x-amz-server-side-encryption").and_then(|v| v.to_str().ok());
-    has_own_key || method.is_some_and(|method| method.starts_with("aws:kms"))
-}
-
-pub(super) fn unexpected(message: &str) -> Failure {
-    wrong(Unexpected(message.into()))
 }
 
 fn stopped() -> io::Error {

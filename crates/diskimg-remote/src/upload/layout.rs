@@ -2,29 +2,35 @@
 
 use std::ops::Range;
 
-/// Smallest part that is used, in bytes. Stores accept 5 MiB, but for the last one.
-const MIN_PART: u64 = 8 << 20;
-
-/// Largest part that stores accept, in bytes.
-const MAX_PART: u64 = 5 << 30;
-
-/// Number of parts of the same size. Stores accept 10000 parts.
-const EQUAL_PARTS: u64 = 9500;
-
-/// Maximum number of parts.
-const MAX_PARTS: u64 = 10_000;
+/// What parts a store accepts, and which of them are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Smallest part that is used, in bytes.
+    pub(crate) min_part: u64,
+    /// Largest part that the store accepts, in bytes.
+    pub(crate) max_part: u64,
+    /// Number of parts of the same size.
+    pub(crate) equal_parts: u64,
+    /// Maximum number of parts.
+    pub(crate) max_parts: u64,
+}
 
 /// The sizes of the parts. An object that becomes longer than expected has larger parts at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Layout {
     part: u64,
+    limits: Limits,
 }
 
 impl Layout {
     /// Returns the layout of an object of at most `len` bytes.
-    pub(super) fn new(len: u64) -> Self {
-        let part = len.div_ceil(EQUAL_PARTS).next_multiple_of(1 << 20);
-        Self { part: part.clamp(MIN_PART, MAX_PART) }
+    pub(super) fn new(len: u64, limits: Limits) -> Self {
+        let part = len.div_ceil(limits.equal_parts).next_multiple_of(1 << 20);
+        Self { part: part.clamp(limits.min_part, limits.max_part), limits }
+    }
+
+    pub(super) fn limits(self) -> Limits {
+        self.limits
     }
 
     /// Returns the size of the first part.
@@ -34,19 +40,21 @@ impl Layout {
 
     /// Returns the index of the part that contains a byte.
     pub(super) fn index(self, offset: u64) -> usize {
-        let equal = EQUAL_PARTS * self.part;
+        let Limits { max_part, equal_parts, .. } = self.limits;
+        let equal = equal_parts * self.part;
         let index = match offset < equal {
             true => offset / self.part,
-            false => EQUAL_PARTS + (offset - equal) / MAX_PART,
+            false => equal_parts + (offset - equal) / max_part,
         };
         usize::try_from(index).unwrap_or(usize::MAX)
     }
 
     /// Returns the bytes of a part of an object of `len` bytes.
     pub(super) fn range(self, index: usize, len: u64) -> Range<u64> {
+        let Limits { max_part, equal_parts, .. } = self.limits;
         let start = |index: u64| {
-            let (equal, large) = (index.min(EQUAL_PARTS), index.saturating_sub(EQUAL_PARTS));
-            equal * self.part + large * MAX_PART
+            let (equal, large) = (index.min(equal_parts), index.saturating_sub(equal_parts));
+            equal * self.part + large * max_part
         };
         let index = index as u64;
         start(index).min(len)..start(index + 1).min(len)
@@ -55,7 +63,7 @@ impl Layout {
     /// Returns the number of parts of an object of `len` bytes; `None` if it is too long.
     pub(super) fn count(self, len: u64) -> Option<usize> {
         let count = if len == 0 { 1 } else { self.index(len - 1) + 1 };
-        (count as u64 <= MAX_PARTS).then_some(count)
+        (count as u64 <= self.limits.max_parts).then_some(count)
     }
 }
 
@@ -63,13 +71,16 @@ impl Layout {
 mod tests {
     use super::*;
 
+    const LIMITS: Limits =
+        Limits { min_part: 8 << 20, max_part: 5 << 30, equal_parts: 9500, max_parts: 10_000 };
+
     #[test]
     fn parts_follow_each_other() {
         let mib = 1 << 20;
         for (expected, part) in
             [(0, 8 * mib), (76_000 * mib, 8 * mib), (76_001 * mib, 9 * mib), (10 << 40, 1104 * mib)]
         {
-            let layout = Layout::new(expected);
+            let layout = Layout::new(expected, LIMITS);
             assert_eq!(layout.part(), part);
             assert!(layout.count(expected).is_some_and(|count| count <= 9500));
             for index in [0, 1, 9499, 9500, 9501] {
@@ -79,7 +90,7 @@ mod tests {
                 assert_eq!(layout.range(index + 1, u64::MAX).start, range.end);
             }
         }
-        let layout = Layout::new(0);
+        let layout = Layout::new(0, LIMITS);
         assert_eq!(layout.range(1, 9 * mib), 8 * mib..9 * mib);
         assert_eq!(layout.count(0), Some(1));
         assert_eq!(layout.count(16 * mib), Some(2));
