@@ -3,7 +3,7 @@
 use crate::args::{advice, objects};
 use crate::failure::Failure;
 use crate::output::Program;
-use crate::remote::{self, Connections, NetworkArgs, TlsCredentials};
+use crate::remote::{self, Connections, NetworkArgs, Server, TlsCredentials};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use diskimg::open::{Node, SingleFile, appliance_and_disk, local_path};
 use diskimg::{
@@ -122,6 +122,30 @@ impl Policy {
     /// Returns the file that `name` describes, or `None` if it is a file name.
     pub(crate) fn described_file(&self, name: &Path) -> Result<Option<SingleFile>, Failure> {
         self.node(name)?.map(|node| file_of(&node, name)).transpose()
+    }
+
+    /// Returns the server that `name` describes, and the format of the image there, or `None` if it
+    /// is a file name or describes a file.
+    pub(crate) fn described_server(
+        &self,
+        name: &Path,
+    ) -> Result<Option<(Server, Option<Format>)>, Failure> {
+        let (Some(network), Some(node)) = (&self.network, self.node(name)?) else {
+            return Ok(None);
+        };
+        let found = node
+            .single_url(&network.registry())
+            .map_err(|e| e.in_file(node.shown(&name.to_string_lossy())))?;
+        let Some(found) = found else { return Ok(None) };
+        require_writable(found.read_only, &found.url)?;
+        Ok(Some((Server { url: found.url, network: network.clone() }, found.format)))
+    }
+
+    /// Returns the server of `name`, or `None` if it is not a URL. With `create_only`, nothing is
+    /// replaced there.
+    pub(crate) fn server(&self, name: &Path, create_only: bool) -> Option<Server> {
+        let network = self.network.clone()?.create_only(create_only);
+        remote::url(name).map(|url| Server { url, network })
     }
 
     /// Returns true if `name` is not a file name but describes an image.
@@ -299,7 +323,10 @@ impl Input {
         let path = match appliance_and_disk(name) {
             Some(_) => name.to_owned(),
             None if network.is_some() => name.to_owned(),
-            None => local_path(name).map_err(|e| e.in_file(name))?,
+            None => {
+                require_no_url(name)?;
+                local_path(name).map_err(|e| e.in_file(name))?
+            }
         };
         Ok(Self { path, network, node: None, format, options, external_files, parents })
     }
@@ -358,9 +385,8 @@ impl Input {
 
     /// Returns the same image as a file, which can be modified.
     pub(crate) fn into_file(mut self) -> Result<Self, Failure> {
-        if self.network.is_some() && self.node.is_none() {
-            // As for a protocol that is not known.
-            local_path(&self.path).map_err(|e| e.in_file("URL"))?;
+        if self.node.is_none() {
+            require_no_url(&self.path)?;
         }
         if let Some(node) = self.node.take() {
             let file = file_of(&node, &self.path)?;
@@ -381,6 +407,17 @@ impl Input {
     }
 }
 
+/// Refuses a URL that other commands or operands accept.
+pub(crate) fn require_no_url(name: &Path) -> Result<(), Failure> {
+    match remote::url(name).filter(|_| !name.exists()) {
+        Some(url) => Err(Failure::error(format!(
+            "{url}: this must be a file or a device, not a URL (for a file whose name has a colon, \
+             write ./NAME)"
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Returns the file of an image that is to be modified and that is called `name`.
 fn file_of(node: &Node, name: &Path) -> Result<SingleFile, Failure> {
     let mut file = node.single_file().ok_or_else(|| {
@@ -390,14 +427,16 @@ fn file_of(node: &Node, name: &Path) -> Result<SingleFile, Failure> {
             name.display()
         ))
     })?;
-    if file.read_only {
-        return Err(Failure::error(format!(
-            "Could not open '{}': Block node is read-only",
-            file.path.display()
-        )));
-    }
+    require_writable(file.read_only, file.path.display())?;
     file.path = local_path(&file.path).map_err(|e| e.in_file(&file.path))?;
     Ok(file)
+}
+
+fn require_writable(read_only: bool, name: impl Display) -> Result<(), Failure> {
+    match read_only {
+        true => Err(Failure::error(format!("Could not open '{name}': Block node is read-only"))),
+        false => Ok(()),
+    }
 }
 
 /// Layouts of a VMDK, which are an option of the format.

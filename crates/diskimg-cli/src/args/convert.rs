@@ -80,6 +80,10 @@ pub(crate) struct Args {
     #[arg(long_help = "Replace an existing DST even with several SRC")]
     #[arg(long)]
     force: bool,
+    /// Fail if DST exists
+    #[arg(long_help = "Fail if DST exists, instead of replacing it; also on S3")]
+    #[arg(long)]
+    no_clobber: bool,
     /// With -n: assume that DST reads as zeros
     #[arg(long)]
     target_is_zero: bool,
@@ -234,6 +238,8 @@ pub(crate) struct Job {
     pub(crate) sha256: Option<String>,
     /// `--dry-run`.
     pub(crate) dry_run: bool,
+    /// `--no-clobber`.
+    pub(crate) no_clobber: bool,
     /// `--target-is-zero`.
     pub(crate) target_is_zero: bool,
     /// `--bitmaps`.
@@ -278,7 +284,7 @@ impl Args {
     pub(crate) fn parse(mut self, program: Program) -> Result<Parsed<Job>, Failure> {
         self.check_conflicts()?;
         let policy = self.image_args.policy()?.with_network(self.network_args.clone());
-        self.name_described_target(&policy)?;
+        let described = self.described_target(&policy)?;
         let format = common::new_format(self.output_format.as_deref(), self.files.last(), program)?;
         let Some(mut options) = common::create_options(&self.options)? else {
             return Ok(Parsed::Show(common::options_help(format, !self.files.is_empty())));
@@ -296,7 +302,10 @@ impl Args {
         common::check_cache_mode("source cache", self.source_cache.as_deref())?;
         let durability = common::durability(self.cache.as_deref())?;
         let output = match self.files.pop() {
-            Some(name) if !self.files.is_empty() => self.destination(&name)?,
+            Some(name) if !self.files.is_empty() => match described {
+                Some(server) => self.existing_on(server)?,
+                None => self.destination(&name, &policy)?,
+            },
             _ => {
                 return Err(Failure::usage(
                     "convert",
@@ -350,6 +359,7 @@ impl Args {
             digest: self.digest.as_deref().map(str::parse).transpose()?,
             report: self.report,
             dry_run: self.dry_run,
+            no_clobber: self.no_clobber,
             target_is_zero: self.target_is_zero,
             bitmaps: self.bitmaps,
             skip_broken_bitmaps: self.skip_broken_bitmaps,
@@ -371,6 +381,11 @@ impl Args {
         if self.target_image_opts && !self.no_create {
             return Err(Failure::error("--target-image-opts requires use of -n flag"));
         }
+        if self.no_clobber && (self.no_create || self.force) {
+            let other = if self.no_create { "-n" } else { "--force" };
+            let message = format!("--no-clobber and {other} are mutually exclusive");
+            return Err(Failure::error(message));
+        }
         if self.copy_range_offloading && self.sparse_size.is_some() {
             return Err(Failure::error("Cannot enable copy offloading when -S is used"));
         }
@@ -383,17 +398,44 @@ impl Args {
         Ok(())
     }
 
-    /// Replaces the description of an existing target by its file name and format.
-    fn name_described_target(&mut self, policy: &Policy) -> Result<(), Failure> {
-        let Some(name) = self.files.last_mut().filter(|_| self.no_create) else { return Ok(()) };
+    /// Replaces the description of an existing target by its file name and format, or returns the
+    /// server that it describes.
+    fn described_target(&mut self, policy: &Policy) -> Result<Option<Server>, Failure> {
+        let Some(name) = self.files.last_mut().filter(|_| self.no_create) else { return Ok(None) };
         let policy = policy.describing_images(self.target_image_opts);
-        if let Some(target) = policy.described_file(Path::new(name))? {
-            *name = target.path.into_os_string();
-            if let Some(format) = target.format {
-                self.output_format = Some(format.name().to_owned());
-            }
+        let server = policy.described_server(Path::new(name))?;
+        let format = match &server {
+            Some((_, format)) => *format,
+            None => match policy.described_file(Path::new(name))? {
+                Some(target) => {
+                    *name = target.path.into_os_string();
+                    target.format
+                }
+                None => None,
+            },
+        };
+        if let Some(format) = format {
+            self.output_format = Some(format.name().to_owned());
         }
-        Ok(())
+        Ok(server.map(|(server, _)| server))
+    }
+
+    /// Returns an existing image on a server, which must not be one of the sources.
+    fn existing_on(&self, server: Server) -> Result<Destination, Failure> {
+        self.require_other_sources(&server)?;
+        remote::prepare(server.url.scheme());
+        Ok(Destination::ExistingOn(server))
+    }
+
+    fn require_other_sources(&self, server: &Server) -> Result<(), Failure> {
+        let is_same = |name: &OsString| remote::url(Path::new(name)).as_ref() == Some(&server.url);
+        match self.files.iter().any(is_same) {
+            true => {
+                let url = &server.url;
+                Err(Failure::error(format!("{url}: the output is one of the sources")))
+            }
+            false => Ok(()),
+        }
     }
 
     /// Returns the reflink mode. With `-S`, the default is not to share, because zeros in shared
@@ -424,7 +466,7 @@ impl Args {
         self.files.iter().map(input).collect()
     }
 
-    fn destination(&self, name: &OsString) -> Result<Destination, Failure> {
+    fn destination(&self, name: &OsString, policy: &Policy) -> Result<Destination, Failure> {
         let path = Path::new(name);
         if path == Path::new("-") {
             if self.no_create {
@@ -435,21 +477,18 @@ impl Args {
                 None => Ok(Destination::Stdout),
             };
         }
-        if let Some(url) = remote::url(path) {
-            if self.files.iter().any(|source| source == name) {
-                return Err(Failure::error(format!("{url}: the output is one of the sources")));
-            }
-            remote::prepare(url.scheme());
-            let mut server = Server { url, network: self.network_args.clone() };
+        if let Some(mut server) = policy.server(path, self.no_clobber) {
             if let Some(state) = &self.resume
                 && (self.no_create || !server.resume(state))
             {
                 return Err(Failure::error(NO_UPLOAD));
             }
-            return Ok(match self.no_create {
-                true => Destination::ExistingOn(server),
-                false => Destination::NewOn(server),
-            });
+            if self.no_create {
+                return self.existing_on(server);
+            }
+            self.require_other_sources(&server)?;
+            remote::prepare(server.url.scheme());
+            return Ok(Destination::NewOn(server));
         }
         if self.resume.is_some() {
             return Err(Failure::error(NO_UPLOAD));

@@ -97,6 +97,7 @@ impl Args {
         let (Some(path), size, None) = (operands.next(), operands.next(), operands.next()) else {
             return Err(Failure::usage("create", "Expecting FILE and at most one SIZE"));
         };
+        common::require_no_url(path.as_ref())?;
         common::require_device(self.format.as_deref(), path.as_ref())?;
         let size = size.map(|s| common::size("image size", &s.to_string_lossy())).transpose()?;
         if size.is_some() && options.get("size").is_some() {

@@ -4,10 +4,10 @@ use crate::args::Parsed;
 use crate::args::common::{self, ImageArgs, Input};
 use crate::failure::Failure;
 use crate::output::Program;
-use crate::remote::NetworkArgs;
+use crate::remote::{self, NetworkArgs, Server};
 use diskimg::{ExternalFiles, Format, Options};
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Size of a block in bytes, without `bs=`.
 const DEFAULT_BLOCK: u64 = 512;
@@ -24,7 +24,8 @@ Examples:
   diskimg dd -O qcow2 if=disk.raw of=part.qcow2 bs=1M skip=1 count=512
 
 Operands are if=FILE, of=FILE, bs=SIZE (of a block; default: 512), skip=N and count=N (blocks). The
-output is a new image of COUNT blocks after the first SKIP ones; an existing file is replaced.";
+output is a new image of COUNT blocks after the first SKIP ones; an existing file is replaced.
+Both can be URLs.";
 
 /// Copy a part of a disk to a new image.
 #[derive(Debug, clap::Args)]
@@ -52,7 +53,7 @@ pub(crate) struct Job {
     /// `if=`.
     pub(crate) input: Input,
     /// `of=`.
-    pub(crate) output: PathBuf,
+    pub(crate) output: Destination,
     /// `-O`.
     pub(crate) format: Format,
     /// The options that qemu-img sets.
@@ -65,6 +66,25 @@ pub(crate) struct Job {
     pub(crate) skip: u64,
     /// Number of blocks that are copied, if not all.
     pub(crate) count: Option<u64>,
+}
+
+/// Where the blocks are written.
+#[derive(Debug)]
+pub(crate) enum Destination {
+    /// A file or a device, or `-`.
+    File(PathBuf),
+    /// A new image on a server.
+    Server(Server),
+}
+
+impl Destination {
+    /// Returns the server, if the image is on one.
+    pub(crate) fn server(&self) -> Option<&Server> {
+        match self {
+            Self::File(_) => None,
+            Self::Server(server) => Some(server),
+        }
+    }
 }
 
 /// The values of the operands.
@@ -91,9 +111,11 @@ impl Args {
         let format = common::new_format(self.output_format.as_deref(), Some(&output), program)?;
         let mut options = Options::default();
         common::set_qemu_defaults(&mut options, format, program);
+        let server = policy.server(Path::new(&output), false);
+        server.iter().for_each(|server| remote::prepare(server.url.scheme()));
         Ok(Parsed::Job(Job {
             input: Input::new(&input, self.format.as_deref(), &policy)?,
-            output: output.into(),
+            output: server.map_or_else(|| Destination::File(output.into()), Destination::Server),
             format,
             options,
             external_files: policy.external_files,

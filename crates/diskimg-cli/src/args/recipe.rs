@@ -1,6 +1,6 @@
 //! The description of a new ISO image, from the arguments of `iso create` or `mkisofs`.
 
-use crate::args::names;
+use crate::args::{common, names};
 use crate::failure::Failure;
 use diskimg::iso::write::{CreateOptions, Hide, PartitionContents};
 use std::ffi::OsStr;
@@ -131,7 +131,10 @@ impl Destination {
         match output {
             None => Err(Failure::usage(command, "Expecting -o IMAGE")),
             Some(path) if path == *"-" => Ok(Self::Stdout),
-            Some(path) => Ok(Self::File(path)),
+            Some(path) => {
+                common::require_no_url(&path)?;
+                Ok(Self::File(path))
+            }
         }
     }
 }

@@ -96,6 +96,13 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         convert = convert.source_digest(DigestAlgorithm::Sha256, digest);
     }
     if dry_run {
+        if let Destination::New(path) = &job.output
+            && job.no_clobber
+            && path.symlink_metadata().is_ok()
+        {
+            let exists = io::Error::new(io::ErrorKind::AlreadyExists, "it exists already");
+            return Err(cannot_create(path, exists).into());
+        }
         let plan = match &job.output {
             Destination::New(path) => convert.plan(path),
             Destination::Existing(path) => convert.plan_existing(path),
@@ -115,10 +122,14 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         complete_last_sector(path)?;
     }
     let outcome = match &job.output {
+        Destination::New(path) if job.no_clobber => {
+            let output = Output::create_new(path).map_err(|e| cannot_create(path, e));
+            output.and_then(|output| convert.run_to(output))
+        }
         Destination::New(path) => convert.run(path),
         Destination::Existing(path) => convert.run_existing(path),
         Destination::NewOn(server) => {
-            let output = create_on(server, console.program());
+            let output = create_on(server, console.program(), job.no_clobber);
             output.and_then(|output| convert.run_to(output))
         }
         Destination::ExistingOn(server) => {
@@ -149,15 +160,28 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
 }
 
 /// Creates an image on a server. As qemu-img, where images cannot be created, an existing one is
-/// overwritten.
-fn create_on(server: &Server, program: Program) -> diskimg::Result<Output> {
+/// overwritten, unless that is forbidden.
+pub(super) fn create_on(
+    server: &Server,
+    program: Program,
+    no_clobber: bool,
+) -> diskimg::Result<Output> {
     let (protocols, at) = (server.protocols(), server.location());
     match protocols.create(&at) {
-        Err(e) if e.kind() == ErrorKind::Unsupported && program == Program::QemuImg => {
+        Err(e)
+            if e.kind() == ErrorKind::Unsupported && program == Program::QemuImg && !no_clobber =>
+        {
             Ok(Output::to_storage(protocols.modify(&at)?).named(server.name()))
         }
         created => created,
     }
+}
+
+/// Returns the error for a file that cannot be created, with `--no-clobber`.
+fn cannot_create(path: &Path, error: io::Error) -> Error {
+    let exists = error.kind() == io::ErrorKind::AlreadyExists;
+    let error = Error::io("cannot create the output", error).in_file(path);
+    if exists { error.hint("without --no-clobber, it is replaced") } else { error }
 }
 
 /// Makes a raw file consist of whole sectors, as it does for QEMU.

@@ -1,6 +1,7 @@
 //! `dd`: copies a part of a disk to a new image.
 
-use crate::args::dd::Job;
+use crate::args::dd::{Destination, Job};
+use crate::commands::convert::create_on;
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::{self, Console, Program};
@@ -12,12 +13,14 @@ const SECTOR: u64 = 512;
 
 /// Copies the blocks.
 pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
-    output::require_streams(Some(&job.output), false)?;
-    let rules = Rules::new().allow_cpu_count().allow_read(&job.input.parents).allow_create(
-        &job.output,
-        &job.options,
-        job.external_files,
-    );
+    let rules = Rules::new().allow_cpu_count().allow_read(&job.input.parents);
+    let rules = match &job.output {
+        Destination::File(path) => {
+            output::require_streams(Some(path), false)?;
+            rules.allow_create(path, &job.options, job.external_files)
+        }
+        Destination::Server(server) => rules.allow_servers(&server.files()),
+    };
     let program = console.program();
     let image = confine::open(&rules, &[&job.input], || job.input.open(program))?;
     let range = match program {
@@ -28,8 +31,16 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     if program == Program::QemuImg {
         set_rounded_size(&mut options, range.end - range.start);
     }
-    Convert::new(part(image, range)?).format(job.format).options(options).run(&job.output)?;
-    super::first_block::allocate(&job.output, job.format, console);
+    let convert = Convert::new(part(image, range)?).format(job.format).options(options);
+    match &job.output {
+        Destination::File(path) => {
+            convert.run(path)?;
+            super::first_block::allocate(path, job.format, console);
+        }
+        Destination::Server(server) => {
+            convert.run_to(create_on(server, program, false)?)?;
+        }
+    }
     Ok(0)
 }
 

@@ -28,6 +28,7 @@ mod xorriso;
 use crate::args::Command;
 use crate::args::common::Input;
 use crate::args::convert as convert_args;
+use crate::args::dd as dd_args;
 use crate::args::iso::diff::Side;
 use crate::args::map::Job as Map;
 use crate::args::measure::Subject;
@@ -76,7 +77,7 @@ fn connects(command: &Command, by: Connections) -> bool {
             Subject::Image(input) => is_url(input),
             _ => false,
         },
-        Command::Dd(job) => is_url(&job.input),
+        Command::Dd(job) => is_url(&job.input) || job.output.server().is_some_and(is_server),
         #[cfg(feature = "nbd")]
         Command::Serve(job) => is_url(&job.input),
         Command::IsoShow(job) => is_url(&job.input.input),
@@ -111,7 +112,11 @@ fn calls_for_files(command: &Command) -> Calls {
         },
         Command::Create(job) if job.dry_run => Calls::modify(),
         Command::Create(job) => Calls::create(&job.path).and_options(&job.options),
-        Command::Dd(job) => Calls::create(&job.output).and_options(&job.options).and_spool(),
+        Command::Dd(job) => match &job.output {
+            dd_args::Destination::File(path) => Calls::create(path).and_options(&job.options),
+            dd_args::Destination::Server(_) => Calls::read(),
+        }
+        .and_spool(),
         Command::Resize(job) if job.may_have_parts => {
             Calls { attributes: true, ..Calls::create_files() }
         }

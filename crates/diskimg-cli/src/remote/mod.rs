@@ -40,6 +40,10 @@ pub(crate) struct NetworkArgs {
     #[arg(skip)]
     #[cfg_attr(not(feature = "nbd"), expect(dead_code, reason = "only NBD uses it"))]
     credentials: Vec<TlsCredentials>,
+    /// `--no-clobber`.
+    #[arg(skip)]
+    #[cfg_attr(not(feature = "s3"), expect(dead_code, reason = "only S3 replaces images"))]
+    create_only: bool,
     #[cfg(feature = "s3")]
     #[command(flatten)]
     s3: S3Args,
@@ -133,6 +137,20 @@ impl NetworkArgs {
     /// Adds the certificates of this client that descriptions may name.
     pub(crate) fn with_credentials(self, credentials: Vec<TlsCredentials>) -> Self {
         Self { credentials, ..self }
+    }
+
+    /// Sets whether no existing image is replaced.
+    pub(crate) fn create_only(self, yes: bool) -> Self {
+        Self { create_only: yes, ..self }
+    }
+
+    /// Returns the protocols, in a registry.
+    pub(crate) fn registry(&self) -> Protocols {
+        let mut protocols = Protocols::new();
+        for protocol in self.protocols() {
+            protocols.insert(protocol);
+        }
+        protocols
     }
 
     /// Returns the protocols. Nothing is read before a URL is opened.
@@ -253,10 +271,6 @@ impl Server {
 
     /// Returns the protocols, one of which is that of the URL.
     pub(crate) fn protocols(&self) -> Protocols {
-        let mut protocols = Protocols::new();
-        for protocol in self.network.protocols() {
-            protocols.insert(protocol);
-        }
-        protocols
+        self.network.registry()
     }
 }

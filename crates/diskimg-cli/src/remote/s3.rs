@@ -33,5 +33,6 @@ fn options(args: &NetworkArgs) -> S3Options {
     options.anonymous = store.no_sign_request;
     options.requester_pays = store.request_payer;
     options.resume.clone_from(&store.resume);
+    options.create_only = args.create_only;
     options
 }

@@ -133,7 +133,10 @@ impl Client {
         // Neither headers nor passwords are for a host to which that one redirects.
         if request.is_original_host && !self.headers.contains_key(header::AUTHORIZATION) {
             let host = request.uri.host().unwrap_or_default();
-            let stored = || netrc::login(&self.netrc, host).map(|(user, pw)| basic(user, pw));
+            let stored = || {
+                let login = netrc::login(&self.netrc, host);
+                login.map(|(user, password)| basic(user.as_bytes(), password.as_bytes()))
+            };
             if let Some(value) = request.authorization.clone().or_else(stored) {
                 builder = builder.header(header::AUTHORIZATION, value);
             }

@@ -90,8 +90,8 @@ fn malformed() -> Error {
 }
 
 /// Returns the value of `Authorization`: RFC 7617.
-pub(super) fn basic(user: &str, password: &str) -> HeaderValue {
-    let text = format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")));
+pub(super) fn basic(user: &[u8], password: &[u8]) -> HeaderValue {
+    let text = format!("Basic {}", BASE64_STANDARD.encode([user, b":", password].concat()));
     let mut value = HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""));
     value.set_sensitive(true);
     value
@@ -219,7 +219,7 @@ mod tests {
     fn the_user_of_a_url_is_decoded_and_not_shown() {
         let url = Url::new("http://us%40er:p%3aw@h/x").expect("is a URL");
         let request = Request::new(&url).expect("is valid");
-        let expected = basic("us@er", "p:w");
+        let expected = basic(b"us@er", b"p:w");
         assert_eq!(request.authorization, Some(expected));
         assert_eq!(request.uri.to_string(), "http://h/x");
         assert_eq!(format!("{request:?}"), "http://***@h/x");

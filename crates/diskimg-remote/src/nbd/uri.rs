@@ -157,6 +157,11 @@ impl Target {
         };
         let rest = name.strip_prefix("nbd:").ok_or_else(malformed)?;
         let (place, export) = rest.split_once(":exportname=").unwrap_or((rest, ""));
+        if place.ends_with(":exportname") || place.contains(":exportname:") {
+            return Err(invalid(
+                "the name of the export follows '=': nbd:HOST:PORT:exportname=NAME",
+            ));
+        }
         let address = match place.strip_prefix("unix:") {
             Some("") => return Err(malformed()),
             Some(path) => Address::Unix(path.into()),
@@ -359,6 +364,10 @@ mod tests {
         ] {
             let error = Target::parse(name).expect_err(name);
             assert_eq!(error.kind(), ErrorKind::Invalid, "{name}: {error}");
+        }
+        for name in ["nbd:host:1:exportname", "nbd:host:1:exportname:d", "nbd:unix:/s:exportname"] {
+            let error = Target::parse(name).expect_err(name).to_string();
+            assert!(error.contains("nbd:HOST:PORT:exportname=NAME"), "{name}: {error}");
         }
         let long = format!("nbd://host/{}", "x".repeat(MAX_STRING + 1));
         Target::parse(&long).expect_err("long");

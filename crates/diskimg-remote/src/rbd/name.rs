@@ -1,6 +1,6 @@
 //! Names of images in a cluster.
 
-use crate::percent::decoded;
+use crate::percent::name_decoded;
 use diskimg::open::{NodeUrl, Url};
 use diskimg::{Error, Result};
 
@@ -36,7 +36,7 @@ impl Name {
 
     fn of_glance(rest: &str) -> Result<Self> {
         let form = "expected rbd://FSID/POOL/IMAGE/SNAPSHOT";
-        let parts: Vec<_> = rest.split('/').map(decoded).collect();
+        let parts: Vec<_> = rest.split('/').map(name_decoded).collect::<Result<_>>()?;
         let [fsid, pool, image, snapshot] = parts.as_slice() else {
             return Err(Error::invalid(form));
         };
@@ -240,8 +240,16 @@ mod tests {
         assert_eq!(found.fsid.as_deref(), Some("0-1"));
         assert_eq!((&*found.pool, &*found.image), ("im/ages", "0a-b"));
         assert_eq!(found.snapshot.as_deref(), Some("snap"));
-        for wrong in ["rbd://image", "rbd://a/b/c", "rbd:///b/c/d", "rbd://a/b/c/d/e"] {
+        for wrong in [
+            "rbd://image",
+            "rbd://a/b/c",
+            "rbd:///b/c/d",
+            "rbd://a/b/c/d/e",
+            // It is not taken for U+FFFD.
+            "rbd://0-1/images/0a%FFb/snap",
+        ] {
             parse(wrong).expect_err(wrong);
         }
+        assert_eq!(parse("rbd://0-1/%+f/i/s").expect("is valid").pool, "%+f");
     }
 }

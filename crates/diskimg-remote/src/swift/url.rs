@@ -86,7 +86,9 @@ impl ObjectUrl {
         };
         // A user can contain `:`, between an account and its user.
         let (user, key) = login.rsplit_once(':').ok_or_else(malformed)?;
-        let (user, key) = (decoded(user), decoded(key));
+        // The key must not be shown.
+        let text = |part| String::from_utf8(decoded(part)).map_err(|_| malformed());
+        let (user, key) = (text(user)?, text(key)?);
         let mut parts = rest[login.len() + 1..].rsplitn(3, '/');
         let (name, container) = (parts.next(), parts.next());
         let auth = parts.next().ok_or_else(malformed)?;

@@ -82,6 +82,8 @@ impl fmt::Display for Location {
 
 /// A scheme, a colon, and text that the scheme's [`Protocol`](crate::open::Protocol) interprets.
 ///
+/// The scheme is in lower case: `NBD://host/` is the same as `nbd://host/` (RFC 3986, section 3.1).
+///
 /// `Display` and `Debug` replace the user and password of `scheme://user:password@host/…` and the
 /// values of a query by `***`; [`as_str`](Self::as_str) returns them. Those of NBD are not secret.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -94,8 +96,9 @@ pub struct Url {
 impl Url {
     /// Returns `text` as a URL, or `None` if it has no colon before its first slash.
     pub fn new(text: impl Into<String>) -> Option<Self> {
-        let text = text.into();
+        let mut text = text.into();
         let scheme = text.find([':', '/', MAIN_SEPARATOR])?;
+        text[..scheme].make_ascii_lowercase();
         text[scheme..].starts_with(':').then_some(Self { text, scheme })
     }
 
@@ -256,6 +259,8 @@ mod tests {
             ("a,b:c.raw", "a,b"),
             (":x", ""),
         ] {
+            let upper = name.replacen(scheme, &scheme.to_uppercase(), 1);
+            assert_eq!(Url::new(upper), Url::new(name));
             let Location::Url(url) = name.parse().expect(name) else { panic!("{name}: a path") };
             assert_eq!((url.scheme(), url.as_str()), (scheme, name));
         }

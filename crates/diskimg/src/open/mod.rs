@@ -18,7 +18,7 @@ pub(crate) mod unpack;
 pub(crate) use chain::lock_error;
 pub use driver::directory_read_later;
 pub use location::{Location, Url, appliance_and_disk, local_path};
-pub use node::{Node, NodeUrl, SingleFile};
+pub use node::{Node, NodeUrl, SingleFile, SingleUrl};
 pub use protocol::{OpenMode, Protocol, Protocols};
 
 use crate::error::{Error, Result};

@@ -51,6 +51,32 @@ fn images_are_read_from_standard_input_and_written_to_standard_output() {
 }
 
 #[test]
+fn no_clobber_replaces_nothing() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.line("convert --no-clobber a.raw new.qcow2").ok();
+    lab.qemu("compare a.raw new.qcow2").ok();
+    let before = lab.read("new.qcow2");
+    for options in ["--no-clobber", "--no-clobber --dry-run"] {
+        let error = lab.line(&format!("convert {options} a.raw new.qcow2")).fails(1);
+        let expected = "new.qcow2: cannot create the output: it exists already (without \
+                        --no-clobber, it is replaced)";
+        assert!(error.contains(expected), "{error}");
+    }
+    assert!(lab.read("new.qcow2") == before);
+    // Other files of the image, too.
+    std::fs::write(lab.path("flat-flat.vmdk"), b"mine").expect("writes");
+    let flat = "convert --no-clobber -o subformat=monolithicFlat a.raw flat.vmdk";
+    let error = lab.line(flat).fails(1);
+    assert!(error.contains("flat-flat.vmdk") && error.contains("exists already"), "{error}");
+    assert!(lab.read("flat-flat.vmdk") == b"mine" && !lab.path("flat.vmdk").exists());
+    for other in ["-n", "--force"] {
+        let error = lab.line(&format!("convert --no-clobber {other} a.raw new.qcow2")).fails(1);
+        assert!(error.contains(&format!("--no-clobber and {other} are")), "{error}");
+    }
+}
+
+#[test]
 fn an_existing_image_is_written_in_place() {
     let lab = Lab::new();
     lab.raw("a.raw");

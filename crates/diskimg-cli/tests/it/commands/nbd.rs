@@ -383,3 +383,69 @@ fn qemu_img_overwrites_an_export_without_n() {
     drop(server);
     lab.qemu("compare -f qcow2 -F raw out a.raw").ok();
 }
+
+#[test]
+fn the_existing_target_of_a_conversion_can_be_a_described_export() {
+    let lab = lab();
+    for (number, format) in ["raw", "qcow2"].into_iter().enumerate() {
+        lab.qemu(&format!("create -q -f {format} t.img 64M")).ok();
+        let room = fs::OpenOptions::new().write(true).open(lab.path("t.img")).expect("opens");
+        room.set_len(80 << 20).expect("grows");
+        let server = NbdServer::qemu(&["-f", "raw", &path(&lab, "t.img")]);
+        let socket = server.socket().display().to_string();
+        let node = "driver=nbd,server.type=unix,server.path=SOCKET,export=disk";
+        let node = node.replace("SOCKET", &socket);
+        let nested = node.replace("driver", "file.driver").replace(",", ",file.");
+        let json = format!(
+            "json:{{\"driver\":\"{format}\",\"file\":{{\"driver\":\"nbd\",\"server\":{{\"type\":\
+             \"unix\",\"path\":\"{socket}\"}},\"export\":\"disk\"}}}}"
+        );
+        let target = match number {
+            0 => format!("--target-image-opts a.raw {node}"),
+            _ => format!("--target-image-opts a.raw driver={format},{nested}"),
+        };
+        // QEMU agrees on what the words mean.
+        let qemu = format!("convert -n -f raw {target}");
+        lab.qemu(&qemu).ok();
+        lab.line(&format!("convert --sandbox=require -n -f raw {target}")).ok();
+        lab.as_qemu_img(&qemu).ok();
+        lab.line(&format!("convert -n -f raw a.raw {json}")).ok();
+        let unknown = if number == 0 { "size=1" } else { "file.size=1" };
+        let error = lab.line(&format!("convert -n -f raw {target},{unknown}")).fails(1);
+        assert!(error.contains("'nbd' doesn't support the option 'size'"), "{error}");
+        let read_only = target.replace("export=disk", "export=disk,read-only=on");
+        let read_only = read_only.replace("file.read-only", "read-only");
+        let error = lab.line(&format!("convert -n -f raw {read_only}")).fails(1);
+        assert!(error.contains("Block node is read-only"), "{error}");
+        drop(server);
+        let compared = lab.qemu(&format!("compare -f raw -F {format} a.raw t.img"));
+        assert!(compared.out.contains("identical") || format == "raw", "{compared:?}");
+        assert!(format == "qcow2" || lab.read("t.img")[..64 << 20] == lab.read("a.raw"));
+    }
+    let error = lab.line("convert -n --target-image-opts a.raw driver=nbd,export=x").fails(1);
+    assert!(error.contains("NBD server address missing"), "{error}");
+}
+
+#[test]
+fn the_scheme_of_a_url_is_in_any_case() {
+    let lab = lab();
+    let server = NbdServer::qemu(&["-r", "-f", "raw", &path(&lab, "a.raw")]);
+    let url = server.url("disk").replace("nbd+unix", "NBD+Unix");
+    lab.line(&format!("info --sandbox=require -f raw {url}")).ok();
+}
+
+#[test]
+fn a_part_of_a_disk_can_be_written_to_an_export() {
+    let lab = lab();
+    fs::write(lab.path("out"), vec![0xaa; 4 << 20]).expect("writes");
+    let server = NbdServer::qemu(&["-f", "raw", &path(&lab, "out")]);
+    let url = server.url("disk");
+    let line = format!("dd -O raw if=a.qcow2 of={url} bs=1M skip=1 count=2");
+    // As `convert` without -n.
+    let error = lab.line(&line).fails(1);
+    assert!(error.contains("creates no exports"), "{error}");
+    lab.as_qemu_img(&line.replace("count=2", "count=3").replace("-O raw", "-O raw -f qcow2")).ok();
+    drop(server);
+    let (found, disk) = (lab.read("out"), lab.read("a.raw"));
+    assert!(found[..2 << 20] == disk[1 << 20..3 << 20]);
+}

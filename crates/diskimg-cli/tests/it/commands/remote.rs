@@ -205,3 +205,40 @@ fn one_gibibyte_of_address_space_is_enough() {
     assert!(out.status.success(), "{out:?}");
     assert!(lab.read("b.raw") == lab.read("a.raw"));
 }
+
+#[test]
+fn commands_for_files_refuse_urls_in_plain_words() {
+    let lab = Lab::new();
+    lab.qemu("create -q -f qcow2 a.qcow2 1M").ok();
+    for url in ["http://localhost/a", "s3://bucket/a", "nbd://localhost/a", "rbd:pool/a"] {
+        for line in [
+            "resize URL 1M",
+            "rebase -u -b x -F raw URL",
+            "commit URL",
+            "snapshot -c s URL",
+            "amend -o compat=1.1 URL",
+            "bitmap --add URL b",
+            "create URL 1M",
+            "create -f qcow2 URL 1M",
+            "bench URL",
+            "bench -w -f raw URL",
+            "check -r all URL",
+            "check --backup copy -r all URL",
+            "serve -w -k socket URL",
+            "iso create -o URL .",
+            "iso remaster -o URL a.iso",
+            "map --html URL a.qcow2",
+        ] {
+            let error = lab.line(&line.replace("URL", url)).fails(1);
+            let expected = format!("{url}: this must be a file or a device, not a URL");
+            assert!(error.contains(&expected), "{line}: {error}");
+        }
+    }
+    // A password in it is not shown.
+    let error = lab.line("resize http://me:hunter2@host/a 1M").fails(1);
+    assert!(error.contains("***@host") && !error.contains("hunter2"), "{error}");
+    // An existing file is meant, whatever its name.
+    fs::create_dir(lab.path("http:")).expect("creates");
+    fs::copy(lab.path("a.qcow2"), lab.path("http:/a")).expect("copies");
+    lab.line("resize http:/a 2M").ok();
+}

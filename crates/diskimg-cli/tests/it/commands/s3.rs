@@ -97,6 +97,12 @@ fn formats(stored: &Stored) {
         let local = format!("compare --sandbox=require -f raw a.raw {url}");
         assert!(stored.run(&local).ok().contains("identical"), "{name}");
     }
+    stored.run("dd --sandbox=require if=a.raw of=s3://bucket/part.raw bs=1M skip=1 count=3").ok();
+    assert!(
+        fs::read(stored.get("part.raw")).expect("reads")
+            == stored.lab.read("a.raw")[1 << 20..4 << 20]
+    );
+    stored.run("convert --no-clobber -O raw a.raw s3://bucket/only.raw").ok();
     // A copy within the store.
     stored.run("convert -O raw s3://bucket/images/a.vhdx s3://bucket/copy.raw").ok();
     assert!(fs::read(stored.get("copy.raw")).expect("reads") == stored.lab.read("a.raw"));
@@ -170,6 +176,9 @@ fn credentials(stored: &Stored) {
 /// Runs that do not succeed leave the old object and nothing else.
 fn endings(stored: &Stored) {
     let before = stored.list();
+    let error = stored.run("convert --no-clobber -O raw a.raw s3://bucket/copy.raw").fails(1);
+    assert!(error.contains("the object exists already"), "{error}");
+    assert_eq!(stored.list(), before);
     // More than a disk of zeros, so that it fails after parts were sent.
     let error = stored.run("convert -O raw a.raw missing.raw s3://bucket/copy.raw").fails(1);
     assert!(error.contains("missing.raw"), "{error}");

@@ -166,7 +166,7 @@ fn etag(bytes: &[u8]) -> String {
 }
 
 fn decoded(text: &str) -> String {
-    crate::percent::decoded(text)
+    crate::percent::name_decoded(text).expect("is UTF-8")
 }
 
 /// Returns text as the value of a parameter.

@@ -373,7 +373,7 @@ fn unknown_key(format: Format, key: &str) -> Error {
 }
 
 /// Verifies that no options of a protocol node are left over.
-fn finish_protocol(mut node: NodeOptions, driver: &str) -> Result<()> {
+pub(super) fn finish_protocol(mut node: NodeOptions, driver: &str) -> Result<()> {
     node.ignore(&GENERIC);
     let Some(key) = node.first_key() else { return Ok(()) };
     let message = format!("Block protocol '{driver}' doesn't support the option '{key}'");
@@ -426,7 +426,7 @@ fn open_url(options: &OpenOptions, mut node: NodeOptions, driver: &str) -> Resul
 }
 
 /// Returns true if the driver is a protocol: a file of the host, or one that the caller has added.
-fn is_protocol(protocols: &Protocols, driver: &str) -> bool {
+pub(super) fn is_protocol(protocols: &Protocols, driver: &str) -> bool {
     FILE_DRIVERS.contains(&driver)
         || NULL_DRIVERS.contains(&driver)
         || driver == FAULTY_DRIVER

@@ -28,9 +28,9 @@ mod url;
 mod window;
 
 pub(crate) use keys::NodeKeys;
-pub use single_file::SingleFile;
 #[cfg(feature = "json")]
 pub(crate) use single_file::local_file;
+pub use single_file::{SingleFile, SingleUrl};
 pub use url::NodeUrl;
 
 use crate::error::Result;

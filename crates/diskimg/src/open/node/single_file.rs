@@ -1,11 +1,16 @@
-//! Descriptions of one format over one file of the host.
+//! Descriptions of one format over one file of the host or one URL.
 
 use super::Node;
+use super::graph::{finish_protocol, is_protocol};
 #[cfg(feature = "json")]
 use super::json;
-use super::keys::{FILE, FILE_DRIVERS, GENERIC};
+use super::keys::{FAULTY_DRIVER, FILE, FILE_DRIVERS, GENERIC, NULL_DRIVERS};
 use super::options::{Child, NodeOptions};
+use super::url::NodeUrl;
+use crate::error::Result;
 use crate::model::format::Format;
+use crate::open::location::Url;
+use crate::open::protocol::Protocols;
 use std::path::PathBuf;
 
 /// A file of this host, with its format.
@@ -20,27 +25,79 @@ pub struct SingleFile {
     pub read_only: bool,
 }
 
+/// An image on a server, with its format.
+#[derive(Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SingleUrl {
+    /// Where it is.
+    pub url: Url,
+    /// Its format, if the description has one.
+    pub format: Option<Format>,
+    /// The description says that the image is not to be written (`read-only`).
+    pub read_only: bool,
+}
+
+/// A format, and the node below it.
+struct Single {
+    format: Option<Format>,
+    read_only: bool,
+    below: NodeOptions,
+}
+
 impl Node {
     /// Returns the file and its format if the node describes nothing else: it has no backing file,
     /// secret, offset or further file of its own. Images can only be modified if they are described
     /// like this. Options that only tune QEMU are ignored.
     pub fn single_file(&self) -> Option<SingleFile> {
+        let Single { format, read_only, below } = self.single()?;
+        let found = of_format(format, without_tuning(below))?;
+        Some(SingleFile { read_only, ..found })
+    }
+
+    /// As [`single_file`](Self::single_file), for an image that one of `protocols` opens: returns
+    /// its URL and its format.
+    ///
+    /// # Errors
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if the protocol does not know an option of
+    /// the node, or misses one.
+    pub fn single_url(&self, protocols: &Protocols) -> Result<Option<SingleUrl>> {
+        let Some(Single { format, read_only, below: mut node }) = self.single() else {
+            return Ok(None);
+        };
+        let Some(driver) = node.take("driver")? else { return Ok(None) };
+        let is_own = |own: &[&str]| own.contains(&&*driver);
+        let protocol = protocols.get(&driver).filter(|_| is_protocol(protocols, &driver));
+        let (Some(protocol), false) =
+            (protocol, is_own(&FILE_DRIVERS) || is_own(&NULL_DRIVERS) || is_own(&[FAULTY_DRIVER]))
+        else {
+            return Ok(None);
+        };
+        let url = protocol.node_url(&mut NodeUrl::new(&driver, &mut node))?;
+        finish_protocol(node, &driver)?;
+        Ok(Some(SingleUrl { url, format, read_only }))
+    }
+
+    /// Returns the format and the node below it, if the node describes nothing else.
+    fn single(&self) -> Option<Single> {
         let mut node = self.0.clone();
         let mut read_only = take_read_only(&mut node)?;
         node.ignore(&["node-name"]);
         node.ignore(&GENERIC);
-        let mut file = match node.take_child("file") {
+        let mut below = match node.take_child("file") {
             Some(Child::Node(file)) => file,
             Some(_) => return None,
-            None => return Some(SingleFile { read_only, ..of_file(without_tuning(node))? }),
+            // A file or a URL is a raw image.
+            None => {
+                let format = node.has("driver").then_some(Format::Raw)?;
+                return Some(Single { format: Some(format), read_only, below: node });
+            }
         };
-        read_only |= take_read_only(&mut file)?;
-        file.ignore(&["node-name"]);
+        read_only |= take_read_only(&mut below)?;
+        below.ignore(&["node-name"]);
         let driver = node.take("driver").ok()?;
         let format = driver.map(|driver| driver.parse::<Format>()).transpose().ok()?;
         node.ignore(format.map_or(&[], |format| format.driver().node.ignored));
-        let found = node.is_empty().then(|| of_format(format, without_tuning(file)))??;
-        Some(SingleFile { read_only, ..found })
+        node.is_empty().then_some(Single { format, read_only, below })
     }
 }
 
@@ -91,6 +148,11 @@ fn of_format(format: Option<Format>, mut file: NodeOptions) -> Option<SingleFile
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
+    use crate::open::location::Location;
+    use crate::open::protocol::{OpenMode, Protocol};
+    use crate::storage::source::Source;
+    use std::sync::Arc;
 
     #[test]
     fn an_image_that_can_be_modified_is_a_format_over_one_file() {
@@ -125,6 +187,63 @@ mod tests {
         ] {
             let node = Node::from_options(text).expect("parses");
             assert_eq!(node.single_file(), found, "{text}");
+        }
+    }
+
+    /// A protocol that opens nothing.
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl Protocol for Nothing {
+        fn schemes(&self) -> &[&str] {
+            &["none"]
+        }
+
+        fn open(&self, _: &Location, _: &OpenMode) -> Result<Arc<dyn Source>> {
+            Err(Error::unsupported("nothing is opened"))
+        }
+
+        fn join(&self, _: &Location, _: &str) -> Result<Location> {
+            Err(Error::unsupported("there are no directories"))
+        }
+    }
+
+    #[test]
+    fn an_image_on_a_server_is_a_format_over_one_url() {
+        let mut protocols = Protocols::new();
+        protocols.insert(Arc::new(Nothing));
+        let found = |format, read_only| {
+            Some(SingleUrl { url: Url::new("none:a").expect("is one"), format, read_only })
+        };
+        for (text, expected) in [
+            ("driver=none,url=none:a", found(Some(Format::Raw), false)),
+            ("driver=raw,file.driver=none,file.url=none:a", found(Some(Format::Raw), false)),
+            (
+                "driver=qcow2,discard=unmap,file.driver=none,file.cache.direct=on,\
+                 file.node-name=n,file.url=none:a",
+                found(Some(Format::Qcow2), false),
+            ),
+            ("file.driver=none,file.url=none:a", found(None, false)),
+            ("driver=none,read-only=on,url=none:a", found(Some(Format::Raw), true)),
+            ("driver=raw,offset=512,file.driver=none,file.url=none:a", None),
+            ("driver=raw,file.driver=raw,file.file.driver=none,file.file.url=none:a", None),
+            ("driver=raw,file.filename=a", None),
+            ("driver=null-co", None),
+            ("driver=other,url=none:a", None),
+        ] {
+            let node = Node::from_options(text).expect("parses");
+            assert_eq!(node.single_url(&protocols).expect(text), expected, "{text}");
+            let is_file = text.contains("filename");
+            assert_eq!(node.single_file().is_some(), is_file, "{text}");
+        }
+        for (text, said) in [
+            ("driver=none", "requires the option 'url'"),
+            ("driver=none,url=other:a", "must start with 'none:'"),
+            ("driver=none,url=none:a,size=1", "doesn't support the option 'size'"),
+        ] {
+            let node = Node::from_options(text).expect("parses");
+            let error = node.single_url(&protocols).expect_err(text).to_string();
+            assert!(error.contains(said), "{text}: {error}");
         }
     }
 

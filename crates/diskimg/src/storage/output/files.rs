@@ -41,6 +41,8 @@ pub(super) struct FileOutput {
     spare: Option<[File; 2]>,
     /// The length of the image in bytes, as far as it is known.
     expected_len: Option<u64>,
+    /// No file is replaced.
+    create_only: bool,
 }
 
 /// The name of a file in its directory, which may have several paths.
@@ -75,6 +77,16 @@ impl FileOutput {
         Ok(Self { spare, ..Self::of(main) })
     }
 
+    /// As [`create`](Self::create), but replaces no file.
+    pub(super) fn create_new(path: &Path) -> io::Result<Self> {
+        // A device and a pipe would be opened.
+        require_absent(path)?;
+        let output = Self::create(path, &mut || false)?;
+        // One that appears from now on is noticed when the output is renamed.
+        require_absent(path)?;
+        Ok(Self { create_only: true, ..output })
+    }
+
     /// Opens an existing file or device to overwrite it in place.
     pub(super) fn in_place(path: &Path, zeroed: bool) -> io::Result<Self> {
         Ok(Self::of(OutputFile::in_place(path, zeroed)?))
@@ -97,6 +109,7 @@ impl FileOutput {
             stale_temp_files: StaleTempFiles::default(),
             spare: None,
             expected_len: None,
+            create_only: false,
         }
     }
 
@@ -123,6 +136,11 @@ impl FileOutput {
             Some((_, why)) => Err(OutputError::refused(path, *why)),
             None => Ok(()),
         }
+    }
+
+    /// Fails if a companion exists, but may not be replaced.
+    fn require_absent(&self, path: &Path) -> Result<()> {
+        if self.create_only { require_absent(path).concerning(path) } else { Ok(()) }
     }
 
     fn stage(&mut self, path: PathBuf) -> Result<Arc<dyn Sink>> {
@@ -153,6 +171,15 @@ impl FileOutput {
         let sink = Arc::clone(&part.sink);
         self.companions.push(part);
         Ok(sink)
+    }
+}
+
+/// Fails if there is a file of any kind at `path`, also a symbolic link to nothing.
+fn require_absent(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AlreadyExists, "it exists already")),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
     }
 }
 
@@ -214,6 +241,7 @@ impl Publish for FileOutput {
 
     fn companion(&mut self, name: &Path) -> Result<Arc<dyn Sink>> {
         let path = self.resolve(name);
+        self.require_absent(&path)?;
         is_replaceable(&path)?;
         self.claim(&path)?;
         self.stage(path)
@@ -221,6 +249,7 @@ impl Publish for FileOutput {
 
     fn named_companion(&mut self, name: &Path) -> Result<Arc<dyn Sink>> {
         let path = self.resolve(name);
+        self.require_absent(&path)?;
         let found = Destination::of(&path).concerning(&path)?;
         let path = found.path.clone();
         self.claim(&path)?;

@@ -99,6 +99,16 @@ impl Output {
         Self::create_unless(path, &mut || false)
     }
 
+    /// As [`create`](Self::create), but replaces no file, device or link at `path`, and no other
+    /// file of the image; also none that appears until [`commit`](Self::commit).
+    ///
+    /// # Errors
+    /// Returns [`io::ErrorKind::AlreadyExists`] if there is one, and the errors of
+    /// [`create`](Self::create).
+    pub fn create_new(path: impl AsRef<Path>) -> io::Result<Self> {
+        Ok(Self::to_place(Box::new(FileOutput::create_new(path.as_ref())?)))
+    }
+
     /// Like [`create`](Self::create), but calls `stopped` while it waits for the reader of a pipe.
     ///
     /// # Errors

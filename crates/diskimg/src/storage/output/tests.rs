@@ -28,6 +28,39 @@ fn a_dropped_output_leaves_only_the_old_file() {
 }
 
 #[test]
+fn a_new_output_replaces_nothing() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = dir.path().join("a.img");
+    let exists = |error: io::Error| assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+    std::fs::write(&path, b"old").expect("writes");
+    exists(Output::create_new(&path).expect_err("exists"));
+    std::fs::remove_file(&path).expect("removes");
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("nowhere", &path).expect("links");
+        exists(Output::create_new(&path).expect_err("is a link"));
+        std::fs::remove_file(&path).expect("removes");
+    }
+    let mut output = Output::create_new(&path).expect("creates");
+    std::fs::write(dir.path().join("a.data"), b"theirs").expect("writes");
+    for companion in [Output::companion, Output::named_companion] {
+        let error = companion(&mut output, Path::new("a.data")).expect_err("exists");
+        assert_eq!(error.io_error().kind(), io::ErrorKind::AlreadyExists);
+    }
+    output.sink().write_all_at(b"new", 0).expect("writes");
+    // Another program is faster.
+    std::fs::write(&path, b"other").expect("writes");
+    output.commit(Durability::Flushed).expect_err("exists now");
+    assert_eq!(std::fs::read(&path).expect("reads"), b"other");
+    std::fs::remove_file(&path).expect("removes");
+    let output = Output::create_new(&path).expect("creates");
+    output.sink().write_all_at(b"new", 0).expect("writes");
+    output.commit(Durability::Flushed).expect("commits");
+    assert_eq!(std::fs::read(&path).expect("reads"), b"new");
+    assert_eq!(names(dir.path()), ["a.data", "a.img"]);
+}
+
+#[test]
 fn a_committed_output_replaces_the_old_file_and_creates_its_companion() {
     let dir = tempfile::tempdir().expect("tempdir");
     let path = dir.path().join("a.img");
