@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -21,10 +22,14 @@ class Store(ThreadingHTTPServer):
         self.requests: list[dict[str, str]] = []
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
-    def s3(self, create_only: bool = False) -> diskimg.S3:
+    def s3(self, create_only: bool = False, resume: Path | None = None) -> diskimg.S3:
         endpoint = f"http://127.0.0.1:{self.server_address[1]}"
         return diskimg.S3(
-            endpoint=endpoint, access_key="AK", secret_key="hidden", create_only=create_only
+            endpoint=endpoint,
+            access_key="AK",
+            secret_key="hidden",
+            create_only=create_only,
+            resume=resume,
         )
 
 
@@ -103,6 +108,23 @@ def test_an_existing_object_is_replaced_unless_that_is_forbidden(
     url = diskimg.Url("s3://bucket/disk", s3=store.s3())
     diskimg.convert(tmp_path / "disk.raw", url, src_format="raw")
     assert store.objects["/bucket/disk"] == bytes(512)
+
+
+def test_a_file_that_records_another_upload_is_an_error(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "disk.raw").write_bytes(bytes(512))
+    state = tmp_path / "state"
+    url = diskimg.Url("s3://bucket/disk", s3=store.s3(resume=state))
+    at = f"s3://bucket/disk at http://127.0.0.1:{store.server_address[1]}"
+    for recorded in ("s3://bucket/other", None):
+        text = {"diskimg-upload": 1, "destination": recorded, "upload": None, "parts": {}}
+        state.write_text(json.dumps(text))
+        with pytest.raises(diskimg.IoError, match="record"):
+            diskimg.convert(tmp_path / "disk.raw", url, src_format="raw")
+        assert store.objects == {}
+    state.write_text(json.dumps(text | {"destination": at}))
+    diskimg.convert(tmp_path / "disk.raw", url, src_format="raw")
+    assert store.objects["/bucket/disk"] == bytes(512)
+    assert not state.exists()
 
 
 def test_errors_have_the_reason_but_no_secret(store: Store, tmp_path: Path) -> None:

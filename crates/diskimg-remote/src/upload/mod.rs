@@ -20,7 +20,7 @@ pub(crate) use layout::Limits;
 pub(crate) use parts::Upload;
 
 use crate::http::transport::Attempt;
-use diskimg::storage::output::{Durability, OutputError, Publish, Result};
+use diskimg::storage::output::{Durability, OutputError, Publish, Result, Transferred};
 use diskimg::storage::sink::{FileSink, Sink};
 use diskimg::storage::source::{FileSource, RetryPolicy, Source, temporary_file};
 use layout::Layout;
@@ -138,6 +138,11 @@ impl<S: Store> Publish for NewObject<S> {
 
     fn flush_unless(&self, _: Durability, stopped: &mut dyn FnMut() -> bool) -> Result<()> {
         self.upload.finish_parts(stopped).map_err(|e| self.error(e))
+    }
+
+    fn transferred(&self) -> Option<Transferred> {
+        let upload = Arc::clone(&self.upload);
+        Some(Arc::new(move || upload.fraction_sent()))
     }
 
     fn publish(self: Box<Self>, _: Durability) -> Result<()> {

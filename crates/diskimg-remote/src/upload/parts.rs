@@ -174,6 +174,17 @@ impl<S: Store> Upload<S> {
         }
     }
 
+    /// Returns which fraction of what was written does not wait for the store, from 0 to 1.
+    pub(super) fn fraction_sent(&self) -> f64 {
+        let state = self.state();
+        let written = state.parts.iter().fold(0_u64, |sum, part| sum.saturating_add(part.written));
+        let waiting = (state.queue.len() + state.active) as u64 * state.layout.part();
+        match written {
+            0 => 1.0,
+            _ => 1.0 - waiting.min(written) as f64 / written as f64,
+        }
+    }
+
     /// Records that a range has changed, because the length has.
     pub(super) fn changed(&self, range: Range<u64>) {
         let mut state = self.state();

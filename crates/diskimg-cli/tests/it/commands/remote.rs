@@ -41,6 +41,26 @@ fn commands_read_urls() {
 }
 
 #[test]
+fn info_of_a_large_image_reads_little_of_it() {
+    let (lab, server) = server();
+    let (usual, small) = ("preallocation=metadata", "preallocation=metadata,cluster_size=4k");
+    for (name, options, size) in [("large.qcow2", usual, "40G"), ("small.qcow2", small, "4G")] {
+        lab.qemu(&format!("create -q -f qcow2 -o {options} {name} {size}")).ok();
+        lab.qemu(&format!("bitmap --add {name} one")).ok();
+        lab.qemu(&format!("snapshot -c first {name}")).ok();
+        fs::rename(lab.path(name), server.file(name)).expect("moves");
+        let len = fs::metadata(server.file(name)).expect("is there").len();
+        assert!(len > 4 << 30, "{len}");
+        let before = server.responses().len();
+        let shown = lab.line(&format!("info {}", server.url(Site::Plain, name))).ok();
+        assert!(shown.contains("first"), "{shown}");
+        let responses = server.responses().split_off(before);
+        let bytes: u64 = responses.iter().map(|(_, len)| len).sum();
+        assert!(responses.len() <= 10 && bytes <= 1 << 20, "{responses:?}");
+    }
+}
+
+#[test]
 fn under_the_name_qemu_img_urls_are_read_too() {
     let (lab, server) = server();
     let url = server.url(Site::Plain, "a.qcow2");

@@ -16,7 +16,7 @@ use crate::ops::new_image::{
 };
 use crate::ops::pipeline;
 use crate::ops::plan::{self as planning, Plan};
-use crate::ops::progress::report;
+use crate::ops::progress::{Callback, limited as limited_to, report};
 use crate::remedy::Remedy;
 use crate::storage::os;
 use crate::storage::output::{Durability, Output, Planned};
@@ -153,20 +153,25 @@ impl Settings<'_> {
         output.set_caching(self.caching).map_err(|e| {
             Error::output("cannot bypass the page cache", e).with_remedy(Remedy::UsePageCache)
         })?;
-        let outcome = prepare(&mut self, &mut input, &mut output).and_then(|mut prepared| {
-            self.copy_bitmaps(&mut input, &mut *prepared.spec)?;
+        let prepared = prepare(&mut self, &mut input, &mut output);
+        let limited = self.progress.zip(output.transferred());
+        let limited = limited.map(|(callback, transferred)| limited_to(callback, transferred));
+        let progress = limited.as_ref().map(|limited| limited as Callback<'_>).or(self.progress);
+        let settings = Settings { progress, ..self };
+        let outcome = prepared.and_then(|mut prepared| {
+            settings.copy_bitmaps(&mut input, &mut *prepared.spec)?;
             let target = prepared.spec.start(&mut output)?;
             let (mut done, lost) =
-                self.transfer(&input, &prepared, target, &output, cap.as_ref())?;
-            self.flush(&input, &output)?;
-            self.read_back(&input, &output, &prepared, &lost, &mut done)?;
+                settings.transfer(&input, &prepared, target, &output, cap.as_ref())?;
+            settings.flush(&input, &output)?;
+            settings.read_back(&input, &output, &prepared, &lost, &mut done)?;
             // The last opportunity to cancel.
-            report(self.progress, input.size(), input.size())?;
+            report(progress, input.size(), input.size())?;
             done.notes = output.notes();
             Ok(done)
         });
         let outcome = outcome.map_err(|e| e.with_loss_of(&output)).and_then(|done| {
-            output.publish(self.durability).map_err(|e| Error::output(INCOMPLETE, e))?;
+            output.publish(settings.durability).map_err(|e| Error::output(INCOMPLETE, e))?;
             Ok(done)
         });
         outcome.map_err(|e| e.in_file(name))

@@ -2,7 +2,7 @@
 
 use super::Durability;
 use super::error::Result;
-use super::publish::Publish;
+use super::publish::{Publish, Transferred};
 use crate::storage::caching::Caching;
 use crate::storage::hints::AllocationHints;
 use crate::storage::lock;
@@ -115,6 +115,10 @@ impl Publish for Capped {
         stopped: &mut dyn FnMut() -> bool,
     ) -> Result<()> {
         self.inner.flush_unless(durability, stopped)
+    }
+
+    fn transferred(&self) -> Option<Transferred> {
+        self.inner.transferred()
     }
 
     fn publish(self: Box<Self>, durability: Durability) -> Result<()> {

@@ -48,7 +48,7 @@ pub use error::{OutputError, Result};
 pub use links::Destination;
 pub use planned::{FileAction, PlannedFile};
 pub(crate) use planned::{Files, Planned};
-pub use publish::Publish;
+pub use publish::{Publish, Transferred};
 pub use reserved::{output_destination, release_output, reserve_output, reserved_output};
 pub use temporary_names::remove_temporary_files;
 
@@ -344,6 +344,11 @@ impl Output {
         stopped: &mut dyn FnMut() -> bool,
     ) -> Result<()> {
         self.place.flush_unless(durability, stopped)
+    }
+
+    /// Returns what [`Publish::transferred`] returns.
+    pub(crate) fn transferred(&self) -> Option<Transferred> {
+        self.place.transferred()
     }
 
     /// Second part of [`commit`](Self::commit): renames the files.

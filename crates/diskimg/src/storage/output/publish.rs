@@ -11,6 +11,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Returns which fraction of what was written has been transferred, from 0 to 1; see
+/// [`Publish::transferred`].
+pub type Transferred = Arc<dyn Fn() -> f64 + Send + Sync>;
+
 /// A place where an image is written and then published, that is, becomes visible to readers: a
 /// file is renamed, an upload is completed, a device needs nothing.
 ///
@@ -150,6 +154,13 @@ pub trait Publish: Send + Sync + Debug {
     ) -> Result<()> {
         let _ = stopped;
         self.flush(durability)
+    }
+
+    /// For a place that transfers data later than it is written: returns a function that returns
+    /// which fraction of it has been transferred, from 0 to 1, for progress. Such a place should also
+    /// have [`flush_unless`](Self::flush_unless). The default returns `None`.
+    fn transferred(&self) -> Option<Transferred> {
+        None
     }
 
     /// Makes all files visible under their names, replacing older ones.

@@ -1,7 +1,7 @@
 //! Outputs that are not files: what is written becomes visible once, when it is complete.
 
 use diskimg::open::{Location, OpenMode, Protocol, Protocols};
-use diskimg::storage::output::{OutputError, Publish, Result};
+use diskimg::storage::output::{OutputError, Publish, Result, Transferred};
 use diskimg::storage::sink::{MemorySink, Sink};
 use diskimg::storage::source::{MemorySource, Source, SourceError};
 use diskimg::{
@@ -122,6 +122,57 @@ fn nothing_is_published_after_an_error_or_if_the_conversion_is_cancelled() {
     let store = store.lock().unwrap();
     assert_eq!(store.events, ["abort", "abort"]);
     assert!(store.object.is_none());
+}
+
+/// An upload that is behind: a percentage of what was written has been sent.
+#[derive(Debug)]
+struct Behind(Box<Upload>, Arc<AtomicUsize>);
+
+impl Publish for Behind {
+    fn sink(&self) -> Arc<dyn Sink> {
+        self.0.sink()
+    }
+
+    fn flush(&self, durability: Durability) -> Result<()> {
+        self.flush_unless(durability, &mut || false)
+    }
+
+    fn flush_unless(
+        &self,
+        durability: Durability,
+        stopped: &mut dyn FnMut() -> bool,
+    ) -> Result<()> {
+        for percent in [10, 50, 40, 100] {
+            self.1.store(percent, Ordering::Relaxed);
+            assert!(!stopped());
+        }
+        self.0.flush(durability)
+    }
+
+    fn transferred(&self) -> Option<Transferred> {
+        let percent = Arc::clone(&self.1);
+        Some(Arc::new(move || percent.load(Ordering::Relaxed) as f64 / 100.0))
+    }
+
+    fn publish(self: Box<Self>, durability: Durability) -> Result<()> {
+        self.0.publish(durability)
+    }
+}
+
+#[test]
+fn progress_is_that_of_the_transfer() {
+    let (store, percent) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
+    let reported = Mutex::new(Vec::new());
+    let progress = |progress: Progress| {
+        reported.lock().unwrap().push((progress.done * 100).div_ceil(progress.total));
+        ControlFlow::Continue(())
+    };
+    let place = Behind(Upload::new(&store, false), percent);
+    let convert = convert(Arc::new(disk())).progress(&progress);
+    convert.run_to(Output::to_place(Box::new(place))).unwrap();
+    let mut reported = reported.into_inner().unwrap();
+    reported.retain(|&percent| percent > 0);
+    assert_eq!(reported, [10, 50, 50, 100, 100]);
 }
 
 #[test]
