@@ -69,6 +69,8 @@ pub mod radosgw;
 pub mod slow;
 pub mod sparsebundle;
 pub mod sparseimage;
+#[cfg(unix)]
+pub mod stores;
 pub mod tool;
 pub mod udf;
 pub mod vdi;
