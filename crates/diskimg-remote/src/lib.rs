@@ -23,10 +23,14 @@
 
 #[cfg(any(feature = "http", feature = "nbd"))]
 mod addresses;
+#[cfg(feature = "azure")]
+pub mod azure;
 #[cfg(any(feature = "http", feature = "nbd"))]
 mod certificates;
 #[cfg(any(feature = "s3", feature = "swift"))]
 mod environment;
+#[cfg(feature = "gcs")]
+pub mod gcs;
 #[cfg(feature = "http")]
 pub mod http;
 #[cfg(feature = "nbd")]
@@ -43,5 +47,7 @@ pub mod s3;
 pub mod swift;
 #[cfg(any(feature = "http", feature = "nbd"))]
 mod system;
+#[cfg(any(feature = "azure", feature = "gcs"))]
+mod tokens;
 #[cfg(any(feature = "s3", feature = "swift"))]
 mod upload;

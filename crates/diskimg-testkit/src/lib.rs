@@ -76,6 +76,8 @@ pub mod slow;
 pub mod sparsebundle;
 pub mod sparseimage;
 #[cfg(unix)]
+pub mod stores;
+#[cfg(unix)]
 pub mod swift;
 pub mod tool;
 pub mod udf;

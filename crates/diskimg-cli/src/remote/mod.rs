@@ -1,5 +1,9 @@
 //! Images behind network protocols: one module per protocol.
 
+#[cfg(feature = "azure")]
+mod azure;
+#[cfg(feature = "gcs")]
+mod gcs;
 #[cfg(feature = "http")]
 mod http;
 #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "no protocol uses it"))]
@@ -123,6 +127,10 @@ impl Known {
 
 /// All protocols but that of files.
 const KNOWN: &[Known] = &[
+    #[cfg(feature = "azure")]
+    azure::AZURE,
+    #[cfg(feature = "gcs")]
+    gcs::GCS,
     #[cfg(feature = "http")]
     http::HTTP,
     #[cfg(feature = "nbd")]
@@ -137,6 +145,16 @@ impl NetworkArgs {
     /// Adds the certificates of this client that descriptions may name.
     pub(crate) fn with_credentials(self, credentials: Vec<TlsCredentials>) -> Self {
         Self { credentials, ..self }
+    }
+
+    /// Returns how stores of objects are connected to.
+    #[cfg(any(feature = "azure", feature = "gcs"))]
+    fn http(&self) -> diskimg_remote::http::HttpOptions {
+        let mut options = diskimg_remote::http::HttpOptions::default();
+        options.ca_bundle.clone_from(&self.ca_bundle);
+        options.insecure = self.insecure;
+        options.forbid_private_addresses = self.no_private_addresses;
+        options
     }
 
     /// Sets whether no existing image is replaced.

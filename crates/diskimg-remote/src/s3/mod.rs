@@ -9,9 +9,10 @@
 //! fixes the `ETag` of the object that is read: an object that is replaced while it is read is an
 //! error, never a mixture.
 
-mod credentials;
-mod object;
-mod refusal;
+pub(crate) mod credentials;
+mod dialect;
+pub(crate) mod object;
+pub(crate) mod refusal;
 mod sigv4;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ mod write;
 mod xml;
 
 pub use credentials::Keys;
+pub(crate) use dialect::Dialect;
 
 use crate::http::answer::{Answer, Unexpected};
 use crate::http::client::{at_first, first_answer};
@@ -110,6 +112,17 @@ pub struct S3 {
     /// From the options or the user's settings.
     endpoint: Option<Endpoint>,
     region: String,
+    dialect: Dialect,
+}
+
+/// A service with the requests of S3, but with other keys and settings than those of AWS.
+#[cfg(feature = "gcs")]
+pub(crate) struct OtherService {
+    pub(crate) http: HttpOptions,
+    pub(crate) endpoint: String,
+    pub(crate) keys: Option<Keys>,
+    pub(crate) create_only: bool,
+    pub(crate) dialect: Dialect,
 }
 
 impl S3 {
@@ -171,7 +184,27 @@ impl S3 {
             }))),
         };
         let transport = Arc::new(Transport::new(&http)?);
-        Ok(Self { options, environment, transport, credentials, endpoint, region })
+        let dialect = Dialect::default();
+        Ok(Self { options, environment, transport, credentials, endpoint, region, dialect })
+    }
+
+    /// Creates the protocol for another service. Connects to nothing.
+    ///
+    /// # Errors
+    /// As [`with_options`](Self::with_options).
+    #[cfg(feature = "gcs")]
+    pub(crate) fn of_service(service: OtherService) -> Result<Self> {
+        let OtherService { http, endpoint, keys, create_only, dialect } = service;
+        let options = S3Options {
+            endpoint: Some(endpoint),
+            region: Some("auto".to_owned()),
+            anonymous: keys.is_none(),
+            keys,
+            create_only,
+            http,
+            ..S3Options::default()
+        };
+        Ok(Self { dialect, ..Self::in_environment(options, Environment::empty())? })
     }
 
     fn object(&self, at: &Location) -> Result<Object> {
@@ -190,6 +223,7 @@ impl S3 {
             key,
             version,
             requester_pays,
+            dialect: self.dialect.clone(),
             learnt: Mutex::new(Learnt { region, skew: SignedDuration::ZERO }),
         })
     }
@@ -242,9 +276,19 @@ impl Protocol for S3 {
     }
 
     fn create(&self, at: &Location) -> Result<Box<dyn Publish>> {
+        self.create_named(at, at.to_string())
+    }
+}
+
+impl S3 {
+    /// Creates a new object, which messages call `name`.
+    pub(crate) fn create_named(&self, at: &Location, name: String) -> Result<Box<dyn Publish>> {
         let object = self.object(at)?;
         if object.version.is_some() {
-            return Err(Error::invalid("a new object has no versionId"));
+            return Err(Error::invalid(format!(
+                "a new object has no {}",
+                object.dialect.version()
+            )));
         }
         // Keys that are missing should not be noticed at the end.
         if let Some(credentials) = &object.credentials {
@@ -253,9 +297,12 @@ impl Protocol for S3 {
             retry.repeat(keys).map_err(|e| Error::io("cannot write it", e))?;
         }
         let retry = self.options.http.retry.clone();
+        let authorized = || object.dialect.prepare().map_err(SourceError::from);
+        let authorized = at_first(&retry).repeat(authorized);
+        authorized.map_err(|e| Error::io("cannot write it", e))?;
         let create_only = self.options.create_only;
         let resume = self.options.resume.as_deref();
-        let new = write::create(object, retry, create_only, resume, at.to_string());
+        let new = write::create(object, retry, create_only, resume, name);
         Ok(Box::new(new.map_err(|e| Error::io("cannot create the object", e))?))
     }
 }

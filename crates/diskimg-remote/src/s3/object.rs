@@ -9,6 +9,7 @@
 //! ```
 
 use super::credentials::{Credentials, Issued};
+use super::dialect::Dialect;
 use super::refusal::Refusal;
 use super::sigv4::{Scope, UNSIGNED_PAYLOAD, sha256_hex, sign};
 use super::url::{Endpoint, is_region, request_url};
@@ -42,6 +43,7 @@ pub(crate) struct Object {
     pub(crate) key: String,
     pub(crate) version: Option<String>,
     pub(crate) requester_pays: bool,
+    pub(crate) dialect: Dialect,
     /// What was learnt from answers.
     pub(crate) learnt: Mutex<Learnt>,
 }
@@ -140,6 +142,7 @@ impl Object {
             if let Some(issued) = &issued {
                 refusal.conceal(issued.keys.secrets());
             }
+            refusal.conceal(self.dialect.secret().as_deref());
             if !self.adjust(&refusal, &mut adjusted, issued.as_ref(), &learnt) {
                 return Ok(Err(refusal));
             }
@@ -152,6 +155,7 @@ impl Object {
         if let Some(issued) = self.credentials.as_ref().and_then(|keys| keys.issued()) {
             refusal.conceal(issued.keys.secrets());
         }
+        refusal.conceal(self.dialect.secret().as_deref());
         refusal
     }
 
@@ -191,6 +195,7 @@ impl Object {
             let scope = Scope { region: &learnt.region, service: "s3", time };
             sign(&call.method, &uri, &mut headers, &hash, &issued.keys, scope);
         }
+        self.dialect.authorize(&uri, &mut headers)?;
         self.transmit(call, uri, headers)
     }
 
@@ -251,7 +256,7 @@ impl Object {
 
     /// Returns the length of the object.
     pub(crate) fn len(&self) -> Attempt<u64> {
-        let version = self.version.as_deref().map(|id| ("versionId", id));
+        let version = self.version.as_deref().map(|id| (self.dialect.version(), id));
         let call = Call { query: version.as_slice(), ..Call::new(Method::HEAD) };
         let response = self.attempt(&call)?;
         let len = response.headers().get(header::CONTENT_LENGTH);
@@ -269,7 +274,7 @@ impl Object {
         let range = range_value(range);
         let mut headers = vec![(header::RANGE, &*range)];
         headers.extend(condition);
-        let version = self.version.as_deref().map(|id| ("versionId", id));
+        let version = self.version.as_deref().map(|id| (self.dialect.version(), id));
         self.exchange(&Call {
             query: version.as_slice(),
             headers: &headers,
@@ -293,7 +298,7 @@ impl Ranges for Object {
     }
 
     fn protocol(&self) -> &'static str {
-        "s3"
+        self.dialect.protocol()
     }
 
     fn stall_timeout(&self) -> Duration {

@@ -60,12 +60,19 @@ impl Refusal {
         }
         let header = headers.get("x-amz-bucket-region").and_then(|value| value.to_str().ok());
         region = header.map(str::to_owned).or(region);
+        let mut refusal = Self { status, headers, code: String::new(), message, region };
+        refusal.set_code(code);
+        refusal
+    }
+
+    /// Sets the code, without characters that codes do not have.
+    pub(crate) fn set_code(&mut self, mut code: String) {
         code.retain(is_of_code);
         // A longer one is something else.
         if code.len() > MAX_CODE {
             code.clear();
         }
-        Self { status, headers, code, message, region }
+        self.code = code;
     }
 
     /// Replaces secrets in what the service says, which may repeat the request.

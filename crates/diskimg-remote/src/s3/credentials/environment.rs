@@ -69,7 +69,7 @@ impl Environment {
 }
 
 /// Reads a file with a token, without the spaces around it.
-pub(super) fn read_token(file: &Path) -> Attempt<String> {
+pub(crate) fn read_token(file: &Path) -> Attempt<String> {
     let mut text = String::new();
     let read = File::open(file).and_then(|file| file.take(MAX_TOKEN).read_to_string(&mut text));
     match read {

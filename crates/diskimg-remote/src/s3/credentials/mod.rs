@@ -10,10 +10,10 @@
 //! | 6 | `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI` or `_FULL_URI` | [`instance`] |
 //! | 7 | the metadata service of an EC2 instance, version 2 | [`instance`] |
 
-mod environment;
+pub(crate) mod environment;
 mod instance;
 mod profile;
-mod services;
+pub(crate) mod services;
 mod sso;
 mod sts;
 #[cfg(test)]
@@ -293,7 +293,7 @@ impl Chain {
 }
 
 /// Returns the failure of what cannot be done without other settings.
-fn refused(message: impl Into<String>) -> Failure {
+pub(crate) fn refused(message: impl Into<String>) -> Failure {
     let error = io::Error::new(io::ErrorKind::PermissionDenied, Unexpected(message.into()));
     Failure::Final(error)
 }

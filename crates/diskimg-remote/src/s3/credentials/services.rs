@@ -27,9 +27,9 @@ const LOCAL_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Services {
     /// For services of a region.
-    pub(super) remote: Transport,
+    pub(crate) remote: Transport,
     /// For services of this host, without proxies.
-    pub(super) local: Transport,
+    pub(crate) local: Transport,
 }
 
 impl Services {
@@ -55,7 +55,7 @@ impl Services {
 ///
 /// # Errors
 /// Returns the refusal in words that begin with `what`.
-pub(super) fn fetch(
+pub(crate) fn fetch(
     transport: &Transport,
     request: ureq::http::Result<Request<impl AsSendBody>>,
     what: &str,
@@ -64,7 +64,7 @@ pub(super) fn fetch(
 }
 
 /// As [`fetch`], with a body that contains `secrets`.
-pub(super) fn fetch_with(
+pub(crate) fn fetch_with(
     transport: &Transport,
     request: ureq::http::Result<Request<impl AsSendBody>>,
     what: &str,
