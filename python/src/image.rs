@@ -146,6 +146,12 @@ impl Image {
         json(&self.run(py, |image| image.info(layer))?)
     }
 
+    /// Returns what a consumer would reject of the image, as JSON.
+    fn preflight(&self, py: Python<'_>, consumer: &str) -> PyResult<String> {
+        let consumer = consumer.parse().or_raise(py)?;
+        json(&self.run(py, |image| diskimg::preflight::preflight(image, consumer))?)
+    }
+
     /// Returns the dirty bitmaps as JSON; `None` if images of this format and version have none.
     fn bitmaps(&self, py: Python<'_>) -> PyResult<Option<String>> {
         self.run(py, diskimg::Image::dirty_bitmaps)?.as_ref().map(json).transpose()

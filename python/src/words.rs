@@ -6,6 +6,7 @@ use diskimg::check::RepairScope;
 use diskimg::inspection::Code;
 use diskimg::iso::write::{CylinderAlignment, Emulation, Hide, Joliet, RockRidge};
 use diskimg::iso::{Droppable, Namespace};
+use diskimg::preflight::{Code as PreflightCode, Consumer};
 use diskimg::{DigestAlgorithm, Error, ExternalFiles, Format, Preallocation, Reflink, Severity};
 use pyo3::prelude::*;
 use std::fmt::Display;
@@ -45,6 +46,8 @@ const ENUMERATIONS: &[Enumeration] = enumerations! {
     "Droppable" = Droppable,
     "Emulation" = Emulation,
     "FindingCode" = Code,
+    "Consumer" = Consumer,
+    "PreflightCode" = PreflightCode,
     "Hide" = Hide,
     "JolietMode" = Joliet,
     "NamespaceChoice" = Namespace,

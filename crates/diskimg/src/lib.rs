@@ -93,6 +93,8 @@ pub mod open;
 mod ops;
 #[cfg(feature = "partition")]
 pub mod partition;
+#[cfg(feature = "preflight")]
+pub mod preflight;
 mod remedy;
 mod report;
 pub mod storage;

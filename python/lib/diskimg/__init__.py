@@ -55,6 +55,7 @@ from diskimg._operations import (
     inspect,
     map,
     measure,
+    preflight,
     resize,
 )
 from diskimg._partitions import FileSystem, Partition, PartitionTable
@@ -75,6 +76,8 @@ from diskimg._results import (
     Inspection,
     InspectionFinding,
     Measure,
+    Preflight,
+    PreflightFinding,
     Rebased,
     Reference,
     Report,
@@ -119,6 +122,8 @@ __all__ = [
     "Measure",
     "Partition",
     "PartitionTable",
+    "Preflight",
+    "PreflightFinding",
     "Rebased",
     "Reference",
     "RefusedError",
@@ -155,6 +160,7 @@ __all__ = [
     "measure",
     "merge_bitmap",
     "open",
+    "preflight",
     "rebase",
     "remove_bitmap",
     "resize",

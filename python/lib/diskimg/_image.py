@@ -13,11 +13,20 @@ from diskimg._errors import Error, InvalidError, UnsupportedError
 from diskimg._file import ImageFile
 from diskimg._partitions import FileSystem, PartitionTable
 from diskimg._progress import Progress, progress_callback
-from diskimg._results import Bitmap, CheckReport, Extent, Finding, Info, Measure, Snapshot
+from diskimg._results import (
+    Bitmap,
+    CheckReport,
+    Extent,
+    Finding,
+    Info,
+    Measure,
+    Preflight,
+    Snapshot,
+)
 from diskimg._types import amount, file_or_name, open_args, option_pairs
 from diskimg._url import Url
 from diskimg._words import choice
-from diskimg.types import BinaryReader, ExternalFiles, Format, Node, OptionValue, Path
+from diskimg.types import BinaryReader, Consumer, ExternalFiles, Format, Node, OptionValue, Path
 
 if TYPE_CHECKING:
     from diskimg.iso import Entry
@@ -229,6 +238,16 @@ class Image:
             IoError: A file's size cannot be determined.
         """
         return Info._from_json(json.loads(self._native.info(amount("layer", layer))))
+
+    def preflight(self, consumer: Consumer) -> Preflight:
+        """Check what a cloud or hypervisor would reject of the image; see `preflight`.
+
+        Raises:
+            InvalidError: The consumer is not known; also a `ValueError`.
+            IoError: The image cannot be read; also an `OSError`.
+        """
+        word = choice("Consumer", "consumer", consumer)
+        return Preflight._from_json(json.loads(self._native.preflight(word)))
 
     def extents(self, start: int = 0, end: int | None = None) -> Iterator[Extent]:
         """Iterate over the extents of a guest range in order; adjacent like extents are merged.

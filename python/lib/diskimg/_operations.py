@@ -26,6 +26,7 @@ from diskimg._results import (
     Info,
     Inspection,
     Measure,
+    Preflight,
     Report,
     Resized,
     Salvaged,
@@ -46,6 +47,7 @@ from diskimg._words import choice, optional, shown
 from diskimg.types import (
     BinaryReader,
     BinaryWriter,
+    Consumer,
     DigestAlgorithm,
     ExternalFiles,
     FindingCode,
@@ -413,6 +415,56 @@ def info(
         if not chain:
             return image.info()
         return [image.info(layer) for layer in range(image.layers)]
+
+
+def preflight(
+    file: Path | BinaryReader | Node | Url,
+    consumer: Consumer,
+    *,
+    format: Format | None = None,
+    disk: str | int | None = None,
+    external_files: ExternalFiles = "same-dir",
+    limits: Mapping[str, int] | None = None,
+    force_share: bool = False,
+    secrets: Mapping[str, bytes] | None = None,
+) -> Preflight:
+    """Check what a cloud or hypervisor would reject of an image, before it is uploaded.
+
+    >>> diskimg.create("disk.raw", "1500M", format="raw").size
+    1572864000
+    >>> for finding in diskimg.preflight("disk.raw", "gcp", format="raw").findings:
+    ...     print(finding.severity, finding.code)
+    error size-multiple
+    warning no-partition-table
+
+    Data of the disk is read where a partition table, a boot loader or the modules of a kernel are
+    expected.
+
+    Args:
+        file: A file name or a binary file object, as for `open`.
+        consumer: The cloud or hypervisor: ``aws``, ``azure``, ``esxi``, ``gcp``, ``glance``,
+            ``hyperv``, ``ovirt``, ``proxmox``, ``virtualbox``, ``vsphere`` or ``workstation``.
+        format: The image's format; by default it is detected.
+        disk: The disk of an appliance.
+        external_files: Which files an image may refer to, as for `open`.
+        limits: Resource limits that differ from the defaults in `LIMITS`, by name.
+        force_share: Do not lock the image's files, even if another process is writing to them.
+        secrets: Passwords and keys by ID, as for `open`.
+
+    Raises:
+        InvalidError: The consumer is not known; also a `ValueError`.
+        Error: As `open`.
+    """
+    with open(
+        file,
+        format,
+        disk=disk,
+        external_files=external_files,
+        limits=limits,
+        force_share=force_share,
+        secrets=secrets,
+    ) as image:
+        return image.preflight(consumer)
 
 
 def map(

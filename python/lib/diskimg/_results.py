@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from diskimg.types import DigestAlgorithm, FindingCode, Format, Severity
+from diskimg.types import (
+    Consumer,
+    DigestAlgorithm,
+    FindingCode,
+    Format,
+    PreflightCode,
+    Severity,
+)
 
 Json: TypeAlias = dict[str, Any]
 """A JSON object, as `json.dumps` accepts it."""
@@ -422,6 +429,86 @@ class Inspection:
             **facts,
             "other-formats": list(self.other_formats),
             "references": [reference.to_dict() for reference in self.references],
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PreflightFinding:
+    """A finding about an image that a cloud or hypervisor is to receive."""
+
+    code: PreflightCode
+    """A stable identifier such as ``size-multiple``."""
+    severity: Severity
+    """With an ``error``, the image is rejected."""
+    message: str
+    """Description, one line. It may quote the image."""
+
+    def to_dict(self) -> Json:
+        """The fields."""
+        return {"code": self.code, "severity": self.severity, "message": self.message}
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What a cloud or hypervisor would reject of an image. True if it accepts the image.
+
+    >>> diskimg.create("disk.vhd", "100M", format="vpc").size
+    104857600
+    >>> found = diskimg.preflight("disk.vhd", "azure")
+    >>> bool(found), [finding.code for finding in found.findings if finding.severity == "error"]
+    (False, ['variant'])
+    """
+
+    filename: str
+    """The name that the image was opened with."""
+    consumer: Consumer
+    """The cloud or hypervisor."""
+    accepted: bool
+    """False if any finding has the severity ``error``."""
+    format: Format
+    """The format of the image."""
+    virtual_size: int
+    """Size of the disk in bytes."""
+    boots_bios: bool
+    """Whether the first sector has boot code for a BIOS."""
+    efi_partition: bool
+    """Whether there is an EFI system partition."""
+    boots_uefi: tuple[str, ...]
+    """Architectures for which the EFI system partition has a boot loader that any firmware finds:
+    ``x86_64``, ``aarch64``, …"""
+    findings: tuple[PreflightFinding, ...] = ()
+    """The findings, most severe first."""
+
+    def __bool__(self) -> bool:
+        return self.accepted
+
+    @classmethod
+    def _from_json(cls, facts: Json) -> Preflight:
+        fields = _fields(facts)
+        boot = _fields(fields.pop("boot"))
+        fields["consumer"] = fields.pop("for")
+        fields["findings"] = tuple(PreflightFinding(**one) for one in fields["findings"])
+        return cls(
+            **fields,
+            boots_bios=boot["bios"],
+            efi_partition=boot["efi_partition"],
+            boots_uefi=tuple(boot["uefi"]),
+        )
+
+    def to_dict(self) -> Json:
+        """As in ``diskimg preflight --output=json``."""
+        return {
+            "filename": self.filename,
+            "for": self.consumer,
+            "accepted": self.accepted,
+            "format": self.format,
+            "virtual-size": self.virtual_size,
+            "boot": {
+                "bios": self.boots_bios,
+                "efi-partition": self.efi_partition,
+                "uefi": list(self.boots_uefi),
+            },
             "findings": [finding.to_dict() for finding in self.findings],
         }
 

@@ -69,6 +69,7 @@ __all__ = [
     "measure",
     "merge_bitmap",
     "open",
+    "preflight",
     "rebase",
     "remove_bitmap",
     "resize",
@@ -274,6 +275,7 @@ inspect = _asynchronous(_operations.inspect)
 map = _asynchronous(_operations.map)
 measure = _asynchronous(_operations.measure)
 merge_bitmap = _asynchronous(_bitmaps.merge_bitmap)
+preflight = _asynchronous(_operations.preflight)
 rebase = _asynchronous(_in_place.rebase)
 remove_bitmap = _asynchronous(_bitmaps.remove_bitmap)
 resize = _asynchronous(_operations.resize)

@@ -155,6 +155,47 @@ FindingCode: TypeAlias = Literal[
 ]
 """The code of a finding of `inspect`; SECURITY.md describes them."""
 
+Consumer: TypeAlias = Literal[
+    "aws",
+    "azure",
+    "esxi",
+    "gcp",
+    "glance",
+    "hyperv",
+    "ovirt",
+    "proxmox",
+    "virtualbox",
+    "vsphere",
+    "workstation",
+]
+"""A cloud or hypervisor that receives images."""
+
+PreflightCode: TypeAlias = Literal[
+    "format",
+    "variant",
+    "version",
+    "backing-file",
+    "external-file",
+    "encrypted",
+    "unsafe",
+    "size-multiple",
+    "size-range",
+    "partition-beyond-end",
+    "firmware-format",
+    "disk-driver",
+    "network-driver",
+    "no-partition-table",
+    "gpt",
+    "mbr-size",
+    "no-boot-loader",
+    "sparse-file",
+    "dirty",
+    "snapshots",
+    "not-examined",
+    "uefi",
+]
+"""The code of a finding of `preflight`."""
+
 Namespace: TypeAlias = Literal["rock-ridge", "joliet", "iso", "udf"]
 """One of the directory trees that an ISO image can have for the same files."""
 

@@ -21,6 +21,7 @@ pub(crate) mod measure;
 pub(crate) mod mkisofs;
 pub(crate) mod names;
 mod objects;
+pub(crate) mod preflight;
 pub(crate) mod rebase;
 pub(crate) mod recipe;
 pub(crate) mod resize;
@@ -88,6 +89,7 @@ enum CommandArgs {
     Convert(convert::Args),
     Info(info::Args),
     Inspect(inspect::Args),
+    Preflight(preflight::Args),
     Map(map::Args),
     Ls(ls::Args),
     Create(create::Args),
@@ -154,6 +156,8 @@ pub(crate) enum Command {
     Info(info::Job),
     /// `inspect`.
     Inspect(inspect::Job),
+    /// `preflight`.
+    Preflight(preflight::Job),
     /// `map`.
     Map(map::Job),
     /// `ls`.
@@ -277,7 +281,7 @@ fn with_usage(command: clap::Command, name: &str, parent: &str, operands: &str) 
 
 /// Returns true for commands that would be taken for qemu-img's, and are not.
 fn is_own(command: &str) -> bool {
-    matches!(command, "ls" | "serve")
+    matches!(command, "ls" | "preflight" | "serve")
 }
 
 /// Returns the operands of a command for its usage line.
@@ -372,6 +376,7 @@ pub(crate) fn parse(
         CommandArgs::Convert(args) => run(args.parse(program)?, Command::Convert),
         CommandArgs::Info(args) => run(args.parse(program)?, Command::Info),
         CommandArgs::Inspect(args) => run(args.parse()?, Command::Inspect),
+        CommandArgs::Preflight(args) => run(args.parse()?, Command::Preflight),
         CommandArgs::Map(args) => run(args.parse(program)?, Command::Map),
         CommandArgs::Ls(args) => run(args.parse()?, Command::Ls),
         CommandArgs::Create(args) => run(args.parse(program)?, Command::Create),

@@ -18,6 +18,7 @@ mod ls;
 mod manual;
 mod map;
 mod measure;
+mod preflight;
 mod rebase;
 mod resize;
 #[cfg(feature = "nbd")]
@@ -69,6 +70,7 @@ fn connects(command: &Command, by: Connections) -> bool {
         }
         Command::Info(job) => job.inputs.iter().any(is_url),
         Command::Inspect(job) => job.server.as_ref().is_some_and(is_server),
+        Command::Preflight(job) => is_url(&job.input),
         Command::Map(job) => is_url(&job.input),
         Command::Ls(job) => is_url(&job.input) || job.disk.as_deref().is_some_and(is_url),
         Command::Compare(job) => is_url(&job.a) || is_url(&job.b),
@@ -146,6 +148,7 @@ fn calls_for_files(command: &Command) -> Calls {
         Command::Man(None) | Command::Completions(_) | Command::Config(_) => Calls::read(),
         Command::Info(_)
         | Command::Inspect(_)
+        | Command::Preflight(_)
         | Command::Map(_)
         | Command::Ls(_)
         | Command::Compare(_)
@@ -187,6 +190,7 @@ pub(crate) fn run(command: Command, console: &Console) -> Result<u8, Failure> {
         Command::Convert(job) => convert::run(job, console),
         Command::Info(job) => info::run(&job, console),
         Command::Inspect(job) => inspect::run(&job, console),
+        Command::Preflight(job) => preflight::run(&job, console),
         Command::Map(job) => map::run(&job, console),
         Command::Ls(job) => ls::run(&job, console),
         Command::Create(job) => create::run(job, console),

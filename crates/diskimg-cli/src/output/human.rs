@@ -3,10 +3,11 @@
 use diskimg::check::CheckReport;
 use diskimg::info::{Child, Info, Snapshot, Value};
 use diskimg::inspection::{PartitionTable, Role, Verdict};
-use diskimg::{Inspection, Measure, printable};
+use diskimg::preflight::Preflight;
+use diskimg::{Finding, Inspection, Measure, printable};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 /// Formats the output of `info` for one image.
 pub(crate) fn info(info: &Info) -> String {
@@ -89,7 +90,30 @@ pub(crate) fn inspection(found: &Inspection) -> String {
         };
         text.line(role, &reference.name);
     }
-    for finding in &found.findings {
+    findings(&mut text, &found.findings);
+    text.0
+}
+
+/// The result of a preflight check.
+pub(crate) fn preflight(found: &Preflight) -> String {
+    let mut text = Text::default();
+    text.line("image", &found.filename);
+    let title = found.consumer.title();
+    text.line(&format!("accepted by {title}"), if found.accepted { "yes" } else { "no" });
+    text.line("file format", found.format);
+    text.line("virtual size", &size_and_bytes(found.virtual_size));
+    let bios = Some("BIOS".to_owned()).filter(|_| found.boot.bios);
+    let uefi = found.boot.uefi.iter().map(|architecture| format!("UEFI ({architecture})"));
+    let boot: Vec<_> = bios.into_iter().chain(uefi).collect();
+    if !boot.is_empty() {
+        text.line("boots with", &boot.join(", "));
+    }
+    findings(&mut text, &found.findings);
+    text.0
+}
+
+fn findings<C: Display>(text: &mut Text, findings: &[Finding<C>]) {
+    for finding in findings {
         let mut line = format!("{}: {}", finding.code, finding.message);
         if let Some(member) = &finding.path {
             let _ = write!(line, " (in {member})");
@@ -99,7 +123,6 @@ pub(crate) fn inspection(found: &Inspection) -> String {
         }
         text.line(&finding.severity.to_string(), &line);
     }
-    text.0
 }
 
 fn backing(text: &mut Text, info: &Info) {

@@ -44,7 +44,7 @@ mod recognize;
 pub use contents::{Contents, contents};
 pub use recognize::{Kind, Recognized, recognize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::iso::{Entry, FileTree, FileType, IsoImage, IsoOptions, Listing};
 use crate::iso::{MAX_COST_RATIO, Node, Walk};
 use crate::open::limits::Limits;
@@ -263,6 +263,21 @@ impl FileSystem {
         let path = path.strip_prefix(b"/").unwrap_or(&path);
         let bytes = self.bytes.min(MAX_DIRECTORIES);
         Ok(Walk::new(Arc::clone(&self.tree), dir, path, bytes, self.limits.clone()))
+    }
+
+    /// Returns the first bytes of the regular file at `path`, at most `max`. `None` if there is no
+    /// such file, or if files of this kind of file system are not read.
+    ///
+    /// # Errors
+    /// As [`lookup`](Self::lookup), except for a missing file.
+    #[cfg(feature = "preflight")]
+    pub(crate) fn first_bytes(&self, path: &[u8], max: u64) -> Result<Option<Vec<u8>>> {
+        match self.lookup(path) {
+            Ok(node) if node.file_type == FileType::Regular => self.tree.first_bytes(&node, max),
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == ErrorKind::Invalid => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn resolve_directory(&self, path: &[u8]) -> Result<(Node, Vec<u8>)> {

@@ -147,6 +147,16 @@ pub(crate) trait FileTree: Send + Sync + Debug {
         let error = listing.error.take();
         Ok((listing, error))
     }
+
+    /// Returns the first bytes of a regular file, at most `max`, in which holes are zeros. `None` if
+    /// this kind of tree only lists names.
+    ///
+    /// # Errors
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the location of the contents is damaged,
+    /// and [`Io`](crate::ErrorKind::Io) if reading fails.
+    fn first_bytes(&self, _file: &Node, _max: u64) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
 }
 
 /// The entries of a directory.

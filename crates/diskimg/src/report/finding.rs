@@ -3,6 +3,75 @@
 #[cfg(feature = "serde")]
 use serde::Serialize;
 
+#[cfg(feature = "inspect")]
+/// Declares an enum of codes with documentation, name and severity.
+macro_rules! finding_codes {
+    (
+        $(#[doc = $about:literal])+ $type:ident, $what:literal;
+        $($(#[doc = $doc:literal])+ $code:ident = $name:literal, $severity:ident;)+
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum $type { $($(#[doc = $doc])+ $code,)+ }
+
+        impl $type {
+            /// All codes.
+            pub const ALL: &'static [Self] = &[$(Self::$code,)+];
+
+            /// Returns the name, in kebab case.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$code => $name,)+ }
+            }
+
+            /// Returns the severity of findings with this code, unless the operation lowers it.
+            pub const fn severity(self) -> $crate::Severity {
+                match self { $(Self::$code => $crate::Severity::$severity,)+ }
+            }
+        }
+
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(self.name())
+            }
+        }
+
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+                out.serialize_str(self.name())
+            }
+        }
+
+        impl std::str::FromStr for $type {
+            type Err = $crate::Error;
+
+            fn from_str(name: &str) -> $crate::Result<Self> {
+                Self::ALL.iter().copied().find(|code| code.name() == name).ok_or_else(|| {
+                    let known: Vec<_> = Self::ALL.iter().map(|code| code.name()).collect();
+                    $crate::Error::invalid(format!(concat!("unknown ", $what, " '{}'"), name))
+                        .hint(format!(concat!("known ", $what, "s: {}"), known.join(", ")))
+                })
+            }
+        }
+
+        #[cfg(test)]
+        mod codes {
+            #[test]
+            fn every_code_has_a_unique_name_that_parses_to_it() {
+                type Code = super::$type;
+                for (i, code) in Code::ALL.iter().enumerate() {
+                    assert_eq!(code.name().parse::<Code>().expect("parses"), *code);
+                    let others = &Code::ALL[..i];
+                    assert!(others.iter().all(|other| other.name() != code.name()), "{code}");
+                }
+                assert!("no-such-code".parse::<Code>().is_err());
+            }
+        }
+    };
+}
+#[cfg(feature = "inspect")]
+pub(crate) use finding_codes;
+
 /// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(Serialize))]
@@ -18,8 +87,8 @@ pub enum Severity {
 }
 
 /// A finding of an operation about an image. `C` is the type of the operation's codes:
-/// [`check::Code`](crate::check::Code), [`inspection::Code`](crate::inspection::Code) or
-/// [`iso::FindingCode`](crate::iso::FindingCode).
+/// [`check::Code`](crate::check::Code), [`inspection::Code`](crate::inspection::Code),
+/// [`preflight::Code`](crate::preflight::Code) or [`iso::FindingCode`](crate::iso::FindingCode).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(Serialize))]
 #[non_exhaustive]

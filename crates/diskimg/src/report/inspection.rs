@@ -7,39 +7,14 @@
 //! ```
 
 use crate::error::Error;
-use crate::report::finding::Severity;
+use crate::report::finding::finding_codes;
 use crate::storage::source::Source;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use std::borrow::Cow;
-use std::fmt;
-use std::str::FromStr;
 
-/// Declares the codes with documentation, name and severity.
-macro_rules! codes {
-    ($($(#[doc = $doc:literal])+ $code:ident = $name:literal, $severity:ident;)+) => {
-        /// Code of a finding of an inspection. The names are stable; codes may be added.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[non_exhaustive]
-        pub enum Code { $($(#[doc = $doc])+ $code,)+ }
-
-        impl Code {
-            /// All codes.
-            pub const ALL: &'static [Self] = &[$(Self::$code,)+];
-
-            /// Returns the name, in kebab case.
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$code => $name,)+ }
-            }
-
-            /// Returns the severity of findings with this code, unless the caller allows it.
-            pub const fn severity(self) -> Severity {
-                match self { $(Self::$code => Severity::$severity,)+ }
-            }
-        }
-    };
-}
-
-codes! {
+finding_codes! {
+    /// Code of a finding of an inspection. The names are stable; codes may be added.
+    Code, "finding";
     /// The bytes match more than one format, so readers may interpret them differently.
     SeveralFormats = "several-formats", Error;
     /// The format differs from the claimed format.
@@ -123,31 +98,7 @@ codes! {
     Empty = "empty", Note;
 }
 
-impl fmt::Display for Code {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl Serialize for Code {
-    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
-        out.serialize_str(self.name())
-    }
-}
-
-impl FromStr for Code {
-    type Err = Error;
-
-    fn from_str(name: &str) -> crate::Result<Self> {
-        Self::ALL.iter().copied().find(|code| code.name() == name).ok_or_else(|| {
-            let known: Vec<_> = Self::ALL.iter().map(|code| code.name()).collect();
-            Error::invalid(format!("unknown finding '{name}'"))
-                .hint(format!("known findings: {}", known.join(", ")))
-        })
-    }
-}
-
-/// A finding of an inspection. An [error](Severity::Error) makes the image unsafe.
+/// A finding of an inspection. An [error](crate::Severity::Error) makes the image unsafe.
 pub type Finding = crate::Finding<Code>;
 
 /// Role of a file that an image references.
@@ -195,9 +146,9 @@ pub enum PartitionTable {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// No finding has the severity [`Severity::Error`].
+    /// No finding has the severity [`Severity::Error`](crate::Severity::Error).
     Safe,
-    /// At least one finding has the severity [`Severity::Error`].
+    /// At least one finding has the severity [`Severity::Error`](crate::Severity::Error).
     Unsafe,
 }
 
@@ -298,19 +249,5 @@ impl Inspection {
             let format = format.map(str::to_owned);
             self.references.push(Reference { role, name: name.to_owned(), format });
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_code_has_a_unique_name_that_parses_to_it() {
-        for (i, code) in Code::ALL.iter().enumerate() {
-            assert_eq!(code.name().parse::<Code>().expect("parses"), *code);
-            assert!(Code::ALL[..i].iter().all(|other| other.name() != code.name()), "{code}");
-        }
-        assert!("no-such-code".parse::<Code>().is_err());
     }
 }

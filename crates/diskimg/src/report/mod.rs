@@ -1,4 +1,4 @@
-//! The results of `info`, `check`, `inspect` and `Draw`.
+//! The results of `info`, `check`, `inspect`, `preflight` and `Draw`.
 
 pub mod check;
 pub(crate) mod finding;
@@ -9,4 +9,6 @@ pub mod inspection;
 mod page;
 #[cfg(feature = "picture")]
 pub mod picture;
+#[cfg(feature = "preflight")]
+pub(crate) mod preflight;
 pub(crate) mod printable;

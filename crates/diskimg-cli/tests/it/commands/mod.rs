@@ -32,6 +32,7 @@ mod ova;
 #[cfg(target_os = "linux")]
 mod own_files;
 mod parallels;
+mod preflight;
 mod probing;
 mod rbd;
 mod remote;

@@ -164,6 +164,15 @@ impl FileTree for ExtTree {
         }
     }
 
+    fn first_bytes(&self, file: &Node, max: u64) -> Result<Option<Vec<u8>>> {
+        let number = u32::try_from(file.location).unwrap_or(0);
+        let inode = Inode::read(self, number)?;
+        match inode.is_encrypted() {
+            true => Err(Error::unsupported("the file is encrypted").in_structure("ext4")),
+            false => self.contents(&inode, max).map(Some),
+        }
+    }
+
     fn read_dir_reporting(&self, dir: &Node, _: &mut Findings<'_>) -> Result<Listing> {
         let number = u32::try_from(dir.location).unwrap_or(0);
         let inode = Inode::read(self, number)?;
