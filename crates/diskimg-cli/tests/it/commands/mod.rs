@@ -43,5 +43,7 @@ mod scale;
 mod serve;
 mod snapshot;
 mod ssh;
+#[cfg(all(target_os = "linux", feature = "azure", feature = "gcs"))]
+mod stores;
 mod vdi;
 mod vmdk;
