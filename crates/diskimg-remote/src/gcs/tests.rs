@@ -122,8 +122,7 @@ fn written(keys: Option<Keys>, dialect: Dialect) -> Vec<Received> {
             let hash = crate::upload::hash::hex(&Md5::digest(&received.body));
             Reply::new("200 OK", &[("ETag", &format!("\"{hash}\""))], b"")
         }
-        _ if received.path.contains("absent") => Reply::head("404 Not Found", &[]),
-        _ => Reply::head("200 OK", &[("Content-Length", "3")]),
+        _ => Reply::new("404 Not Found", &[], b""),
     });
     let endpoint = server.url("");
     let gcs = Gcs(S3::of_service(OtherService {
