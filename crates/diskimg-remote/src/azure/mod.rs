@@ -11,6 +11,8 @@
 mod access;
 mod blob;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod tokens;
 mod url;
 mod write;
@@ -21,6 +23,7 @@ use crate::http::client::{at_first, first_answer};
 use crate::http::source::RangeSource;
 use crate::http::transport::{Attempt, Transport, wrong};
 use crate::http::{self, HttpOptions};
+use crate::s3::credentials::environment::token_place;
 use access::Access;
 use blob::Blob;
 use diskimg::open::{Location, OpenMode, Protocol, Url};
@@ -76,7 +79,7 @@ impl AzureOptions {
     pub fn files(&self) -> Vec<PathBuf> {
         let http = HttpOptions { netrc: None, ..self.http.clone() };
         let token = self.environment().get("AZURE_FEDERATED_TOKEN_FILE");
-        http.files().into_iter().chain(token.map(PathBuf::from)).collect()
+        http.files().into_iter().chain(token.map(|file| token_place(file.into()))).collect()
     }
 
     fn environment(&self) -> Environment {

@@ -142,7 +142,7 @@ impl Issuer for Identity {
 }
 
 /// Returns the key in PEM (RFC 7468), as service accounts have it.
-fn key(pem: &str) -> Option<RsaKeyPair> {
+pub(super) fn key(pem: &str) -> Option<RsaKeyPair> {
     let text = pem.split("-----BEGIN PRIVATE KEY-----").nth(1)?;
     let text = text.split("-----END PRIVATE KEY-----").next()?;
     let text: String = text.split_whitespace().collect();

@@ -8,6 +8,8 @@
 //! Everything else is that of [`s3`](crate::s3).
 
 mod identity;
+#[cfg(test)]
+mod tests;
 
 use crate::environment::Environment;
 use crate::http::HttpOptions;

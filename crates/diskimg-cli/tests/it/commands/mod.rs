@@ -45,6 +45,8 @@ mod scale;
 mod serve;
 mod snapshot;
 mod ssh;
+#[cfg(all(target_os = "linux", feature = "azure", feature = "gcs"))]
+mod stores;
 #[cfg(target_os = "linux")]
 mod swift;
 mod vdi;

@@ -40,11 +40,7 @@ impl Environment {
         let own = [self.config_file(), self.credentials_file(), self.sso_cache()];
         let bundle = self.get("AWS_CA_BUNDLE").map(PathBuf::from);
         let tokens = TOKENS.iter().filter_map(|name| self.get(name)).map(PathBuf::from);
-        // Kubernetes replaces the directory in which such a file is.
-        let tokens = tokens.map(|file| match file.parent() {
-            Some(directory) if directory.join("..data").exists() => directory.to_owned(),
-            _ => file,
-        });
+        let tokens = tokens.map(token_place);
         own.into_iter().flatten().chain(bundle).chain(tokens).collect()
     }
 
@@ -65,6 +61,15 @@ impl Environment {
         let names =
             ["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"];
         names.iter().any(|name| self.get(name).is_some())
+    }
+}
+
+/// Returns what must be readable so that a token in a file can be read again when it was replaced:
+/// Kubernetes replaces the directory in which such a file is.
+pub(crate) fn token_place(file: PathBuf) -> PathBuf {
+    match file.parent() {
+        Some(directory) if directory.join("..data").exists() => directory.to_owned(),
+        _ => file,
     }
 }
 
