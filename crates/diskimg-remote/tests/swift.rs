@@ -221,7 +221,7 @@ fn exchange(account: &Account) {
     assert_eq!(own.filter(|line| line.starts_with("ours/")).count(), 2 + 3);
 
     // An object that is replaced while it is read.
-    for args in [&[][..], &["-S", "5242880", "--use-slo"]] {
+    for args in [&[][..], &["-S", "5242880", "--use-slo", "--leave-segments"]] {
         account.upload(&content, "replaced", args);
         let source =
             swift.open(&at("swift://disks/replaced"), &OpenMode::default()).expect("opens");
