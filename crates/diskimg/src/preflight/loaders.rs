@@ -1,7 +1,7 @@
 //! What firmware boots: the boot code in the first sector, and the loaders in an EFI system
 //! partition.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::files::FileSystem;
 use crate::open::limits::Limits;
 use crate::partition::{Scheme, Table};
@@ -76,25 +76,18 @@ fn loaders(partition: Arc<dyn Source>, limits: &Limits) -> Result<Vec<&'static s
     let files = FileSystem::open(partition, limits)?;
     let mut found = Vec::new();
     for (name, architecture) in LOADERS {
-        if files.lookup(format!("EFI/BOOT/{name}").as_bytes()).is_found()? {
+        if exists(&files, &format!("EFI/BOOT/{name}"))? {
             found.push(*architecture);
         }
     }
     Ok(found)
 }
 
-/// The result of a search for a file.
-trait Found {
-    /// Returns false if there is no such file.
-    fn is_found(self) -> Result<bool>;
-}
-
-impl Found for Result<crate::iso::Node> {
-    fn is_found(self) -> Result<bool> {
-        match self {
-            Ok(node) => Ok(!node.is_dir()),
-            Err(error) if error.kind() == crate::ErrorKind::Invalid => Ok(false),
-            Err(error) => Err(error),
-        }
+/// Returns true if there is a file of this name.
+fn exists(files: &FileSystem, path: &str) -> Result<bool> {
+    match files.lookup(path.as_bytes()) {
+        Ok(node) => Ok(!node.is_dir()),
+        Err(error) if error.kind() == ErrorKind::Invalid => Ok(false),
+        Err(error) => Err(error),
     }
 }
