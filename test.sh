@@ -74,6 +74,7 @@ need ceph ceph-common
 need ceph-mon ceph-mon
 need ceph-osd ceph-osd
 need radosgw radosgw
+need memcached memcached
 # Attributes and access control lists of files.
 need setfattr attr
 need setfacl acl

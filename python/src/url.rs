@@ -9,13 +9,41 @@ use diskimg_remote::http::{Http, HttpOptions};
 use diskimg_remote::nbd::{Nbd, NbdOptions};
 use diskimg_remote::rbd::Rbd;
 use diskimg_remote::s3::{Keys, S3, S3Options};
+use diskimg_remote::swift::{Credentials, Swift, SwiftOptions};
 use pyo3::prelude::*;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A URL and how its server is accessed. Corresponds to `UrlArgs` in `_url.py`.
 #[derive(FromPyObject)]
-struct UrlArgs(String, Vec<(String, String)>, Option<PathBuf>, bool, bool, bool, S3Args);
+struct UrlArgs(String, Vec<(String, String)>, Option<PathBuf>, bool, bool, bool, S3Args, SwiftArgs);
+
+/// How Swift is accessed. Corresponds to `SwiftArgs` in `_url.py`.
+#[derive(FromPyObject)]
+struct SwiftArgs(
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<(String, String, String)>,
+    Option<(String, String)>,
+    bool,
+);
+
+impl SwiftArgs {
+    fn options(self, http: HttpOptions) -> SwiftOptions {
+        let Self(cloud, region, interface, v1, token, create_only) = self;
+        let mut options = SwiftOptions::default();
+        options.http = http;
+        (options.cloud, options.region, options.interface) = (cloud, region, interface);
+        options.credentials = match (v1, token) {
+            (Some((url, user, key)), _) => Some(Credentials::v1(url, user, key)),
+            (None, Some((url, token))) => Some(Credentials::token(url, token)),
+            (None, None) => None,
+        };
+        options.create_only = create_only;
+        options
+    }
+}
 
 /// How an S3 store is accessed. Corresponds to `S3Args` in `_url.py`.
 #[derive(FromPyObject)]
@@ -49,8 +77,9 @@ impl S3Args {
 impl UrlArgs {
     /// Returns the URL and the protocol that opens it.
     fn image(self, py: Python<'_>) -> PyResult<RemoteImage> {
-        let Self(url, headers, ca_bundle, insecure, netrc, private_addresses, s3) = self;
-        let wrong = || bad_value("a URL must begin with http:, https:, s3:, nbd:, nbds: or rbd:");
+        let Self(url, headers, ca_bundle, insecure, netrc, private_addresses, s3, swift) = self;
+        let wrong =
+            || bad_value("a URL must begin with http:, https:, s3:, swift:, nbd:, nbds: or rbd:");
         let url = Url::new(url).ok_or_else(wrong)?;
         let is_http = matches!(url.scheme(), "http" | "https");
         if !is_http && !headers.is_empty() {
@@ -65,6 +94,9 @@ impl UrlArgs {
         let protocol: Arc<dyn Protocol> = match url.scheme() {
             _ if is_http => Arc::new(Http::with_options(options).or_raise(py)?),
             "s3" => Arc::new(S3::with_options(s3.options(options)).or_raise(py)?),
+            "swift" | "swift+http" | "swift+https" => {
+                Arc::new(Swift::with_options(swift.options(options)).or_raise(py)?)
+            }
             "rbd" if !private_addresses => {
                 return Err(bad_value("the addresses of a cluster cannot be restricted"));
             }

@@ -26,6 +26,7 @@
 //!     nginx      HTTP, with TLS and passwords, or without ranges
 //!     moto       an S3 store, and services that issue keys
 //!     radosgw    an S3 store: Ceph with its gateway
+//!     swift      Swift, and Keystone
 //!   storage
 //!     crash      storage that records its writes, and every state after a crash
 //!     faulty     sources, sinks and storage that fail at a chosen operation
@@ -74,6 +75,8 @@ pub mod radosgw;
 pub mod slow;
 pub mod sparsebundle;
 pub mod sparseimage;
+#[cfg(unix)]
+pub mod swift;
 pub mod tool;
 pub mod udf;
 pub mod vdi;

@@ -25,6 +25,10 @@ impl Radosgw {
     pub const ACCESS_KEY: &'static str = "testaccess";
     /// The secret access key.
     pub const SECRET_KEY: &'static str = "test/secret+key";
+    /// The user of Swift's interface.
+    pub const SWIFT_USER: &'static str = "t:swift";
+    /// Its key.
+    pub const SWIFT_KEY: &'static str = "swift/secret+key";
 
     /// Starts a store.
     ///
@@ -194,6 +198,28 @@ impl Radosgw {
         store.ceph(&["osd", "pool", "create", "rbd", "8"]);
         run("rbd", ["-c", &store.config(), "pool", "init", "rbd"]);
         store
+    }
+
+    /// Starts a store with a user of Swift's interface.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    pub fn with_swift() -> Self {
+        let store = Self::start();
+        let user = ["--uid", "t", "--subuser", Self::SWIFT_USER, "--access", "full"];
+        let key = ["--secret-key", Self::SWIFT_KEY, "--key-type", "swift"];
+        let create = ["-c", &store.config(), "subuser", "create"];
+        run("radosgw-admin", &[&create[..], &user, &key].concat());
+        store
+    }
+
+    /// Returns the variables by which clients of Swift find that user.
+    pub fn swift(&self) -> crate::swift::Variables {
+        vec![
+            ("ST_AUTH", format!("{}/auth/v1.0", self.endpoint())),
+            ("ST_USER", Self::SWIFT_USER.into()),
+            ("ST_KEY", Self::SWIFT_KEY.into()),
+        ]
     }
 
     /// Stops the daemon that stores data, or lets it go on.

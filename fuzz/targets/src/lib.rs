@@ -27,6 +27,7 @@ mod judges;
 mod memory;
 mod nbd;
 mod nbd_server;
+mod openstack;
 mod ova;
 mod parallels;
 mod qcow;
@@ -112,6 +113,11 @@ pub const TARGETS: &[Target] = &[
     Target { name: "inspect_probes", function: judges::probes, seeds: judges::probes_seeds },
     Target { name: "nbd_replies", function: nbd::replies, seeds: nbd::replies_seeds },
     Target { name: "http_answers", function: http::answers, seeds: http::answers_seeds },
+    Target {
+        name: "openstack_replies",
+        function: openstack::replies,
+        seeds: openstack::replies_seeds,
+    },
     Target { name: "s3_replies", function: s3::replies, seeds: s3::replies_seeds },
     Target { name: "nbd_server", function: nbd_server::server, seeds: nbd_server::server_seeds },
     Target { name: "round_trip", function: round_trip::round_trip, seeds: round_trip::seeds },

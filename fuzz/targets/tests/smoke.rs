@@ -137,6 +137,7 @@ smoke! {
     inspect_probes
     nbd_replies
     http_answers
+    openstack_replies
     s3_replies
     nbd_server
     round_trip

@@ -85,7 +85,7 @@ from diskimg._results import (
 from diskimg._sandbox import Sandbox, sandboxed
 from diskimg._server import Server, serve
 from diskimg._snapshots import apply_snapshot, create_snapshot, delete_snapshot
-from diskimg._url import S3, Url
+from diskimg._url import S3, Swift, Url
 
 __all__ = [
     "FORMATS",
@@ -128,6 +128,7 @@ __all__ = [
     "Sandbox",
     "Server",
     "Snapshot",
+    "Swift",
     "TransientError",
     "UnsupportedError",
     "Url",

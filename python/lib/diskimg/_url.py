@@ -22,7 +22,17 @@ S3Args = tuple[
 ]
 """How an S3 store is accessed: arguments for the native module."""
 
-UrlArgs = tuple[str, list[tuple[str, str]], str | None, bool, bool, bool, S3Args]
+SwiftArgs = tuple[
+    str | None,
+    str | None,
+    str | None,
+    tuple[str, str, str] | None,
+    tuple[str, str] | None,
+    bool,
+]
+"""How Swift is accessed: arguments for the native module."""
+
+UrlArgs = tuple[str, list[tuple[str, str]], str | None, bool, bool, bool, S3Args, SwiftArgs]
 """A URL and how its server is accessed: arguments for the native module."""
 
 
@@ -78,6 +88,52 @@ class S3:
 
 
 @dataclass(frozen=True, slots=True)
+class Swift:
+    """How OpenStack's object store is accessed, for a ``swift:`` URL.
+
+    What is not set is taken from the variables and files that OpenStack's own tools use, such as
+    ``OS_CLOUD``, ``OS_AUTH_URL`` and ``clouds.yaml``; unless private addresses are refused: URLs of
+    strangers are not for the passwords of this user.
+    """
+
+    cloud: str | None = None
+    """The cloud in ``clouds.yaml`` whose settings are used."""
+    region: str | None = None
+    """The region, if the service is in several."""
+    interface: str | None = None
+    """Which endpoint is used: ``public`` (by default), ``internal`` or ``admin``."""
+    auth_url: str | None = None
+    """The URL of Swift's own authentication (v1), with `user` and `key`."""
+    user: str | None = None
+    """A user of Swift's own authentication."""
+    key: str | None = field(default=None, repr=False)
+    """The key of the user."""
+    storage_url: str | None = None
+    """The URL of an account, with `token`."""
+    token: str | None = field(default=None, repr=False)
+    """A token for that account. It cannot be renewed."""
+    create_only: bool = False
+    """Do not replace an existing object."""
+
+    def _args(self) -> SwiftArgs:
+        v1 = (self.auth_url, self.user, self.key)
+        token = (self.storage_url, self.token)
+        for together in (v1, token):
+            if None in together and together.count(None) < len(together):
+                raise InvalidError(
+                    "auth_url, user and key belong together, and so do storage_url and token"
+                )
+        return (
+            self.cloud,
+            self.region,
+            self.interface,
+            None if v1[0] is None or v1[1] is None or v1[2] is None else (v1[0], v1[1], v1[2]),
+            None if token[0] is None or token[1] is None else (token[0], token[1]),
+            self.create_only,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Url:
     """An image on a server: an argument instead of a file name.
 
@@ -85,8 +141,8 @@ class Url:
     that changes on the server while it is read is an error. A text is never a URL, so that a name
     which a stranger has chosen connects to nothing.
 
-    A URL of ``s3:`` or ``rbd:`` can also be the output of `convert`; one of ``nbd:`` or ``rbd:``
-    with ``in_place``, for an existing image.
+    A URL of ``s3:``, ``swift:`` or ``rbd:`` can also be the output of `convert`; one of ``nbd:`` or
+    ``rbd:`` with ``in_place``, for an existing image.
 
     >>> image = diskimg.Url("https://user:password@name.invalid/disk.qcow2")
     >>> print(image)
@@ -95,8 +151,8 @@ class Url:
 
     url: str
     """A URL that begins with ``http:`` or ``https:``, in which a user and a password may be before
-    the host, percent-encoded; ``s3://BUCKET/KEY``; ``nbd:``, ``nbds:``, ``nbd+unix:`` or
-    ``nbds+unix:``; or ``rbd:POOL/IMAGE``.
+    the host, percent-encoded; ``s3://BUCKET/KEY``; ``swift://CONTAINER/OBJECT``; ``nbd:``,
+    ``nbds:``, ``nbd+unix:`` or ``nbds+unix:``; or ``rbd:POOL/IMAGE``.
     """
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Headers of each request to a web server, such as ``Authorization``. They are not sent to
@@ -116,6 +172,8 @@ class Url:
     """
     s3: S3 = field(default_factory=S3)
     """How the store of an ``s3:`` URL is accessed."""
+    swift: Swift = field(default_factory=Swift)
+    """How the store of a ``swift:`` URL is accessed."""
 
     def __str__(self) -> str:
         """Return the URL without user, password and the values of a query."""
@@ -134,4 +192,5 @@ class Url:
             self.netrc,
             self.private_addresses,
             self.s3._args(),
+            self.swift._args(),
         )

@@ -10,6 +10,8 @@ mod nbd;
 mod rbd;
 #[cfg(feature = "s3")]
 mod s3;
+#[cfg(feature = "swift")]
+mod swift;
 
 use diskimg::open::{Location, Node, Protocol, Protocols, Url};
 use std::path::{Path, PathBuf};
@@ -43,6 +45,9 @@ pub(crate) struct NetworkArgs {
     #[cfg(feature = "s3")]
     #[command(flatten)]
     s3: S3Args,
+    #[cfg(feature = "swift")]
+    #[command(flatten)]
+    openstack: OpenStackArgs,
 }
 
 /// How stores of objects are accessed. The names are those of Amazon's own command.
@@ -68,6 +73,22 @@ struct S3Args {
     /// `convert --resume`.
     #[arg(skip)]
     resume: Option<PathBuf>,
+}
+
+/// How clouds are accessed. The names are those of OpenStack's own command.
+#[cfg(feature = "swift")]
+#[derive(Debug, Clone, Default, clap::Args)]
+struct OpenStackArgs {
+    /// Use a cloud of clouds.yaml
+    #[arg(long_help = "Use the settings of a cloud in clouds.yaml for swift: URLs")]
+    #[arg(long, value_name = "NAME")]
+    os_cloud: Option<String>,
+    /// Name the region of the cloud
+    #[arg(long, value_name = "NAME")]
+    os_region_name: Option<String>,
+    /// Use the public, internal or admin endpoint
+    #[arg(long, value_name = "NAME")]
+    os_interface: Option<String>,
 }
 
 /// Certificates of a client.
@@ -98,7 +119,13 @@ struct Known {
 impl Known {
     /// Returns a protocol that reads only `files`, and loads nothing.
     #[cfg_attr(
-        not(any(feature = "http", feature = "nbd", feature = "rbd", feature = "s3")),
+        not(any(
+            feature = "http",
+            feature = "nbd",
+            feature = "rbd",
+            feature = "s3",
+            feature = "swift"
+        )),
         expect(dead_code, reason = "there is no protocol")
     )]
     const fn new(
@@ -127,6 +154,8 @@ const KNOWN: &[Known] = &[
     rbd::RBD,
     #[cfg(feature = "s3")]
     s3::S3_STORES,
+    #[cfg(feature = "swift")]
+    swift::SWIFT,
 ];
 
 impl NetworkArgs {

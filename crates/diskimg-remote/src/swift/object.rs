@@ -15,7 +15,7 @@ use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, 
 use ureq::{Body, SendBody};
 
 /// When an object was stored, in seconds with a fraction.
-pub(super) const TIMESTAMP: HeaderName = HeaderName::from_static("x-timestamp");
+const TIMESTAMP: HeaderName = HeaderName::from_static("x-timestamp");
 
 /// An object, and how it is accessed.
 #[derive(Debug, Clone)]
@@ -135,44 +135,36 @@ impl Object {
         }
     }
 
-    /// Requests a range of the object, of any version, or only of that with an `ETag`.
-    pub(super) fn get_range(
-        &self,
-        range: &Range<u64>,
-        etag: Option<&str>,
-    ) -> Attempt<Result<Response<Body>, Refusal>> {
+    /// Requests a range of the object.
+    ///
+    /// Not with `If-Match`: the `ETag` that Ceph states for an object made of segments is not the one
+    /// that it compares. Answers are compared instead.
+    pub(super) fn get_range(&self, range: &Range<u64>) -> Attempt<Result<Response<Body>, Refusal>> {
         let range = range_value(range);
-        let mut headers = vec![(header::RANGE, &*range)];
-        headers.extend(etag.map(|etag| (header::IF_MATCH, etag)));
+        let headers = [(header::RANGE, &*range)];
         self.exchange(&Call { headers: &headers, ..Call::new(Method::GET, self.path()) })
     }
 }
 
-/// An object that is read, and what is known of the version that is.
+/// An object that is read, and when it was stored. That of segments with a common prefix (DLO) says
+/// nothing about them; their `ETag` does, which is compared with each answer, too.
 #[derive(Debug)]
 pub(super) struct Pinned {
     pub(super) object: Object,
-    /// The `ETag` in quotes, which Swift omits for objects that are not made of segments.
-    pub(super) etag: Option<String>,
-    /// That of an object made of segments by their prefix says nothing about them.
-    pub(super) timestamp: Option<HeaderValue>,
+    timestamp: Option<HeaderValue>,
 }
 
 impl Pinned {
     /// Pins what a response to the first request is of.
     pub(super) fn new(object: Object, headers: &HeaderMap) -> Self {
-        let etag = headers.get(header::ETAG).and_then(|etag| etag.to_str().ok());
-        let etag = etag.map(|etag| etag.trim_matches('"'));
-        let is_plain = |etag: &&str| etag.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        let etag = etag.filter(is_plain).map(|etag| format!("\"{etag}\""));
-        Self { object, etag, timestamp: headers.get(TIMESTAMP).cloned() }
+        Self { object, timestamp: headers.get(TIMESTAMP).cloned() }
     }
 }
 
 impl Ranges for Pinned {
     fn get(&self, range: &Range<u64>, _: &Version) -> Attempt<Response<Body>> {
         const CHANGED: &str = "the object changed while it was read";
-        match self.object.get_range(range, self.etag.as_deref())? {
+        match self.object.get_range(range)? {
             Ok(response) => {
                 let timestamp = response.headers().get(TIMESTAMP);
                 match self.timestamp.as_ref() == timestamp || self.timestamp.is_none() {
@@ -180,9 +172,8 @@ impl Ranges for Pinned {
                     false => Err(wrong(Unexpected(CHANGED.into()))),
                 }
             }
-            Err(refusal) if matches!(refusal.status.as_u16(), 412 | 416) => {
-                Err(wrong(Unexpected(CHANGED.into())))
-            }
+            // It became shorter.
+            Err(refusal) if refusal.status == 416 => Err(wrong(Unexpected(CHANGED.into()))),
             Err(refusal) => Err(refusal.into_failure()),
         }
     }

@@ -252,8 +252,10 @@ impl Segments {
 
     fn require_container(&self) -> Attempt<()> {
         let own = path(&self.container, None);
-        if self.object.exchange(&Call::new(Method::HEAD, own.clone()))?.is_ok() {
-            return Ok(());
+        match self.object.exchange(&Call::new(Method::HEAD, own.clone()))? {
+            Ok(_) => return Ok(()),
+            Err(refusal) if matches!(refusal.status.as_u16(), 403 | 404) => {}
+            Err(refusal) => return Err(refusal.into_failure()),
         }
         let policy = HeaderName::from_static("x-storage-policy");
         let other = Call::new(Method::HEAD, path(&self.object.container, None));
@@ -263,8 +265,8 @@ impl Segments {
         let call = Call { headers: &headers, ..Call::new(Method::PUT, own) };
         match self.object.exchange(&call)? {
             Ok(_) => Ok(()),
-            // Someone else has created it.
-            Err(refusal) if matches!(refusal.status.as_u16(), 202 | 409) => Ok(()),
+            // Someone else has created it, with another policy.
+            Err(refusal) if refusal.status == 409 => Ok(()),
             Err(refusal) => Err(refusal.into_failure()),
         }
     }

@@ -1,6 +1,6 @@
 """Runs Swift and Keystone on the loopback interface: swift_server.py DIRECTORY
 
-Prints a line of JSON with the URLs when they answer, and stops them at the end of its input. There are
+Prints a line of names and values when they answer, and stops them at the end of its input. There are
 two kinds of accounts: AUTH_test with Swift's own authentication, and KEY_* with Keystone.
 """
 
@@ -96,7 +96,7 @@ bind_port = %d
         common % proxy
         + f"""
 [pipeline:main]
-pipeline = catch_errors gatekeeper healthcheck cache listing_formats bulk tempurl tempauth authtoken keystoneauth copy slo dlo proxy-server
+pipeline = catch_errors gatekeeper healthcheck cache listing_formats bulk tempurl authtoken keystoneauth tempauth copy slo dlo proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
@@ -281,7 +281,7 @@ def main():
         identity(keystone)
         found = {**found, **users(url, proxy), "keystone": url}
     wait("Swift", lambda: answers(f"http://127.0.0.1:{proxy}/healthcheck"))
-    print(json.dumps(found), flush=True)
+    print(" ".join(f"{name}={value}" for name, value in found.items()), flush=True)
     for line in sys.stdin:
         if line.strip() == "new-keys":
             new_keys()

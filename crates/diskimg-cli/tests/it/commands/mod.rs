@@ -44,5 +44,7 @@ mod scale;
 mod serve;
 mod snapshot;
 mod ssh;
+#[cfg(target_os = "linux")]
+mod swift;
 mod vdi;
 mod vmdk;
