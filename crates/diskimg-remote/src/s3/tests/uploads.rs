@@ -53,7 +53,7 @@ fn what_is_not_sent_yet_is_not_transferred() {
     // The first part, of 8 MiB, is sent at the end.
     assert!(transferred() <= 12.0 / 20.0, "{}", transferred());
     // Zeros beyond the end, and a part that is written twice.
-    new.sink().write_all_at(&bytes(9 * MIB), 8 * MIB as u64).expect("writes");
+    new.sink().write_all_at(&bytes(9 * MIB), 8 * MIB).expect("writes");
     new.sink().set_len(50 << 20).expect("grows");
     new.flush(Durability::Flushed).expect("is uploaded");
     assert!((transferred() - 1.0).abs() < 1e-9, "{}", transferred());
