@@ -115,13 +115,13 @@ def test_a_file_that_records_another_upload_is_an_error(store: Store, tmp_path: 
     state = tmp_path / "state"
     url = diskimg.Url("s3://bucket/disk", s3=store.s3(resume=state))
     at = f"s3://bucket/disk at http://127.0.0.1:{store.server_address[1]}"
-    for recorded in ("s3://bucket/other", None):
-        text = {"diskimg-upload": 1, "destination": recorded, "upload": None, "parts": {}}
-        state.write_text(json.dumps(text))
+    record: dict[str, object] = {"diskimg-upload": 1, "upload": None, "parts": {}}
+    for destination in ("s3://bucket/other", None):
+        state.write_text(json.dumps(record | {"destination": destination}))
         with pytest.raises(diskimg.IoError, match="record"):
             diskimg.convert(tmp_path / "disk.raw", url, src_format="raw")
         assert store.objects == {}
-    state.write_text(json.dumps(text | {"destination": at}))
+    state.write_text(json.dumps(record | {"destination": at}))
     diskimg.convert(tmp_path / "disk.raw", url, src_format="raw")
     assert store.objects["/bucket/disk"] == bytes(512)
     assert not state.exists()

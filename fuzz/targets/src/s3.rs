@@ -6,7 +6,7 @@ pub(crate) fn replies(input: &[u8]) {
 }
 
 pub(crate) fn replies_seeds() -> Vec<Vec<u8>> {
-    let seeds: [(u8, &str); 5] = [
+    let seeds: [(u8, &str); 6] = [
         (
             0,
             "<?xml version=\"1.0\"?><Error><Code>AuthorizationHeaderMalformed</Code>\
@@ -25,7 +25,12 @@ pub(crate) fn replies_seeds() -> Vec<Vec<u8>> {
             "{\"roleCredentials\":{\"accessKeyId\":\"A\",\"secretAccessKey\":\"S\",\
              \"sessionToken\":\"T\",\"expiration\":4070908800000}}",
         ),
-        (3, "[default]\nregion = r\n[profile a]\nsso_session = s\n[sso-session s]\nx = y\n"),
+        (
+            3,
+            "{\"diskimg-upload\":1,\"destination\":\"s3://b/k\",\"upload\":\"u\",\
+             \"parts\":{\"2\":{\"len\":8,\"sha256\":\"aa\",\"etag\":\"e\"}}}",
+        ),
+        (4, "[default]\nregion = r\n[profile a]\nsso_session = s\n[sso-session s]\nx = y\n"),
     ];
     seeds.iter().map(|(kind, text)| [&[*kind], text.as_bytes()].concat()).collect()
 }

@@ -111,9 +111,7 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "BYTES")]
     rate: Option<String>,
     /// Continue an upload that STATE records
-    #[arg(
-        long_help = "Record the upload to an s3: URL in the file STATE, and continue it if STATE exists"
-    )]
+    #[arg(long_help = "Record the upload to an s3: URL in STATE, and continue it if STATE exists")]
     #[arg(long, value_name = "STATE", value_hint = clap::ValueHint::FilePath)]
     resume: Option<PathBuf>,
     /// Write at most SIZE bytes

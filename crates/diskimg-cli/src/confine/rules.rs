@@ -135,11 +135,14 @@ impl Rules {
         }
     }
 
-    /// Also allows reading and replacing a file, and therefore all files in its directory.
+    /// Also allows reading and replacing a file, and therefore all files in its directory, unless
+    /// devices or processes are below it.
     pub(crate) fn allow_replace(self, path: Option<&Path>) -> Self {
-        match path {
-            Some(path) => self.allow(parent(path), FileAccess::Replace),
-            None => self,
+        match path.map(parent) {
+            Some(directory) if !has_devices(&directory) => {
+                self.allow(directory, FileAccess::Replace)
+            }
+            _ => self,
         }
     }
 

@@ -174,14 +174,20 @@ impl<S: Store> Upload<S> {
         }
     }
 
-    /// Returns which fraction of what was written does not wait for the store, from 0 to 1.
+    /// Returns which fraction of what was written the store has, from 0 to 1. An object of one part is
+    /// not sent before it is complete, and counts as sent.
     pub(super) fn fraction_sent(&self) -> f64 {
         let state = self.state();
-        let written = state.parts.iter().fold(0_u64, |sum, part| sum.saturating_add(part.written));
-        let waiting = (state.queue.len() + state.active) as u64 * state.layout.part();
-        match written {
-            0 => 1.0,
-            _ => 1.0 - waiting.min(written) as f64 / written as f64,
+        let (mut sent, mut written) = (0, 0);
+        for (index, part) in state.parts.iter().enumerate() {
+            let whole = state.layout.range(index, u64::MAX);
+            let len = part.written.min(whole.end - whole.start);
+            written += len;
+            sent += if part.sent.is_some() { len } else { 0 };
+        }
+        match state.parts.len() {
+            0 | 1 => 1.0,
+            _ => sent as f64 / written.max(1) as f64,
         }
     }
 

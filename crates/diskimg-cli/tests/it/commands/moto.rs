@@ -156,6 +156,12 @@ fn uploads_are_continued(stored: &Stored) {
     begin(stored, Signal::KILL);
     fs::write(stored.lab.path("big.raw"), &bytes[..1 << 20]).expect("writes");
     assert_eq!(proceed(stored), 0);
+    // A file that cannot be written.
+    fs::write(stored.lab.path("big.raw"), &bytes[..20 << 20]).expect("writes");
+    let line = "convert --sandbox=off --resume no/state -O raw big.raw s3://bucket/big";
+    let error = stored.run(line).fails(1);
+    assert!(error.contains("cannot record the upload in 'no/state'"), "{error}");
+    assert_eq!(stored.store.boto3(&["uploads", "bucket"]), "");
     for line in [
         "convert --resume state -O raw big.raw local.raw",
         "convert --resume state -n -O raw big.raw s3://bucket/big",

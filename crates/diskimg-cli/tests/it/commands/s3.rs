@@ -75,6 +75,7 @@ fn images_are_read_from_and_written_to_a_store() {
     reading(&stored);
     credentials(&stored);
     endings(&stored);
+    continued(&stored);
 }
 
 /// Writes each kind of layout: headers first or last, streams, and fixed sizes.
@@ -198,4 +199,31 @@ fn endings(stored: &Stored) {
         assert_eq!(stored.store.boto3(&["uploads", "bucket"]), "");
         assert_eq!(stored.list(), before);
     }
+}
+
+/// An upload of a process that was killed is continued: parts that the store has are not sent again.
+fn continued(stored: &Stored) {
+    let state = stored.lab.path("state");
+    let recorded = || fs::read_to_string(&state).unwrap_or_default().matches("etag").count();
+    let line = "convert --sandbox=require --resume state -O qcow2 a.raw s3://bucket/resumed.qcow2";
+    let mut child = stored.command(&format!("{line} --rate 10M")).spawn().expect("starts");
+    let started = Instant::now();
+    while recorded() == 0 {
+        assert!(started.elapsed() < Duration::from_secs(60), "it records nothing");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.kill().expect("kills");
+    child.wait().expect("ends");
+    assert!(stored.store.boto3(&["uploads", "bucket"]).starts_with("resumed.qcow2 "));
+    let text = fs::read_to_string(&state).expect("reads");
+    stored.run(line).ok();
+    assert!(!state.exists());
+    assert_eq!(stored.store.boto3(&["uploads", "bucket"]), "");
+    let got = stored.get("resumed.qcow2");
+    stored.lab.qemu(&format!("compare -f raw -F qcow2 a.raw {got}")).ok();
+    // The store knows the upload no more, so that all is sent.
+    fs::write(&state, text).expect("writes");
+    stored.run(line).ok();
+    let got = stored.get("resumed.qcow2");
+    stored.lab.qemu(&format!("compare -f raw -F qcow2 a.raw {got}")).ok();
 }

@@ -44,6 +44,23 @@ fn an_upload_can_be_stopped_while_it_waits_for_the_store() {
     }
 }
 
+#[test]
+fn what_is_not_sent_yet_is_not_transferred() {
+    let store = Store::start(|_, _| None);
+    let s3 = client(&store, |_| {});
+    let new = begun(&s3, &bytes(20 * MIB));
+    let transferred = new.transferred().expect("is sent later");
+    // The first part, of 8 MiB, is sent at the end.
+    assert!(transferred() <= 12.0 / 20.0, "{}", transferred());
+    // Zeros beyond the end, and a part that is written twice.
+    new.sink().write_all_at(&bytes(9 * MIB), 8 * MIB).expect("writes");
+    new.sink().set_len(50 << 20).expect("grows");
+    new.flush(Durability::Flushed).expect("is uploaded");
+    assert!((transferred() - 1.0).abs() < 1e-9, "{}", transferred());
+    let small = begun(&s3, &bytes(MIB));
+    assert!((small.transferred().expect("is sent later")() - 1.0).abs() < 1e-9);
+}
+
 /// Returns true for the request that makes an object of several parts visible.
 fn completes(received: &Received) -> bool {
     received.method == "POST" && received.path.contains("?uploadId=")

@@ -104,7 +104,8 @@ impl Store for Multipart {
             id.ok_or_else(|| unexpected("the server began an upload without an identifier"))
         })?;
         if let Some(state) = &self.resume {
-            state.begin(&new)?;
+            // No later run would know it.
+            state.begin(&new).inspect_err(|_| self.remove(upload, &new))?;
         }
         *id = Some(new);
         Ok(())
