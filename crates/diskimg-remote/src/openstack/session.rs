@@ -216,7 +216,7 @@ impl Session {
         match &self.settings.method {
             Method::V1 { key, .. } => vec![key],
             Method::Token { token, .. } => vec![token],
-            Method::Keystone { identity, .. } => match identity {
+            Method::Keystone { identity, .. } => match &**identity {
                 I::Password { password: secret, .. }
                 | I::Application { secret, .. }
                 | I::Token(secret) => vec![secret],

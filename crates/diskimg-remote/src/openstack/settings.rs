@@ -27,7 +27,7 @@ pub(super) enum Method {
     /// Swift's own authentication.
     V1 { url: String, user: String, key: Secret },
     /// Keystone, version 3.
-    Keystone { url: String, identity: Identity, scope: Box<Scope> },
+    Keystone { url: String, identity: Box<Identity>, scope: Box<Scope> },
     /// The caller has one.
     Token { token: Secret, storage_url: String },
 }
@@ -91,7 +91,7 @@ impl Credentials {
         let password = Zeroizing::new(password.into());
         Self(Method::Keystone {
             url: url.into(),
-            identity: Identity::Password { user: named(user.into()), password },
+            identity: Box::new(Identity::Password { user: named(user.into()), password }),
             scope: Box::new(Scope::Project(named(project.into()))),
         })
     }
@@ -104,7 +104,8 @@ impl Credentials {
     ) -> Self {
         let (id, secret) = (Some(id.into()), Zeroizing::new(secret.into()));
         let identity = Identity::Application { id, name: None, secret };
-        Self(Method::Keystone { url: url.into(), identity, scope: Box::new(Scope::Implied) })
+        let (identity, scope) = (Box::new(identity), Box::new(Scope::Implied));
+        Self(Method::Keystone { url: url.into(), identity, scope })
     }
 
     /// A token that the caller has, for the account of this URL. It cannot be renewed.
@@ -338,7 +339,7 @@ fn keystone(
     } else {
         Scope::Implied
     };
-    Ok(Method::Keystone { url, identity, scope: Box::new(scope) })
+    Ok(Method::Keystone { url, identity: Box::new(identity), scope: Box::new(scope) })
 }
 
 /// Returns `public` of `publicURL`.

@@ -169,7 +169,8 @@ impl Swift {
 fn first(object: &Object) -> Attempt<(Pinned, Answer)> {
     let range = 0..http::FIRST;
     let stall_timeout = object.session.transport.stall_timeout;
-    match object.get_range(&range)? {
+    // It is not known yet what kind of object it is.
+    match object.get_range(&range, true)? {
         Ok(response) => {
             let pinned = Pinned::new(object.clone(), response.headers());
             Ok((pinned, first_answer(response, &range, stall_timeout)?))

@@ -135,14 +135,19 @@ impl Object {
         }
     }
 
-    /// Requests a range of the object.
+    /// Requests a range of the object. With `closes`, the connection is not used again.
     ///
     /// Not with `If-Match`: the `ETag` that Ceph states for an object made of segments is not the one
     /// that it compares. Answers are compared instead.
-    pub(super) fn get_range(&self, range: &Range<u64>) -> Attempt<Result<Response<Body>, Refusal>> {
+    pub(super) fn get_range(
+        &self,
+        range: &Range<u64>,
+        closes: bool,
+    ) -> Attempt<Result<Response<Body>, Refusal>> {
         let range = range_value(range);
-        let headers = [(header::RANGE, &*range)];
-        self.exchange(&Call { headers: &headers, ..Call::new(Method::GET, self.path()) })
+        let headers = [(header::RANGE, &*range), (header::CONNECTION, "close")];
+        let headers = if closes { &headers[..] } else { &headers[..1] };
+        self.exchange(&Call { headers, ..Call::new(Method::GET, self.path()) })
     }
 }
 
@@ -152,19 +157,23 @@ impl Object {
 pub(super) struct Pinned {
     pub(super) object: Object,
     timestamp: Option<HeaderValue>,
+    /// Ceph sends a byte too many of a range of segments with a common prefix, which would be taken
+    /// for the beginning of the next response.
+    closes: bool,
 }
 
 impl Pinned {
     /// Pins what a response to the first request is of.
     pub(super) fn new(object: Object, headers: &HeaderMap) -> Self {
-        Self { object, timestamp: headers.get(TIMESTAMP).cloned() }
+        let closes = headers.contains_key("x-object-manifest");
+        Self { object, timestamp: headers.get(TIMESTAMP).cloned(), closes }
     }
 }
 
 impl Ranges for Pinned {
     fn get(&self, range: &Range<u64>, _: &Version) -> Attempt<Response<Body>> {
         const CHANGED: &str = "the object changed while it was read";
-        match self.object.get_range(range)? {
+        match self.object.get_range(range, self.closes)? {
             Ok(response) => {
                 let timestamp = response.headers().get(TIMESTAMP);
                 match self.timestamp.as_ref() == timestamp || self.timestamp.is_none() {

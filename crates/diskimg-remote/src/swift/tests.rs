@@ -335,6 +335,23 @@ fn an_object_that_is_replaced_while_it_is_read_is_an_error() {
 }
 
 #[test]
+fn a_byte_too_many_is_not_the_beginning_of_the_next_response() {
+    let content = bytes(20 * MIB);
+    let object = content.clone();
+    let store = Store::start(move |received| {
+        (received.method == "GET" && received.path.ends_with("/o")).then(|| {
+            let mut reply = Reply::part(received, &object, "\"e\"");
+            let at = reply.bytes.windows(2).position(|two| two == b"\r\n").expect("has lines") + 2;
+            reply.bytes.splice(at..at, *b"X-Object-Manifest: c/o-\r\n");
+            reply.bytes.push(b'x');
+            reply
+        })
+    });
+    let source = open(&store.client(|_| {})).expect("opens");
+    assert!(read(&*source).expect("reads") == content);
+}
+
+#[test]
 fn urls_of_strangers_are_not_read_as_this_user() {
     let store = Store::start(|_| None);
     let strict = |o: &mut SwiftOptions| o.http.forbid_private_addresses = true;
