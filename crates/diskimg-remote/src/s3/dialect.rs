@@ -43,17 +43,18 @@ impl Dialect {
         }
     }
 
-    /// Returns the header by which an existing object is not replaced, if there is one.
-    pub(super) fn absent(&self) -> Option<(HeaderName, &'static str)> {
+    /// Returns the header by which an existing object is not replaced, if there is one for a request
+    /// with the whole object, or for that which completes a multipart upload.
+    pub(super) fn absent(&self, is_whole: bool) -> Option<(HeaderName, &'static str)> {
         match self {
             Self::S3 => Some((header::IF_NONE_MATCH, "*")),
             #[cfg(feature = "gcs")]
-            Self::Google(Some(_)) => {
+            Self::Google(Some(_)) if is_whole => {
                 Some((HeaderName::from_static("x-goog-if-generation-match"), "0"))
             }
             // Headers of Google and of Amazon, which a signature needs, exclude each other.
             #[cfg(feature = "gcs")]
-            Self::Google(None) => None,
+            Self::Google(_) => None,
         }
     }
 
