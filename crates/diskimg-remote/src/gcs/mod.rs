@@ -42,8 +42,8 @@ pub struct GcsOptions {
     pub keys: Option<Keys>,
     /// Whether requests are not authorized: for public objects.
     pub anonymous: bool,
-    /// Whether an existing object is not replaced. The service guarantees it, except for large objects
-    /// if another program creates one at the same moment.
+    /// Whether an existing object is not replaced. If another program creates it at the same moment, the
+    /// service guarantees it for objects of one request, with tokens, only.
     pub create_only: bool,
 }
 

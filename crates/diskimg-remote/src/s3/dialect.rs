@@ -43,27 +43,27 @@ impl Dialect {
         }
     }
 
-    /// Returns the header by which an existing object is not replaced, if there is one.
-    pub(super) fn absent(&self) -> Option<(HeaderName, &'static str)> {
+    /// Returns the header by which an existing object is not replaced, if there is one for a request
+    /// with the whole object, or for that which completes a multipart upload.
+    #[cfg_attr(not(feature = "gcs"), expect(unused_variables, reason = "S3 has one for both"))]
+    pub(super) fn absent(&self, is_whole: bool) -> Option<(HeaderName, &'static str)> {
         match self {
             Self::S3 => Some((header::IF_NONE_MATCH, "*")),
             #[cfg(feature = "gcs")]
-            Self::Google(Some(_)) => {
+            Self::Google(Some(_)) if is_whole => {
                 Some((HeaderName::from_static("x-goog-if-generation-match"), "0"))
             }
             // Headers of Google and of Amazon, which a signature needs, exclude each other.
             #[cfg(feature = "gcs")]
-            Self::Google(None) => None,
+            Self::Google(_) => None,
         }
     }
 
     /// Adds a token to a request.
+    #[cfg_attr(not(feature = "gcs"), expect(unused_variables, reason = "S3 has no tokens"))]
     pub(super) fn authorize(&self, uri: &Uri, headers: &mut HeaderMap) -> Attempt<()> {
         match self {
-            Self::S3 => {
-                let _ = (uri, headers);
-                Ok(())
-            }
+            Self::S3 => Ok(()),
             #[cfg(feature = "gcs")]
             Self::Google(None) => Ok(()),
             #[cfg(feature = "gcs")]

@@ -107,7 +107,7 @@ impl Multipart {
 
     fn complete_once(&self, id: &str, body: &str) -> Attempt<Result<Option<String>, Refusal>> {
         let mut headers = vec![(header::CONTENT_TYPE, "application/xml")];
-        headers.extend(self.object.dialect.absent().filter(|_| self.create_only));
+        headers.extend(self.object.dialect.absent(false).filter(|_| self.create_only));
         let response = self.object.exchange(&Call {
             query: &[("uploadId", id)],
             headers: &headers,
@@ -150,7 +150,7 @@ impl Multipart {
             let digests = self.digests(upload, &range)?;
             self.expect(&mut expected, &digests);
             let mut headers = self.checksum_headers(&digests);
-            let absent = self.object.dialect.absent().filter(|_| self.create_only);
+            let absent = self.object.dialect.absent(true).filter(|_| self.create_only);
             headers.extend(absent.map(|(name, value)| (name, value.to_owned())));
             let headers: Vec<_> = headers.iter().map(|(name, v)| (name.clone(), &**v)).collect();
             let response = self.object.exchange(&Call {
