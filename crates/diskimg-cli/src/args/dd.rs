@@ -74,7 +74,7 @@ pub(crate) enum Destination {
     /// A file or a device, or `-`.
     File(PathBuf),
     /// A new image on a server.
-    Server(Server),
+    Server(Box<Server>),
 }
 
 impl Destination {
@@ -115,7 +115,10 @@ impl Args {
         server.iter().for_each(|server| remote::prepare(server.url.scheme()));
         Ok(Parsed::Job(Job {
             input: Input::new(&input, self.format.as_deref(), &policy)?,
-            output: server.map_or_else(|| Destination::File(output.into()), Destination::Server),
+            output: match server {
+                Some(server) => Destination::Server(Box::new(server)),
+                None => Destination::File(output.into()),
+            },
             format,
             options,
             external_files: policy.external_files,

@@ -24,7 +24,7 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// Listens on a TCP port. Port 0 is one that is free: see [`port`](Self::port).
+    /// Listens on a TCP port. Port 0 is one that is free: see [`uri`](Self::uri).
     ///
     /// # Errors
     /// Returns [`Io`](diskimg::ErrorKind::Io) if the port is in use or the address is not one of
