@@ -54,7 +54,8 @@ pub struct SwiftOptions {
     pub interface: Option<String>,
     /// Who asks, instead of this user.
     pub credentials: Option<Credentials>,
-    /// Whether an existing object is not replaced.
+    /// Whether an existing object is not replaced. Ceph cannot guarantee that if several programs create
+    /// the object at the same time.
     pub create_only: bool,
 }
 

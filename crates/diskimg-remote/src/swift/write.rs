@@ -107,13 +107,7 @@ pub(super) fn create(
         state: Mutex::default(),
     };
     let new = NewObject::create(store, limits, retry, name)?;
-    if create_only {
-        let upload = new.upload();
-        let found = upload.repeat_lookup(|| upload.store.head())?;
-        if found.is_ok() {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the object exists already"));
-        }
-    }
+    new.upload().store.require_allowed(new.upload())?;
     Ok(new)
 }
 
@@ -278,6 +272,8 @@ impl Segments {
         expected: &Expected,
         body: Payload<'_>,
     ) -> Result<(), NotPublished> {
+        // Ceph ignores the condition of the request.
+        self.require_allowed(upload).map_err(NotPublished::Refused)?;
         let mut is_unclear = false;
         let outcome = upload.repeat_lookup(|| match self.publish_once(expected, body) {
             Ok(Ok(())) => Ok(()),
@@ -305,6 +301,14 @@ impl Segments {
             Ok(Found::Same) => Ok(()),
             _ => Err(NotPublished::Unclear(error)),
         }
+    }
+
+    /// Fails if the object exists and must not be replaced.
+    fn require_allowed(&self, upload: &Upload<Self>) -> io::Result<()> {
+        if self.create_only && upload.repeat_lookup(|| self.head())?.is_ok() {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the object exists already"));
+        }
+        Ok(())
     }
 
     fn publish_once(&self, expected: &Expected, body: Payload<'_>) -> Attempt<Result<(), Refusal>> {

@@ -11,6 +11,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 /// Returns the MD5 hash that an `ETag` consists of.
+#[cfg(feature = "s3")]
 pub(crate) fn md5_of_etag(etag: &str) -> Option<Vec<u8>> {
     let text = etag.trim_matches('"');
     if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
@@ -19,7 +20,7 @@ pub(crate) fn md5_of_etag(etag: &str) -> Option<Vec<u8>> {
     (0..16).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()).collect()
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "s3"))]
 mod tests {
     use super::*;
 
