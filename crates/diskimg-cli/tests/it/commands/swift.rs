@@ -181,8 +181,10 @@ fn endings(stored: &Stored) {
     let error = stored.run("convert -O raw a.raw missing.raw swift://disks/copy.raw").fails(1);
     assert!(error.contains("missing.raw"), "{error}");
     assert_eq!(stored.list(), before);
+    // So long that it is not over before swiftclient has listed the segments.
+    fs::write(stored.lab.path("b.raw"), vec![1; 100_000_000]).expect("writes");
     for signal in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
-        let mut command = stored.command("convert --rate 20M -O raw a.raw swift://disks/copy.raw");
+        let mut command = stored.command("convert --rate 2M -O raw b.raw swift://disks/copy.raw");
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         let child = command.spawn().expect("starts");
         let started = Instant::now();
