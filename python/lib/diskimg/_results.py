@@ -488,7 +488,10 @@ class Preflight:
         fields = _fields(facts)
         boot = _fields(fields.pop("boot"))
         fields["consumer"] = fields.pop("for")
-        fields["findings"] = tuple(PreflightFinding(**one) for one in fields["findings"])
+        fields["findings"] = tuple(
+            PreflightFinding(one["code"], one["severity"], one["message"])
+            for one in fields["findings"]
+        )
         return cls(
             **fields,
             boots_bios=boot["bios"],

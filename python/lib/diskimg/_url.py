@@ -43,6 +43,10 @@ class S3:
     What is not set is taken from the variables and files that Amazon's own tools use, such as
     ``AWS_ACCESS_KEY_ID`` and ``~/.aws/credentials``; unless private addresses are refused: URLs of
     strangers are not for the keys of this user.
+
+    >>> store = diskimg.S3("https://store.invalid", access_key="AK", secret_key="secret")
+    >>> print(diskimg.Url("s3://bucket/disk.qcow2", s3=store))
+    s3://bucket/disk.qcow2
     """
 
     endpoint: str | None = None
@@ -94,6 +98,10 @@ class Swift:
     What is not set is taken from the variables and files that OpenStack's own tools use, such as
     ``OS_CLOUD``, ``OS_AUTH_URL`` and ``clouds.yaml``; unless private addresses are refused: URLs of
     strangers are not for the passwords of this user.
+
+    >>> store = diskimg.Swift(cloud="backup")
+    >>> print(diskimg.Url("swift://images/disk.qcow2", swift=store))
+    swift://images/disk.qcow2
     """
 
     cloud: str | None = None

@@ -24,6 +24,8 @@ const RARELY_USED: [(&str, &[&str]); 9] = [
             "no_config",
             "no_private_addresses",
             "no_sign_request",
+            "os_interface",
+            "os_region_name",
             "parents",
             "region",
             "request_payer",
@@ -156,7 +158,10 @@ pub(super) fn brief_help(grammar: &clap::Command, name: &str) -> StyledStr {
     let hide = |arg: clap::Arg| if is_rare(&arg) { arg.hide(true) } else { arg };
     let mut shown = command.clone().mut_args(hide).after_help(super::styled(&after));
     match name.is_empty() {
-        true => shown.help_template(PROGRAM).render_help(),
+        true => {
+            let shown = shown.mut_subcommand("man", |command| command.hide(true));
+            shown.help_template(PROGRAM).render_help()
+        }
         false => shown.render_help(),
     }
 }

@@ -106,7 +106,7 @@ pub(crate) fn preflight(found: &Preflight) -> String {
     let uefi = found.boot.uefi.iter().map(|architecture| format!("UEFI ({architecture})"));
     let boot: Vec<_> = bios.into_iter().chain(uefi).collect();
     if !boot.is_empty() {
-        text.line("boots with", &boot.join(", "));
+        text.line("boot code", &boot.join(", "));
     }
     findings(&mut text, &found.findings);
     text.0

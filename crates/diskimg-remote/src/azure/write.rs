@@ -24,7 +24,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Read};
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use ureq::http::{HeaderName, Method, header};
 
@@ -53,6 +53,8 @@ pub(super) struct Blocks {
     prefix: String,
     /// Blocks may have been sent.
     has_begun: AtomicBool,
+    /// Number of attempts to send a block.
+    attempts: AtomicU32,
 }
 
 /// A block that the service has.
@@ -78,13 +80,20 @@ pub(super) fn create(
     // Each `RandomState` has other keys.
     let random = || RandomState::new().build_hasher().finish();
     let prefix = format!("{:016x}{:016x}", random(), random());
-    let blocks = Blocks { blob, create_only, prefix, has_begun: AtomicBool::new(false) };
+    let blocks = Blocks {
+        blob,
+        create_only,
+        prefix,
+        has_begun: AtomicBool::new(false),
+        attempts: AtomicU32::new(0),
+    };
     let new = NewObject::create(blocks, LIMITS, retry, name)?;
     if create_only {
         let upload = new.upload();
         let exists = || match upload.store.blob.exchange(&Call::new(Method::HEAD))? {
             Ok(_) => Ok(true),
-            Err(refusal) if refusal.status == 404 => Ok(false),
+            // Those who may only write cannot look; the service does at the end.
+            Err(refusal) if matches!(refusal.status.as_u16(), 403 | 404) => Ok(false),
             Err(refusal) => Err(refusal.into_failure()),
         };
         if upload.repeat_lookup(exists)? {
@@ -107,8 +116,10 @@ impl Store for Blocks {
     }
 
     fn put_part(&self, upload: &Upload<Self>, index: usize, range: &Range<u64>) -> Attempt<Block> {
-        // All names have the same length.
-        let id = BASE64_STANDARD.encode(format!("{}{index:05}", self.prefix));
+        // All names have the same length. That of each attempt is its own: an older one that arrives late
+        // replaces nothing.
+        let attempt = self.attempts.fetch_add(1, Ordering::Relaxed);
+        let id = BASE64_STANDARD.encode(format!("{}{attempt:08x}{index:05}", self.prefix));
         let hash = md5(upload.reader(range)).map_err(Failure::Final)?;
         let hash = BASE64_STANDARD.encode(hash);
         let len = range.end - range.start;
@@ -143,7 +154,8 @@ impl Store for Blocks {
             match response {
                 Ok(response) => text(response, COMPLETION).map(drop),
                 // An earlier attempt may have succeeded.
-                Err(_) if was_repeated && self.is_complete(parts)? => Ok(()),
+                // That of an empty blob says nothing: any blob may have no blocks.
+                Err(_) if was_repeated && !parts.is_empty() && self.is_complete(parts)? => Ok(()),
                 Err(refusal) if is_existing(&refusal) => Err(Failure::Final(already_exists())),
                 Err(refusal) => Err(refusal.into_failure()),
             }
@@ -152,7 +164,8 @@ impl Store for Blocks {
         match (outcome, is_complete) {
             // Those who may only write cannot look.
             (Ok(()), Err(e)) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-            (Ok(()) | Err(_), Ok(true)) => Ok(()),
+            (Ok(()), Ok(true)) => Ok(()),
+            (Err(_), Ok(true)) if !parts.is_empty() => Ok(()),
             (Ok(()), Ok(false)) => Err(io::Error::other(
                 "the blob is not the one that was written: someone else has replaced or removed it",
             )),

@@ -112,7 +112,7 @@ impl Session {
         let expires = get("x-auth-token-expires").and_then(|text| text.parse().ok());
         let expires = expires.map(SignedDuration::from_secs);
         let expires = expires.and_then(|time| Timestamp::now().checked_add(time).ok());
-        let is_secure = url.starts_with("https:");
+        let is_secure = is_https(url)?;
         Ok(Issued { token: token.into(), endpoint: checked(&endpoint, is_secure)?, expires })
     }
 
@@ -138,7 +138,7 @@ impl Session {
             Some(url) => url.clone(),
             None => self.choose(&granted.endpoints)?.url.clone(),
         };
-        let endpoint = checked(&endpoint, url.starts_with("https:"))?;
+        let endpoint = checked(&endpoint, is_https(&url)?)?;
         Ok(Issued { token: token.into(), endpoint, expires: granted.expires })
     }
 
@@ -237,6 +237,11 @@ pub(super) fn checked(url: &str, is_secure: bool) -> Attempt<String> {
         return Err(wrong(Unexpected(message.into())));
     }
     Ok(url.trim_end_matches('/').to_owned())
+}
+
+/// Returns true if a URL has this scheme, in any case.
+fn is_https(url: &str) -> Attempt<bool> {
+    Ok(uri(url)?.scheme_str() == Some("https"))
 }
 
 /// Parses a URL without user, query and fragment.

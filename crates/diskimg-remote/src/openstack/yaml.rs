@@ -3,7 +3,7 @@
 //! An alias is the node that it names, not a copy: a file of a few lines cannot become large.
 
 use saphyr_parser::{Event, Parser};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 /// Maximum depth of a document.
@@ -26,6 +26,8 @@ struct Open {
     anchor: usize,
     is_mapping: bool,
     children: Vec<Rc<Node>>,
+    /// The number of levels of the deepest child, aliases included.
+    depth: usize,
 }
 
 impl Node {
@@ -35,32 +37,34 @@ impl Node {
     /// Returns what is wrong, and the line, but nothing of the text, which has passwords.
     pub(super) fn parse(text: &str) -> Result<Rc<Self>, String> {
         let mut open: Vec<Open> = Vec::new();
-        let mut anchors: HashMap<usize, Rc<Self>> = HashMap::new();
+        // With their numbers of levels.
+        let mut anchors: HashMap<usize, (Rc<Self>, usize)> = HashMap::new();
         let mut count = 0;
         for event in Parser::new_from_str(text) {
             let (event, span) =
                 event.map_err(|e| format!("line {} is not YAML", e.marker().line()))?;
             let at = |message: &str| format!("{message} in line {}", span.start.line());
-            let (node, anchor) = match event {
+            let (node, anchor, depth) = match event {
                 Event::Scalar(value, _, anchor, _) => {
-                    (Rc::new(Self::Scalar(value.into_owned())), anchor)
+                    (Rc::new(Self::Scalar(value.into_owned())), anchor, 0)
                 }
                 Event::Alias(anchor) => {
                     let named = anchors.get(&anchor).cloned();
-                    (named.ok_or_else(|| at("an alias of what contains it"))?, 0)
+                    let (node, depth) = named.ok_or_else(|| at("an alias of what contains it"))?;
+                    (node, 0, depth)
                 }
                 Event::SequenceStart(anchor, _) | Event::MappingStart(anchor, _) => {
                     if open.len() == MAX_DEPTH {
                         return Err(at("too many levels"));
                     }
                     let is_mapping = matches!(event, Event::MappingStart(..));
-                    open.push(Open { anchor, is_mapping, children: Vec::new() });
+                    open.push(Open { anchor, is_mapping, children: Vec::new(), depth: 0 });
                     continue;
                 }
                 Event::SequenceEnd | Event::MappingEnd => {
                     let Some(ended) = open.pop() else { continue };
-                    let anchor = ended.anchor;
-                    (Rc::new(ended.into_node()), anchor)
+                    let (anchor, depth) = (ended.anchor, ended.depth + 1);
+                    (Rc::new(ended.into_node()), anchor, depth)
                 }
                 Event::DocumentEnd => break,
                 _ => continue,
@@ -69,11 +73,17 @@ impl Node {
             if count > MAX_NODES {
                 return Err(at("too many values"));
             }
+            if open.len() + depth > MAX_DEPTH {
+                return Err(at("too many levels"));
+            }
             if anchor > 0 {
-                anchors.insert(anchor, Rc::clone(&node));
+                anchors.insert(anchor, (Rc::clone(&node), depth));
             }
             match open.last_mut() {
-                Some(parent) => parent.children.push(node),
+                Some(parent) => {
+                    parent.depth = parent.depth.max(depth);
+                    parent.children.push(node);
+                }
                 None => return Ok(node),
             }
         }
@@ -83,19 +93,21 @@ impl Node {
 
     /// Returns the value of a key. One that is merged (`<<`) is behind the node's own.
     pub(super) fn get(&self, key: &str) -> Option<&Self> {
-        self.get_within(key, MAX_DEPTH)
+        self.get_unless(key, &mut HashSet::new())
     }
 
-    fn get_within(&self, key: &str, depth: usize) -> Option<&Self> {
+    /// As [`get`](Self::get), unless the node was searched before: aliases can lead to it in very many
+    /// ways.
+    fn get_unless(&self, key: &str, searched: &mut HashSet<*const Self>) -> Option<&Self> {
         let Self::Mapping(pairs) = self else { return None };
         let own = pairs.iter().rfind(|(name, _)| name == key).map(|(_, value)| &**value);
-        if own.is_some() || depth == 0 {
+        if own.is_some() || !searched.insert(self) {
             return own;
         }
         let mut merged = pairs.iter().filter(|(name, _)| name == "<<");
         merged.find_map(|(_, value)| match &**value {
-            Self::Sequence(all) => all.iter().find_map(|one| one.get_within(key, depth - 1)),
-            one => one.get_within(key, depth - 1),
+            Self::Sequence(all) => all.iter().find_map(|one| one.get_unless(key, searched)),
+            one => one.get_unless(key, searched),
         })
     }
 
@@ -166,14 +178,29 @@ mod tests {
 
     #[test]
     fn what_could_become_large_does_not() {
-        let mut text = "a0: &a0 [x, x]\n".to_owned();
-        for level in 1..60 {
-            let below = level - 1;
-            text += &format!("a{level}: &a{level} [*a{below}, *a{below}]\n");
+        let doubled = |levels: usize| {
+            let mut text = "a0: &a0 [x, x]\n".to_owned();
+            for level in 1..levels {
+                let below = level - 1;
+                text += &format!("a{level}: &a{level} [*a{below}, *a{below}]\n");
+            }
+            text
+        };
+        assert_eq!(parsed(&doubled(30)).keys().len(), 30);
+        // A value that is not found is searched for once in each mapping.
+        let mut merged = "a0: &a0 {x: y}\n".to_owned();
+        for level in 1..15 {
+            let below = format!("*a{}", level - 1);
+            merged +=
+                &format!("a{level}: &a{level} {{'<<': [{below}, {below}, {below}, {below}]}}\n");
         }
-        assert_eq!(parsed(&text).keys().len(), 60);
+        let merged = parsed(&merged);
+        let last = merged.get("a14").expect("is there");
+        assert!(last.get("missing").is_none());
+        assert_eq!(last.get("x").and_then(Node::text), Some("y"));
         for (wrong, message) in [
             ("[".repeat(50), "levels"),
+            (doubled(60), "levels"),
             ("a: &a [*a]".into(), "alias"),
             ("a: [secret".into(), "line"),
             ("secret: *b".into(), "line"),

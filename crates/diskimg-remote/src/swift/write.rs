@@ -391,7 +391,12 @@ impl Segments {
             is_answered = false;
             upload.repeat_removal(|| {
                 let call = Call::new(Method::DELETE, self.segment_path(index));
-                drop(self.object.exchange(&call)?);
+                match self.object.exchange(&call)? {
+                    Err(refusal) if refusal.status != StatusCode::NOT_FOUND => {
+                        return Err(refusal.into_failure());
+                    }
+                    _ => {}
+                }
                 is_answered = true;
                 Ok(())
             });

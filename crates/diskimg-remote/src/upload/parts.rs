@@ -10,6 +10,7 @@ use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Read};
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -151,6 +152,11 @@ impl<S: Store> Upload<S> {
         let mut state = self.state();
         let layout = state.layout;
         let (first, last) = (layout.index(range.start), layout.index(range.end - 1));
+        if last as u64 >= layout.limits().max_parts {
+            state.fail(&too_many_parts());
+            self.changed.notify_all();
+            return;
+        }
         for index in first..=last {
             let whole = layout.range(index, u64::MAX);
             let len = whole.end.min(range.end) - whole.start.max(range.start);
@@ -235,7 +241,9 @@ impl<S: Store> Upload<S> {
             let changes = part.changes;
             (part.queued, part.sending) = (false, Some(changes));
             drop(state);
-            let sent = self.send(index, layout, changes);
+            // A panic must not leave others waiting for this part.
+            let sent = catch_unwind(AssertUnwindSafe(|| self.send(index, layout, changes)));
+            let sent = sent.unwrap_or_else(|_| Err(io::Error::other("a part was not uploaded")));
             state = self.state();
             state.active -= 1;
             state.part(index).sending = None;
@@ -306,7 +314,7 @@ impl<S: Store> Upload<S> {
         self.require_not_stopped()
     }
 
-    fn require_not_stopped(&self) -> io::Result<()> {
+    pub(crate) fn require_not_stopped(&self) -> io::Result<()> {
         match self.stops.load(Ordering::Relaxed) {
             true => Err(stopped()),
             false => Ok(()),
@@ -361,9 +369,7 @@ impl<S: Store> Upload<S> {
             return Ok(());
         }
         let layout = state.layout;
-        let count = layout.count(len).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::FileTooLarge, "the object has too many parts")
-        })?;
+        let count = layout.count(len).ok_or_else(|| too_many_parts())?;
         loop {
             state.require_running()?;
             let mut is_complete = state.active == 0;
@@ -530,4 +536,8 @@ fn into_io(error: SourceError) -> io::Error {
         SourceError::Storage(error) | SourceError::Transient(error) => error,
         other => io::Error::other(other),
     }
+}
+
+fn too_many_parts() -> io::Error {
+    io::Error::new(io::ErrorKind::FileTooLarge, "the object has too many parts")
 }

@@ -44,7 +44,7 @@ mod recognize;
 pub use contents::{Contents, contents};
 pub use recognize::{Kind, Recognized, recognize};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::iso::{Entry, FileTree, FileType, IsoImage, IsoOptions, Listing};
 use crate::iso::{MAX_COST_RATIO, Node, Walk};
 use crate::open::limits::Limits;
@@ -265,19 +265,27 @@ impl FileSystem {
         Ok(Walk::new(Arc::clone(&self.tree), dir, path, bytes, self.limits.clone()))
     }
 
-    /// Returns the first bytes of the regular file at `path`, at most `max`. `None` if there is no
-    /// such file, or if files of this kind of file system are not read.
+    /// Returns the first bytes of a regular file, at most `max`. `None` if it is not one, or if files
+    /// of this kind of file system are not read.
     ///
     /// # Errors
-    /// As [`lookup`](Self::lookup), except for a missing file.
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the location of the contents is damaged,
+    /// and [`Io`](crate::ErrorKind::Io), or the error of the image, if reading fails.
     #[cfg(feature = "preflight")]
-    pub(crate) fn first_bytes(&self, path: &[u8], max: u64) -> Result<Option<Vec<u8>>> {
-        match self.lookup(path) {
-            Ok(node) if node.file_type == FileType::Regular => self.tree.first_bytes(&node, max),
-            Ok(_) => Ok(None),
-            Err(error) if error.kind() == ErrorKind::Invalid => Ok(None),
-            Err(error) => Err(error),
+    pub(crate) fn first_bytes(&self, file: &Node, max: u64) -> Result<Option<Vec<u8>>> {
+        match file.file_type {
+            FileType::Regular => self.tree.first_bytes(file, max),
+            _ => Ok(None),
         }
+    }
+
+    /// Returns the entries of a directory.
+    ///
+    /// # Errors
+    /// As [`read_dir`](Self::read_dir), except for a missing directory.
+    #[cfg(feature = "preflight")]
+    pub(crate) fn entries(&self, dir: &Node) -> Result<Vec<Entry>> {
+        Ok(self.tree.read_dir(dir)?.entries)
     }
 
     fn resolve_directory(&self, path: &[u8]) -> Result<(Node, Vec<u8>)> {

@@ -58,7 +58,7 @@ consumers! {
     Hyperv = "hyperv", "Hyper-V";
     /// oVirt and Red Hat Virtualization: an upload to a storage domain.
     Ovirt = "ovirt", "oVirt";
-    /// Proxmox VE: `qm disk import`.
+    /// Proxmox VE: `qm disk import`, or the import of an appliance.
     Proxmox = "proxmox", "Proxmox VE";
     /// Oracle VirtualBox.
     VirtualBox = "virtualbox", "VirtualBox";
@@ -136,11 +136,14 @@ pub(super) struct Drivers {
     pub(super) network: &'static [&'static str],
 }
 
-const VIRTIO: Drivers = Drivers { disk: &["virtio_blk", "virtio_scsi"], network: &["virtio_net"] };
-const HYPERV: Drivers = Drivers { disk: &["hv_storvsc"], network: &["hv_netvsc"] };
+/// Virtual machines of QEMU.
+const QEMU: Drivers = Drivers {
+    disk: &["virtio_blk", "virtio_scsi", "ahci", "ata_piix", "sym53c8xx"],
+    network: &["virtio_net", "e1000", "e1000e", "8139cp", "8139too"],
+};
 const VMWARE: Drivers = Drivers {
-    disk: &["vmw_pvscsi", "mptspi", "ahci", "nvme", "ata_piix"],
-    network: &["vmxnet3", "e1000e", "e1000"],
+    disk: &["vmw_pvscsi", "mptspi", "mptsas", "BusLogic", "ahci", "nvme", "ata_piix"],
+    network: &["vmxnet3", "e1000e", "e1000", "pcnet32"],
 };
 
 /// What a consumer accepts.
@@ -163,10 +166,10 @@ pub(super) struct Requirements {
 /// The requirements of most consumers.
 const COMMON: Requirements = Requirements {
     formats: &[],
-    multiple: 512,
-    sizes: (512, 1 << 63),
+    multiple: 1,
+    sizes: (1, 1 << 63),
     rounded: 1,
-    drivers: VIRTIO,
+    drivers: QEMU,
     uefi: "choose UEFI firmware for the virtual machine",
 };
 
@@ -174,7 +177,10 @@ const AWS: Requirements = Requirements {
     formats: &[STREAM, RAW, VHD, VHDX, OVA],
     sizes: (MIB, 64 * TIB),
     rounded: GIB,
-    drivers: Drivers { disk: &["nvme"], network: &["ena"] },
+    drivers: Drivers {
+        disk: &["nvme", "xen_blkfront"],
+        network: &["ena", "xen_netfront", "ixgbevf"],
+    },
     uefi: "register the image with the boot mode uefi",
     ..COMMON
 };
@@ -183,13 +189,13 @@ const AZURE: Requirements = Requirements {
     formats: &[only("vpc", &["fixed"], "fixed VHD")],
     multiple: MIB,
     sizes: (20 * MIB, 32_767 * GIB),
-    drivers: HYPERV,
+    drivers: Drivers { disk: &["hv_storvsc"], network: &["hv_netvsc"] },
     uefi: "create a virtual machine of generation 2",
     ..COMMON
 };
 
 const ESXI: Requirements = Requirements {
-    formats: &[only("vmdk", &["vmfs"], "VMDK with the layout vmfs")],
+    formats: &[only("vmdk", &["vmfs"], "VMDK with the layout vmfs"), ISO],
     sizes: (MIB, 62 * TIB),
     drivers: VMWARE,
     uefi: "set the firmware of the virtual machine to EFI",
@@ -214,7 +220,8 @@ const GLANCE: Requirements = Requirements {
             &["streamOptimized", "monolithicSparse"],
             "VMDK with the layout streamOptimized or monolithicSparse",
         ),
-        VHD,
+        // What a fixed disk contains looks like a raw disk to Glance.
+        only("vpc", &["dynamic"], "dynamic VHD"),
         VHDX,
         VDI,
         ISO,
@@ -224,9 +231,9 @@ const GLANCE: Requirements = Requirements {
 };
 
 const HYPER_V: Requirements = Requirements {
-    formats: &[VHDX, VHD],
+    formats: &[VHDX, VHD, ISO],
     sizes: (3 * MIB, 64 * TIB),
-    drivers: HYPERV,
+    drivers: Drivers { disk: &["hv_storvsc", "ata_piix"], network: &["hv_netvsc", "tulip"] },
     uefi: "create a virtual machine of generation 2",
     ..COMMON
 };
@@ -238,7 +245,18 @@ const OVIRT: Requirements = Requirements {
 };
 
 const PROXMOX: Requirements = Requirements {
-    formats: &[QCOW2, RAW, any("vmdk", "VMDK"), OVA],
+    formats: &[
+        QCOW2,
+        RAW,
+        any("vmdk", "VMDK"),
+        VDI,
+        any("vpc", "VHD"),
+        any("vhdx", "VHDX"),
+        any("qed", "QED"),
+        any("parallels", "Parallels"),
+        OVA,
+        ISO,
+    ],
     uefi: "choose the firmware OVMF for the virtual machine",
     ..COMMON
 };
@@ -252,7 +270,6 @@ const VIRTUALBOX: Requirements = Requirements {
             "VMDK other than streamOptimized and vmfs",
         ),
         VHD,
-        any("parallels", "Parallels"),
         OVA,
         ISO,
     ],
@@ -265,7 +282,7 @@ const VIRTUALBOX: Requirements = Requirements {
 };
 
 const VSPHERE: Requirements = Requirements {
-    formats: &[OVA, STREAM],
+    formats: &[OVA, STREAM, ISO],
     sizes: (MIB, 62 * TIB),
     drivers: VMWARE,
     uefi: "set the firmware of the virtual machine to EFI",
@@ -339,7 +356,7 @@ mod tests {
     #[test]
     fn accepted_formats_are_listed() {
         assert_eq!(Consumer::Azure.accepted(), "fixed VHD");
-        assert_eq!(Consumer::Vsphere.accepted(), "OVA or streamOptimized VMDK");
+        assert_eq!(Consumer::Vsphere.accepted(), "OVA, streamOptimized VMDK or ISO");
         assert_eq!(Consumer::Ovirt.accepted(), "qcow2, raw or ISO");
     }
 }

@@ -3,6 +3,7 @@
 use super::Consumer;
 use super::consumer::{Accepted, MAX_VHD, size_text};
 use crate::error::{Error, Result};
+use crate::inspection::{self, Inspection};
 use crate::model::image::Image;
 use crate::ops::{InspectOptions, inspect_source};
 use crate::report::finding::Severity;
@@ -10,7 +11,6 @@ use crate::report::info::{Info, Value};
 use crate::report::preflight::{Code, Preflight};
 use crate::storage::number::to_u64;
 use byteorder::{ByteOrder, LittleEndian};
-use std::sync::Arc;
 
 /// Adds the findings about the file.
 pub(super) fn check(image: &Image, found: &mut Preflight) -> Result<()> {
@@ -18,6 +18,7 @@ pub(super) fn check(image: &Image, found: &mut Preflight) -> Result<()> {
     let consumer = found.consumer;
     let formats = consumer.requirements().formats;
     match formats.iter().find(|accepted| accepted.format == found.format) {
+        _ if is_archive(&info, found) => check_archive(found),
         None => {
             let (title, texts) = (consumer.title(), consumer.accepted());
             let format = found.format;
@@ -26,25 +27,46 @@ pub(super) fn check(image: &Image, found: &mut Preflight) -> Result<()> {
         }
         Some(accepted) => check_variant(&info, accepted, found),
     }
-    check_files(image, &info, found)?;
+    check_compression(image, found);
+    check_files(image, &info, found);
     check_features(&info, found);
-    check_size(found);
-    match consumer {
-        Consumer::Vsphere | Consumer::Aws => check_vmdk_version(image, &info, found)?,
-        Consumer::Hyperv => check_holes(image, found)?,
-        Consumer::Glance => check_safety(image, found)?,
-        _ => {}
+    if found.format != "iso" {
+        check_size(found);
     }
-    Ok(())
+    check_inspection(image, found)?;
+    match consumer {
+        Consumer::Vsphere => check_vmdk_version(image, &info, found),
+        Consumer::Hyperv => check_holes(image, found),
+        _ => Ok(()),
+    }
+}
+
+/// Returns a text that the format shows about the image.
+fn shown<'i>(info: &'i Info, key: &str) -> Option<&'i str> {
+    let values = &info.format_specific.as_ref()?.data;
+    match values.iter().find(|(name, _)| *name == key) {
+        Some((_, Value::Text(text))) => Some(text),
+        _ => None,
+    }
 }
 
 /// Returns the layout of a VMDK, or the kind of a VHD or VHDX.
 fn variant(info: &Info) -> Option<&str> {
-    let values = &info.format_specific.as_ref()?.data;
-    let of = |key| values.iter().find(|(name, _)| *name == key).map(|(_, value)| value);
-    match of("create-type").or_else(|| of("subformat")) {
-        Some(Value::Text(text)) => Some(text),
-        _ => None,
+    shown(info, "create-type").or_else(|| shown(info, "subformat"))
+}
+
+/// Returns true for an archive of disk images, which is no appliance.
+fn is_archive(info: &Info, found: &Preflight) -> bool {
+    found.format == "ova" && shown(info, "descriptor").is_none()
+}
+
+/// Only Compute Engine is given an archive of a disk.
+fn check_archive(found: &mut Preflight) {
+    let is_tar_gz = found.filename.ends_with(".tar.gz") || found.filename.ends_with(".tgz");
+    if found.consumer != Consumer::Gcp || !is_tar_gz {
+        let (title, texts) = (found.consumer.title(), found.consumer.accepted());
+        let message = format!("{title} does not accept an archive of disk images, but {texts}");
+        found.add(Code::Format, message);
     }
 }
 
@@ -59,24 +81,34 @@ fn check_variant(info: &Info, accepted: &Accepted, found: &mut Preflight) {
     }
 }
 
+/// No consumer decompresses files.
+fn check_compression(image: &Image, found: &mut Preflight) {
+    let Some(compression) = image.compression_at(0) else { return };
+    let title = found.consumer.title();
+    let message = format!("the file is compressed by {compression}, which {title} does not undo");
+    found.add(Code::Compressed, message);
+}
+
 /// Everything must be in the file, unless the files of the image are those of an accepted layout.
-fn check_files(image: &Image, info: &Info, found: &mut Preflight) -> Result<()> {
+fn check_files(image: &Image, info: &Info, found: &mut Preflight) {
     if let Some(backing) = &info.backing_filename {
         let message = format!("the image needs the backing file '{backing}'; convert the image");
         found.add(Code::BackingFile, message);
     }
-    let Some(layer) = image.layers().next() else { return Ok(()) };
-    let several = layer.files().len();
-    let is_split = matches!(found.format, "vmdk" | "parallels")
-        && matches!(
+    let several = image.layers().next().map_or(0, |layer| layer.files().len());
+    let is_usual = match found.format {
+        // The files are in the archive.
+        "ova" => true,
+        "vmdk" => matches!(
             found.consumer,
             Consumer::Esxi | Consumer::Proxmox | Consumer::VirtualBox | Consumer::Workstation
-        );
-    if several > 1 && !is_split {
+        ),
+        _ => false,
+    };
+    if several > 1 && !is_usual {
         let message = format!("the disk is in {several} files, not in one; convert the image");
         found.add(Code::ExternalFile, message);
     }
-    Ok(())
 }
 
 fn check_features(info: &Info, found: &mut Preflight) {
@@ -91,7 +123,8 @@ fn check_features(info: &Info, found: &mut Preflight) {
     }
     if !info.snapshots.is_empty() {
         let count = info.snapshots.len();
-        let message = format!("the image has {count} internal snapshots, which may be lost");
+        let noun = if count == 1 { "snapshot" } else { "snapshots" };
+        let message = format!("the image has {count} internal {noun}, which may be lost");
         found.add(Code::Snapshots, message);
     }
 }
@@ -172,16 +205,33 @@ fn check_holes(image: &Image, found: &mut Preflight) -> Result<()> {
     Ok(())
 }
 
-/// Glance inspects what is uploaded.
-fn check_safety(image: &Image, found: &mut Preflight) -> Result<()> {
+/// Adds the findings of `inspect`: Glance refuses what is unsafe, and no consumer can use an image that
+/// is damaged or not complete.
+fn check_inspection(image: &Image, found: &mut Preflight) -> Result<()> {
+    // The files of an appliance are parts of it.
+    if found.format == "ova" {
+        return Ok(());
+    }
     let Some(file) = image.layers().next().and_then(|layer| layer.files().first().cloned()) else {
         return Ok(());
     };
     let options = InspectOptions::new().limits(image.limits(0).clone());
-    let inspection = inspect_source(Arc::clone(&file), found.filename.clone(), &options)?;
-    for finding in inspection.findings.iter().filter(|f| f.severity == Severity::Error) {
-        let message = format!("{} ({})", finding.message, finding.code);
-        found.add(Code::Unsafe, message);
+    let Inspection { findings, .. } = inspect_source(file, found.filename.clone(), &options)?;
+    for finding in findings {
+        let is_damage = matches!(
+            finding.code,
+            inspection::Code::Unreadable
+                | inspection::Code::Footer
+                | inspection::Code::MarkedCorrupt
+                | inspection::Code::TableOutside
+                | inspection::Code::Truncated
+        );
+        let code = match finding.severity {
+            _ if is_damage => Code::Damaged,
+            Severity::Error if found.consumer == Consumer::Glance => Code::Unsafe,
+            _ => continue,
+        };
+        found.add(code, format!("{} ({})", finding.message, finding.code));
     }
     Ok(())
 }

@@ -1,13 +1,13 @@
 //! The rules about the bytes of the disk: its partition table, and what boots.
 
 use super::consumer::size_text;
-use super::drivers::{self, Kernel};
+use super::drivers::Search;
 use super::{Consumer, loaders};
 use crate::error::Result;
 use crate::files::{FileSystem, Kind, recognize};
 use crate::model::image::Image;
 use crate::open::limits::Limits;
-use crate::partition::{Gpt, Role, Scheme, Table, table};
+use crate::partition::{Role, Scheme, Table, table};
 use crate::report::preflight::{Boot, Code, Preflight};
 use crate::storage::source::{Source, WindowSource};
 use std::sync::Arc;
@@ -25,16 +25,16 @@ pub(super) fn check(image: &Image, found: &mut Preflight) -> Result<()> {
     let table = match table(&*disk, None) {
         Ok(table) => table,
         Err(error) if error.is_storage_failure() => return Err(error),
+        // It is the image that cannot be read.
         Err(error) => {
-            found.add(Code::NotExamined, format!("the partition table: {error}"));
+            found.add(Code::Damaged, error.to_string());
             return Ok(());
         }
     };
     match &table {
-        Some(table) => check_table(&disk, table, found)?,
+        Some(table) => check_table(image, table, found),
         None => {
-            let message = "there is no partition table: if it is the disk that an operating system \
-                           starts from, it does not boot";
+            let message = "there is no partition table: few virtual machines boot such a disk";
             found.add(Code::NoPartitionTable, message);
         }
     }
@@ -48,8 +48,10 @@ pub(super) fn check(image: &Image, found: &mut Preflight) -> Result<()> {
     check_drivers(&disk, table.as_ref(), limits, found)
 }
 
-fn check_table(disk: &Arc<dyn Source>, table: &Table, found: &mut Preflight) -> Result<()> {
-    let size = disk.len();
+fn check_table(image: &Image, table: &Table, found: &mut Preflight) {
+    /// Number of violations of the specification that are reported.
+    const MAX_ODDITIES: usize = 8;
+    let size = image.size();
     for partition in &table.partitions {
         // Logical partitions are inside the extended one.
         let end = partition.start.saturating_add(partition.length);
@@ -64,47 +66,37 @@ fn check_table(disk: &Arc<dyn Source>, table: &Table, found: &mut Preflight) -> 
             );
         }
     }
-    match table.scheme {
-        Scheme::Gpt => check_gpt(disk, table, found),
-        Scheme::Mbr if size > MAX_MBR && table.sector_bytes == 512 => {
-            let most = size_text(MAX_MBR);
-            found.add(
-                Code::MbrSize,
-                format!("the disk has {size} bytes, but its MBR describes at most {most}"),
-            );
-            Ok(())
-        }
-        _ => Ok(()),
+    for oddity in table.oddities.iter().take(MAX_ODDITIES) {
+        found.add(Code::PartitionTable, oddity.message.clone());
     }
-}
-
-fn check_gpt(disk: &Arc<dyn Source>, table: &Table, found: &mut Preflight) -> Result<()> {
-    let mut oddities = Vec::new();
-    let Some(gpt) = Gpt::read_sectors(&**disk, table.sector_bytes, &mut oddities)? else {
-        return Ok(());
-    };
-    if !gpt.primary_valid {
-        found.add(Code::Gpt, "the GPT at the start of the disk is damaged; its backup is used");
-    }
-    if !gpt.backup_valid {
-        let message = "the backup of the GPT at the end of the disk is missing or damaged; resizing \
-                       the image can repair it";
-        found.add(Code::Gpt, message);
-    } else if let Some(at) = oddities.iter().find(|oddity| oddity.message.contains("backup")) {
-        found.add(Code::Gpt, at.message.clone());
+    let sector = image.layers().next().and_then(|layer| layer.sector_sizes());
+    let sector = sector.map_or(512, |[logical, _]| logical);
+    if table.scheme != Scheme::Apm && table.sector_bytes != sector {
+        let counted = table.sector_bytes;
+        found.add(
+            Code::SectorSize,
+            format!(
+                "the partition table counts sectors of {counted} bytes, but those of the disk have \
+                 {sector}: it has no partitions for most firmware"
+            ),
+        );
     }
     let rounded = found.consumer.requirements().rounded;
-    if !disk.len().is_multiple_of(rounded) {
+    if table.scheme == Scheme::Gpt && !size.is_multiple_of(rounded) {
         let (title, unit) = (found.consumer.title(), size_text(rounded));
         found.add(
-            Code::Gpt,
+            Code::PartitionTable,
             format!(
                 "{title} rounds the size up to a multiple of {unit}, so that the backup of the GPT \
                  is not at the end of the disk; resize the image first"
             ),
         );
     }
-    Ok(())
+    if table.scheme == Scheme::Mbr && size > MAX_MBR && table.sector_bytes == 512 {
+        let most = size_text(MAX_MBR);
+        let message = format!("the disk has {size} bytes, but its MBR describes at most {most}");
+        found.add(Code::MbrSize, message);
+    }
 }
 
 fn check_boot(found: &mut Preflight) {
@@ -119,8 +111,7 @@ fn check_boot(found: &mut Preflight) {
             );
         }
         (false, []) => {
-            let message = "the first sector has no boot code, and there is no EFI system partition: \
-                           if it is the disk that an operating system starts from, it does not boot";
+            let message = "the first sector has no boot code, and there is no EFI system partition";
             found.add(Code::NoBootLoader, message);
         }
         (false, _) if found.consumer == Consumer::Hyperv && found.format == "vpc" => {
@@ -150,11 +141,12 @@ fn check_drivers(
         let partitions = table.partitions.iter().filter(|p| p.role != Role::Extended);
         partitions.filter_map(|p| Some((Some(p.number), p.range(disk.len())?))).collect()
     });
-    let mut kernels: Vec<Kernel> = Vec::new();
+    let drivers = &found.consumer.requirements().drivers;
+    let mut search = Search::new([drivers.disk, drivers.network]);
     for (number, range) in places.into_iter().take(MAX_SEARCHED) {
         let Ok(window) = WindowSource::new(Arc::clone(disk), range) else { continue };
-        match kernels_in(Arc::new(window), limits) {
-            Ok(more) => kernels.extend(more),
+        match search_in(&mut search, Arc::new(window), limits) {
+            Ok(()) => {}
             Err(error) if error.is_storage_failure() => return Err(error),
             Err(error) => {
                 let place = number.map_or("the disk".into(), |n| format!("partition {n}"));
@@ -162,13 +154,13 @@ fn check_drivers(
             }
         }
     }
-    let drivers = &found.consumer.requirements().drivers;
     let title = found.consumer.title();
-    for (code, names, what) in [
-        (Code::DiskDriver, drivers.disk, "disks"),
-        (Code::NetworkDriver, drivers.network, "the network"),
+    for (index, code, names, what) in [
+        (0, Code::DiskDriver, drivers.disk, "disks"),
+        (1, Code::NetworkDriver, drivers.network, "the network"),
     ] {
-        if kernels.is_empty() || kernels.iter().any(|kernel| kernel.has_one_of(names)) {
+        let kernels = search.kernels();
+        if kernels.is_empty() || kernels.iter().any(|kernel| kernel.has[index]) {
             continue;
         }
         let versions: Vec<_> = kernels.iter().map(|kernel| &*kernel.version).collect();
@@ -182,12 +174,10 @@ fn check_drivers(
     Ok(())
 }
 
-/// Returns the kernels in a file system. Only ext2 to ext4 are searched.
-fn kernels_in(place: Arc<dyn Source>, limits: &Limits) -> Result<Vec<Kernel>> {
+/// Searches a file system for kernels. Only ext2 to ext4 are searched.
+fn search_in(search: &mut Search, place: Arc<dyn Source>, limits: &Limits) -> Result<()> {
     match recognize(&place)?.map(|recognized| recognized.kind) {
-        Some(Kind::Ext2 | Kind::Ext3 | Kind::Ext4) => {
-            drivers::kernels(&FileSystem::open(place, limits)?)
-        }
-        _ => Ok(Vec::new()),
+        Some(Kind::Ext2 | Kind::Ext3 | Kind::Ext4) => search.add(&FileSystem::open(place, limits)?),
+        _ => Ok(()),
     }
 }

@@ -9,6 +9,9 @@ use crate::report::preflight::Boot;
 use crate::storage::source::{Source, WindowSource};
 use std::sync::Arc;
 
+/// Maximum number of EFI system partitions that are searched.
+const MAX_SEARCHED: usize = 16;
+
 /// Length of the boot code in the first sector, in bytes.
 const BOOT_CODE: usize = 440;
 
@@ -38,7 +41,9 @@ pub(super) fn find(
     limits: &Limits,
     unread: &mut dyn FnMut(u32, &Error),
 ) -> Result<Boot> {
-    let mut boot = Boot { bios: has_boot_code(disk)?, ..Boot::default() };
+    let bios = table.is_some() && has_boot_code(disk)?;
+    let mut boot = Boot { bios, ..Boot::default() };
+    let mut searched = 0;
     for partition in table.into_iter().flat_map(|table| &table.partitions) {
         let kind = match table.map(|table| table.scheme) {
             Some(Scheme::Gpt) => EFI_GUID,
@@ -49,6 +54,10 @@ pub(super) fn find(
             continue;
         };
         boot.efi_partition = true;
+        searched += 1;
+        if searched > MAX_SEARCHED {
+            break;
+        }
         let Ok(window) = WindowSource::new(Arc::clone(disk), range) else { continue };
         match loaders(Arc::new(window), limits) {
             Ok(found) => boot.uefi.extend(found),
@@ -61,7 +70,7 @@ pub(super) fn find(
     Ok(boot)
 }
 
-/// Returns true if the first sector has boot code. A table that sfdisk or parted has written has none.
+/// Returns true if the first sector has boot code. A table that sfdisk has written has none.
 fn has_boot_code(disk: &Arc<dyn Source>) -> Result<bool> {
     let mut sector = [0; 512];
     if disk.len() < 512 {

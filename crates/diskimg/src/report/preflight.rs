@@ -13,6 +13,10 @@ finding_codes! {
     Variant = "variant", Error;
     /// The consumer does not read this version of the format.
     Version = "version", Error;
+    /// The image is damaged or not complete.
+    Damaged = "damaged", Error;
+    /// The file is compressed.
+    Compressed = "compressed", Error;
     /// The image needs a backing file.
     BackingFile = "backing-file", Error;
     /// A part of the disk is in another file.
@@ -29,15 +33,17 @@ finding_codes! {
     PartitionBeyondEnd = "partition-beyond-end", Error;
     /// Only UEFI firmware boots the disk, which the consumer does not offer for this format.
     FirmwareFormat = "firmware-format", Error;
-    /// No kernel on the disk has a driver for the disk of the virtual machine.
-    DiskDriver = "disk-driver", Error;
-    /// No kernel on the disk has a driver for the network.
+    /// No Linux kernel on the disk has a driver for the disk of the virtual machine.
+    DiskDriver = "disk-driver", Warning;
+    /// No Linux kernel on the disk has a driver for the network.
     NetworkDriver = "network-driver", Warning;
     /// There is no partition table.
     NoPartitionTable = "no-partition-table", Warning;
-    /// The GUID partition table or its backup is damaged, or the backup is not at the end of the
-    /// disk.
-    Gpt = "gpt", Warning;
+    /// The partition table violates its specification: the backup of a GPT is missing or not at the
+    /// end of the disk, for example.
+    PartitionTable = "partition-table", Warning;
+    /// The partition table counts sectors of another size than that of the disk.
+    SectorSize = "sector-size", Warning;
     /// The disk is larger than the partition table can describe.
     MbrSize = "mbr-size", Warning;
     /// Nothing was found that firmware can boot.
@@ -55,7 +61,7 @@ finding_codes! {
 }
 
 /// A finding of a preflight check. With an [error](Severity::Error), the consumer rejects the image,
-/// or cannot boot it.
+/// or has no virtual machine that boots it.
 pub type Finding = crate::Finding<Code>;
 
 /// The firmware that can boot a disk, as far as its boot sector and its EFI system partition say.
@@ -63,7 +69,8 @@ pub type Finding = crate::Finding<Code>;
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct Boot {
-    /// True if the first sector has boot code for a BIOS.
+    /// True if the disk has a partition table and its first sector boot code for a BIOS. Some
+    /// programs write code there that only starts an active partition.
     pub bios: bool,
     /// True if there is an EFI system partition.
     pub efi_partition: bool,
@@ -105,8 +112,13 @@ impl Preflight {
         self.findings.iter().find(|finding| finding.code == code)
     }
 
-    /// Adds a finding.
+    /// Adds a finding. After many, only those that are the first error with their code.
     pub(crate) fn add(&mut self, code: Code, message: impl Into<String>) {
+        const MAX_FINDINGS: usize = 64;
+        let is_new_error = code.severity() == Severity::Error && self.finding(code).is_none();
+        if self.findings.len() >= MAX_FINDINGS && !is_new_error {
+            return;
+        }
         self.findings.push(Finding::new(code, code.severity(), message));
     }
 

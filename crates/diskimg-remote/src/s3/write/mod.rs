@@ -159,7 +159,10 @@ impl Store for Multipart {
 
     /// As the trait says, unless a later run may continue the upload.
     fn abort(&self, upload: &Upload<Self>) {
-        if let Some(id) = self.id().filter(|_| self.resume.is_none()) {
+        if self.resume.is_some() {
+            return;
+        }
+        if let Some(id) = self.id() {
             self.remove(upload, &id);
             self.forget();
         }

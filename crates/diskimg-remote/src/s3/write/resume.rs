@@ -11,8 +11,8 @@
 //! the store when the upload is completed.
 
 use super::digest::Digests;
-use super::{Multipart, unexpected};
-use crate::http::transport::Attempt;
+use super::{LIMITS, Multipart, unexpected};
+use crate::http::transport::{Attempt, Failure};
 use crate::s3::object::{Call, Object, text};
 use crate::s3::xml::Reply;
 use crate::upload::Upload;
@@ -220,7 +220,7 @@ impl Multipart {
         else {
             return Ok(None);
         };
-        let listed = upload.repeat(|| self.listed(&id))?;
+        let listed = upload.repeat(|| self.listed(upload, &id))?;
         if let Some(listed) = &listed {
             state.retain(listed);
         }
@@ -228,10 +228,11 @@ impl Multipart {
     }
 
     /// Returns the parts that the store has of an upload; `None` if there is no such upload.
-    fn listed(&self, id: &str) -> Attempt<Option<Listed>> {
+    fn listed(&self, upload: &Upload<Self>, id: &str) -> Attempt<Option<Listed>> {
         let mut listed = Listed::new();
         let mut marker = 0;
         loop {
+            upload.require_not_stopped().map_err(Failure::Final)?;
             let after = marker.to_string();
             let query = [("max-parts", LISTED), ("part-number-marker", &*after), ("uploadId", id)];
             let call = Call { query: &query, ..Call::new(Method::GET) };
@@ -248,6 +249,9 @@ impl Multipart {
                 let parsed = number("PartNumber").zip(number("Size")).zip(part.find("ETag"));
                 let ((number, len), etag) = parsed.ok_or_else(malformed)?;
                 let number = u32::try_from(number).map_err(|_| malformed())?;
+                if u64::from(number) > LIMITS.max_parts {
+                    return Err(malformed());
+                }
                 listed.insert(number, (len, etag.to_owned()));
             }
             let last = listed.last_key_value().map_or(0, |(&number, _)| number);

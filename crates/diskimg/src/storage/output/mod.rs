@@ -100,7 +100,8 @@ impl Output {
     }
 
     /// As [`create`](Self::create), but replaces no file, device or link at `path`, and no other
-    /// file of the image; also none that appears until [`commit`](Self::commit).
+    /// file of the image; also none that appears until [`commit`](Self::commit). (One that another
+    /// program creates just when a file gets its name is not noticed.)
     ///
     /// # Errors
     /// Returns [`io::ErrorKind::AlreadyExists`] if there is one, and the errors of
