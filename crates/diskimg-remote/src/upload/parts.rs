@@ -369,7 +369,7 @@ impl<S: Store> Upload<S> {
             return Ok(());
         }
         let layout = state.layout;
-        let count = layout.count(len).ok_or_else(|| too_many_parts())?;
+        let count = layout.count(len).ok_or_else(too_many_parts)?;
         loop {
             state.require_running()?;
             let mut is_complete = state.active == 0;
