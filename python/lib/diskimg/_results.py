@@ -435,7 +435,13 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class PreflightFinding:
-    """A finding about an image that a cloud or hypervisor is to receive."""
+    """A finding about an image that a cloud or hypervisor is to receive.
+
+    >>> diskimg.create("disk.vhd", "100M", format="vpc").size
+    104857600
+    >>> [finding.code for finding in diskimg.preflight("disk.vhd", "gcp").findings]
+    ['format', 'size-multiple', 'size-range', 'no-partition-table']
+    """
 
     code: PreflightCode
     """A stable identifier such as ``size-multiple``."""
