@@ -48,7 +48,10 @@ pub(crate) struct NetworkArgs {
     credentials: Vec<TlsCredentials>,
     /// `--no-clobber`.
     #[arg(skip)]
-    #[cfg_attr(not(feature = "s3"), expect(dead_code, reason = "only S3 replaces images"))]
+    #[cfg_attr(
+        not(any(feature = "azure", feature = "gcs", feature = "s3", feature = "swift")),
+        expect(dead_code, reason = "only stores of objects replace images")
+    )]
     create_only: bool,
     #[cfg(feature = "s3")]
     #[command(flatten)]
