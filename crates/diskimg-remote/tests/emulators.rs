@@ -212,7 +212,7 @@ fn refusals(store: &Azurite, file: &str) {
         (signed.key, signed.sas_token) = (None, Some(token.clone()));
         (azure(signed), token)
     };
-    // Who may only write cannot look at what is there.
+    // A user with write permission only cannot read the blob.
     let (writer, token) = signed("cw");
     publish(write(&writer, "az://disks/signed", b"signed")).expect("publishes");
     let error = text(&read(&writer, "az://disks/signed").expect_err("may not be read"));

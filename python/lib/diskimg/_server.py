@@ -47,8 +47,8 @@ def serve(
     ...     print(server.uri.startswith("nbd://127.0.0.1:"), server.uri.endswith("/disk"))
     True True
 
-    There is no authentication and no encryption: whoever can connect can read the disk, and write
-    it if it is writable.
+    There is no authentication and no encryption: any client that connects can read the disk, and
+    write it if it is writable.
 
     Args:
         file: As for `open`; a file name if it is ``writable``.

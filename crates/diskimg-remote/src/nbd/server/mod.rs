@@ -9,7 +9,7 @@
 //!
 //! Clients are not trusted: what they send is checked, and what they can make the server hold is
 //! bounded ([`MAX_IN_FLIGHT`]). The protocol as it is spoken here has neither authentication nor
-//! encryption: whoever can connect can read the disk, and write it if it is writable.
+//! encryption: any client that connects can read the disk, and write it if it is writable.
 
 mod export;
 mod handshake;
