@@ -20,7 +20,6 @@ mod write;
 use crate::environment::Environment;
 use crate::http::answer::{Answer, Unexpected};
 use crate::http::client::{at_first, first_answer};
-use crate::http::source::RangeSource;
 use crate::http::transport::{Attempt, Transport, wrong};
 use crate::http::{self, HttpOptions};
 use crate::s3::credentials::environment::token_place;
@@ -28,7 +27,7 @@ use access::Access;
 use blob::Blob;
 use diskimg::open::{Location, OpenMode, Protocol, Url};
 use diskimg::storage::output::Publish;
-use diskimg::storage::source::{Cached, MemorySource, Source, SourceError};
+use diskimg::storage::source::{Source, SourceError};
 use diskimg::{Error, Result};
 use settings::Settings;
 use std::fmt;
@@ -176,14 +175,8 @@ impl Protocol for Azure {
         let blob = self.blob(at)?;
         let retry = self.options.http.retry.clone();
         let answer = at_first(&retry).repeat(|| first(&blob).map_err(SourceError::from));
-        match answer.map_err(|e| Error::io("cannot open it", e))? {
-            Answer::Part { total: len, version, body: first } => {
-                let source = RangeSource { file: blob, version, len, first, retry };
-                Ok(Arc::new(Cached::new(Arc::new(source))))
-            }
-            Answer::Empty => Ok(Arc::new(MemorySource::new(Vec::new()))),
-            Answer::Whole(reader, len) => http::whole(reader, len, how.max_copied),
-        }
+        let answer = answer.map_err(|e| Error::io("cannot open it", e))?;
+        http::opened(blob, answer, retry, how)
     }
 
     fn join(&self, base: &Location, name: &str) -> Result<Location> {

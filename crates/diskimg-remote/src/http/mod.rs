@@ -29,7 +29,7 @@ use diskimg::open::{Location, NodeUrl, OpenMode, Protocol, Url};
 use diskimg::storage::source::{Cached, MemorySource, RetryPolicy, Source, spool};
 use diskimg::{Error, Remedy, Result};
 use request::Request;
-use source::RangeSource;
+use source::{RangeSource, Ranges};
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -125,25 +125,33 @@ impl Http {
     fn open_url(&self, url: &Url, how: &OpenMode) -> Result<Arc<dyn Source>> {
         let (client, retry) = (Arc::clone(&self.client), self.retry.clone());
         let (request, answer) = client.first(Request::new(url)?, 0..FIRST, &retry)?;
-        match answer {
-            Answer::Part { total: len, version, body: first } => {
-                let file = HttpFile { client, request };
-                let source = RangeSource { file, version, len, first, retry };
-                Ok(Arc::new(Cached::new(Arc::new(source))))
-            }
-            Answer::Empty => Ok(Arc::new(MemorySource::new(Vec::new()))),
-            // No ranges: one pass. What is cut off cannot be continued.
-            Answer::Whole(reader, len) => whole(reader, len, how.max_copied),
+        opened(HttpFile { client, request }, answer, retry, how)
+    }
+}
+
+/// Returns the source of a file, by the answer to the request for its first bytes.
+///
+/// # Errors
+/// As [`whole`], if the server has no ranges.
+pub(crate) fn opened<F: Ranges + 'static>(
+    file: F,
+    answer: Answer,
+    retry: RetryPolicy,
+    how: &OpenMode,
+) -> Result<Arc<dyn Source>> {
+    match answer {
+        Answer::Part { total: len, version, body: first } => {
+            let source = RangeSource { file, version, len, first, retry };
+            Ok(Arc::new(Cached::new(Arc::new(source))))
         }
+        Answer::Empty => Ok(Arc::new(MemorySource::new(Vec::new()))),
+        // No ranges: one pass. What is cut off cannot be continued.
+        Answer::Whole(reader, len) => whole(reader, len, how.max_copied),
     }
 }
 
 /// Copies a whole file of `len` bytes, if that is known, to a temporary one.
-pub(crate) fn whole(
-    reader: impl Read,
-    len: Option<u64>,
-    max: Option<u64>,
-) -> Result<Arc<dyn Source>> {
+fn whole(reader: impl Read, len: Option<u64>, max: Option<u64>) -> Result<Arc<dyn Source>> {
     let max = max.unwrap_or(u64::MAX);
     let too_long = || {
         Error::limit(format!(

@@ -25,13 +25,12 @@ pub(crate) use dialect::Dialect;
 
 use crate::http::answer::{Answer, Unexpected};
 use crate::http::client::{at_first, first_answer};
-use crate::http::source::RangeSource;
 use crate::http::transport::{Attempt, Transport, wrong};
 use crate::http::{self, HttpOptions};
 use credentials::{Chain, Credentials, Environment, Profiles, Services};
 use diskimg::open::{Location, OpenMode, Protocol, Url};
 use diskimg::storage::output::Publish;
-use diskimg::storage::source::{Cached, MemorySource, Source, SourceError};
+use diskimg::storage::source::{Source, SourceError};
 use diskimg::{Error, Result};
 use jiff::SignedDuration;
 use object::{Learnt, Object};
@@ -259,14 +258,8 @@ impl Protocol for S3 {
         let object = self.object(at)?;
         let retry = self.options.http.retry.clone();
         let answer = at_first(&retry).repeat(|| first(&object).map_err(SourceError::from));
-        match answer.map_err(|e| Error::io("cannot open it", e))? {
-            Answer::Part { total: len, version, body: first } => {
-                let source = RangeSource { file: object, version, len, first, retry };
-                Ok(Arc::new(Cached::new(Arc::new(source))))
-            }
-            Answer::Empty => Ok(Arc::new(MemorySource::new(Vec::new()))),
-            Answer::Whole(reader, len) => http::whole(reader, len, how.max_copied),
-        }
+        let answer = answer.map_err(|e| Error::io("cannot open it", e))?;
+        http::opened(object, answer, retry, how)
     }
 
     fn join(&self, base: &Location, name: &str) -> Result<Location> {

@@ -22,13 +22,12 @@ pub use crate::openstack::Credentials;
 use crate::environment::Environment;
 use crate::http::answer::{Answer, Unexpected};
 use crate::http::client::{at_first, first_answer};
-use crate::http::source::RangeSource;
 use crate::http::transport::{Attempt, Transport, wrong};
 use crate::http::{self, HttpOptions};
 use crate::openstack::{Selection, Session, Settings, files};
 use diskimg::open::{Location, OpenMode, Protocol, Url};
 use diskimg::storage::output::Publish;
-use diskimg::storage::source::{Cached, MemorySource, Source, SourceError};
+use diskimg::storage::source::{Source, SourceError};
 use diskimg::{Error, Result};
 use object::{Call, Object, Pinned};
 use std::path::PathBuf;
@@ -202,14 +201,7 @@ impl Protocol for Swift {
         let retry = self.options.http.retry.clone();
         let answer = at_first(&retry).repeat(|| first(&object).map_err(SourceError::from));
         let (file, answer) = answer.map_err(|e| Error::io("cannot open it", e))?;
-        match answer {
-            Answer::Part { total: len, version, body: first } => {
-                let source = RangeSource { file, version, len, first, retry };
-                Ok(Arc::new(Cached::new(Arc::new(source))))
-            }
-            Answer::Empty => Ok(Arc::new(MemorySource::new(Vec::new()))),
-            Answer::Whole(reader, len) => http::whole(reader, len, how.max_copied),
-        }
+        http::opened(file, answer, retry, how)
     }
 
     fn join(&self, base: &Location, name: &str) -> Result<Location> {

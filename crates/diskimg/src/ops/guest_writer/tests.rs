@@ -159,7 +159,7 @@ fn what_cannot_be_stored_takes_a_bounded_amount_of_memory() {
     let pending = || writer.read_state().pending.bytes();
     assert!(pending() < MAX_PENDING + PART as usize, "{}", pending());
     writer.write_zeroes(150 * PART..151 * PART).expect_err("there is no room");
-    write(3, 2).expect("replaces what is there");
+    write(3, 2).expect("overwrites the existing data");
     let mut read = vec![0; PART as usize];
     storage.write_all_at(&header, 0).expect("writes");
     writer.flush().expect("stores");
